@@ -1,0 +1,177 @@
+package netbox
+
+import (
+	"crypto/sha256"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Object is a JSON object whose values are JSON texts. A nil Object stands for null and for a member that is missing.
+type Object map[string]jsontext.Value
+
+// Event is one delivery in the shape that all versions of NetBox have in common.
+type Event struct {
+	// Event is what happened: "created", "updated", "deleted", "job_started", "job_ended", or a name of a plugin's own.
+	Event string
+	// Timestamp is when NetBox sent it, in UTC, to the microsecond.
+	Timestamp time.Time
+	// ObjectType is the application and model, "dcim.site". It is empty where neither the body nor the model tells the
+	// application, as for the job events of a plugin's model before NetBox 4.4.
+	ObjectType string
+	// Model is the model alone, "site".
+	Model string
+	// ObjectID is data.id as text: "14", or a UUID from Nautobot. It is empty for job events.
+	ObjectID string
+	// ObjectURL is data.url, "/api/dcim/sites/14/".
+	ObjectURL string
+	// ObjectName is data.display (from NetBox 2.11), else data.name.
+	ObjectName string
+	// Username is who made the change; request.user from NetBox 4.7.
+	Username string
+	// RequestID is the UUID of the HTTP request to NetBox that made the change; request.id from NetBox 4.7. All changes of
+	// a bulk edit share it. It is empty for job events.
+	RequestID string
+	// ChangedFields are the names of the fields in which the snapshots of an update differ, sorted, without last_updated.
+	ChangedFields []string
+
+	// Data, Snapshots, Context and Request are the members of these names.
+	Data, Snapshots, Context, Request Object
+	// Extra holds the members that no version of NetBox defines.
+	Extra Object
+
+	// Redacted and Stringified are JSON pointers from the event, "/data/auth_psk": to values replaced by the text Redacted,
+	// and to numbers replaced by the text of their digits.
+	Redacted, Stringified []string
+	// Digest is the SHA-256 of the body, with redacted values already replaced.
+	Digest [sha256.Size]byte
+}
+
+// Decode reads the body of a delivery. Values under a name in redact, at any depth, are replaced by the text Redacted.
+//
+// It fails with a *SyntaxError if the body is not one JSON object, and with an *InvalidError, which names every fault, if it is
+// not an event.
+func Decode(body []byte, redact []string) (*Event, error) {
+	found, err := scan(body, redact)
+	if err != nil {
+		return nil, err
+	}
+	sent, err := members(body)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := members(apply(body, slices.Concat(found.redacted, found.stringified)))
+	if err != nil {
+		return nil, err
+	}
+
+	var faults []Fault
+	top := fields{object: kept, faults: &faults}
+	data, request := top.child("data"), top.child("request")
+	event := &Event{
+		Event:       top.requiredText("event"),
+		Timestamp:   top.timestamp("timestamp"),
+		ObjectType:  top.text("object_type"),
+		Model:       top.text("model"),
+		ObjectID:    data.scalar("id"),
+		ObjectURL:   data.scalar("url"),
+		ObjectName:  first(data.scalar("display"), data.scalar("name")),
+		Username:    first(top.text("username"), request.text("user")),
+		RequestID:   first(top.text("request_id"), request.text("id")),
+		Data:        data.object,
+		Snapshots:   top.child("snapshots").object,
+		Context:     top.child("context").object,
+		Request:     request.object,
+		Extra:       extra(kept),
+		Redacted:    found.redactedAt,
+		Stringified: found.stringifiedAt,
+		Digest:      sha256.Sum256(apply(body, found.redacted)),
+	}
+	event.ObjectType, event.Model = objectType(event, data.scalar("object_type"))
+
+	// A redacted value that changed is seen in the body as it was sent.
+	snapshots := fields{object: sent, faults: &faults}.child("snapshots")
+	before, after := snapshots.child("prechange").object, snapshots.child("postchange").object
+	if event.Event == "updated" {
+		event.ChangedFields = changedFields(before, after)
+	}
+
+	top.require("data")
+	if event.Model == "" {
+		top.fault("object_type", "is missing, and so is model; one of them must say what changed, such as dcim.site")
+	}
+	if len(faults) > 0 {
+		return nil, invalid(faults)
+	}
+	return event, nil
+}
+
+func members(body []byte) (Object, error) {
+	var object Object
+	if err := json.Unmarshal(body, &object, lenient); err != nil {
+		return nil, syntaxError(body, 0, "not valid JSON: %v", err)
+	}
+	return object, nil
+}
+
+func extra(members Object) Object {
+	var extra Object
+	for name, value := range members {
+		if slices.Contains(typedMembers, name) || slices.Contains(objectMembers, name) {
+			continue
+		}
+		if extra == nil {
+			extra = Object{}
+		}
+		extra[name] = value
+	}
+	return extra
+}
+
+// changedFields returns the names of the fields that differ, sorted. Without both snapshots nobody can tell: an update that is only
+// a side effect of another object's has no prechange.
+func changedFields(before, after Object) []string {
+	if before == nil || after == nil {
+		return nil
+	}
+	var changed []string
+	for name, value := range before {
+		if other, ok := after[name]; !ok || !equal(value, other) {
+			changed = append(changed, name)
+		}
+	}
+	for name := range after {
+		if _, ok := before[name]; !ok {
+			changed = append(changed, name)
+		}
+	}
+	changed = slices.DeleteFunc(changed, func(name string) bool { return name == "last_updated" })
+	slices.Sort(changed)
+	return changed
+}
+
+// equal compares two values as one sender writes them: the order of members and the escaping of text do not matter, 1.0 is not 1.
+func equal(a, b jsontext.Value) bool {
+	if string(a) == string(b) {
+		return true
+	}
+	return string(canonical(a)) == string(canonical(b))
+}
+
+func canonical(value jsontext.Value) jsontext.Value {
+	canonical := value.Clone()
+	// The value was decoded already, so this cannot fail.
+	_ = canonical.Format(lenient, jsontext.ReorderRawObjects(true))
+	return canonical
+}
+
+func first(texts ...string) string {
+	for _, text := range texts {
+		if text != "" {
+			return text
+		}
+	}
+	return ""
+}

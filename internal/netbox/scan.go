@@ -1,0 +1,185 @@
+package netbox
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// MaxDepth is how deeply objects and arrays of a body may be nested. NetBox's own bodies stay below 20.
+const MaxDepth = 200
+
+// Redacted stands in place of a value that is not stored.
+const Redacted = "[redacted]"
+
+// lenient reads a lone surrogate (`\ud800`), which Python writes and Kubernetes cannot keep, as U+FFFD instead of refusing it.
+// Raw bytes that are not UTF-8 are refused before any decoding.
+var lenient = jsontext.AllowInvalidUTF8(true)
+
+// edit replaces the bytes [start,end) of a body.
+type edit struct {
+	start, end  int64
+	replacement string
+}
+
+// edits is what has to change in a body before it can be stored.
+type edits struct {
+	redacted, stringified []edit
+	// redactedAt and stringifiedAt are the JSON pointers, from the event, of the values changed.
+	redactedAt, stringifiedAt []string
+}
+
+// scan checks that the body is one JSON object and finds what cannot be stored in it as it is.
+func scan(body []byte, redact []string) (edits, error) {
+	var found edits
+	if err := checkEncoding(body); err != nil {
+		return found, err
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenient)
+	if kind := dec.PeekKind(); kind != '{' && kind != jsontext.KindInvalid {
+		return found, syntaxError(body, dec.InputOffset(), "the body must be a JSON object, is %s", describe(kind))
+	}
+	for {
+		token, err := dec.ReadToken()
+		if errors.Is(err, io.EOF) {
+			return found, nil
+		}
+		if err != nil {
+			return found, explain(body, dec, err)
+		}
+		switch token.Kind() {
+		case '{', '[':
+			if dec.StackDepth() > MaxDepth {
+				return found, syntaxError(body, dec.InputOffset()-1, "nested deeper than %d levels", MaxDepth)
+			}
+		case '}':
+			if dec.StackDepth() == 0 {
+				if rest := bytes.TrimLeft(body[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
+					return found, syntaxError(body, int64(len(body)-len(rest)), "more than one JSON value")
+				}
+				return found, nil
+			}
+		case '"':
+			if !atName(dec) || !slices.Contains(redact, token.String()) || isTyped(dec.StackPointer()) {
+				continue
+			}
+			if err := found.redact(dec); err != nil {
+				return found, explain(body, dec, err)
+			}
+		case '0':
+			if literal := token.String(); !survives(literal) && !isTyped(dec.StackPointer()) {
+				end := dec.InputOffset()
+				found.stringified = append(found.stringified, edit{end - int64(len(literal)), end, `"` + literal + `"`})
+				found.stringifiedAt = append(found.stringifiedAt, eventPointer(dec.StackPointer()))
+			}
+		}
+	}
+}
+
+// redact reads the value of the name that was just read, and drops it unless it is empty.
+func (e *edits) redact(dec *jsontext.Decoder) error {
+	value, err := dec.ReadValue()
+	if err != nil {
+		return err
+	}
+	end := dec.InputOffset()
+	start := end - int64(len(value))
+	if isEmpty(value) {
+		return nil
+	}
+	e.redacted = append(e.redacted, edit{start, end, `"` + Redacted + `"`})
+	e.redactedAt = append(e.redactedAt, eventPointer(dec.StackPointer()))
+	return nil
+}
+
+// isEmpty tells whether a value holds nothing that could be secret.
+func isEmpty(value jsontext.Value) bool {
+	switch value.Kind() {
+	case 'n':
+		return true
+	case '"':
+		return len(value) == len(`""`)
+	case '{', '[':
+		return len(bytes.TrimSpace(value[1:len(value)-1])) == 0
+	default:
+		return false
+	}
+}
+
+// atName tells whether the string that was just read names a member of an object.
+func atName(dec *jsontext.Decoder) bool {
+	kind, length := dec.StackIndex(dec.StackDepth())
+	return kind == '{' && length%2 == 1
+}
+
+// apply returns the body with all edits made, which must not overlap. Without edits it is the body itself.
+func apply(body []byte, all []edit) []byte {
+	if len(all) == 0 {
+		return body
+	}
+	slices.SortFunc(all, func(a, b edit) int { return int(a.start - b.start) })
+	edited := make([]byte, 0, len(body)+len(all)*len(Redacted))
+	var at int64
+	for _, edit := range all {
+		edited = append(append(edited, body[at:edit.start]...), edit.replacement...)
+		at = edit.end
+	}
+	return append(edited, body[at:]...)
+}
+
+// typedMembers are the members of a body that become text of their own, and are no free-form JSON.
+var typedMembers = []string{"event", "timestamp", "object_type", "model", "username", "request_id"}
+
+// objectMembers are the members of a body that hold free-form JSON and that NetBox itself defines.
+var objectMembers = []string{"data", "snapshots", "context", "request"}
+
+func isTyped(pointer jsontext.Pointer) bool {
+	return slices.Contains(typedMembers, firstToken(pointer))
+}
+
+// eventPointer turns a pointer into the body into one into the event, where members that NetBox does not define lie in extra.
+func eventPointer(pointer jsontext.Pointer) string {
+	if slices.Contains(objectMembers, firstToken(pointer)) {
+		return string(pointer)
+	}
+	return "/extra" + string(pointer)
+}
+
+func firstToken(pointer jsontext.Pointer) string {
+	for token := range pointer.Tokens() {
+		return token
+	}
+	return ""
+}
+
+func checkEncoding(body []byte) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return syntaxError(body, 0, "the body is empty")
+	}
+	for at := 0; at < len(body); {
+		r, size := utf8.DecodeRune(body[at:])
+		if r == utf8.RuneError && size == 1 {
+			return syntaxError(body, int64(at), "not UTF-8")
+		}
+		at += size
+	}
+	return nil
+}
+
+// explain turns an error of the decoder into one that shows the place.
+func explain(body []byte, dec *jsontext.Decoder, err error) error {
+	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)
+	if !ok {
+		return syntaxError(body, dec.InputOffset(), "not valid JSON: %v", err)
+	}
+	for _, word := range []string{"NaN", "Infinity"} {
+		if bytes.HasPrefix(body[min(syntactic.ByteOffset, int64(len(body))):], []byte(word)) {
+			return syntaxError(body, syntactic.ByteOffset, "not valid JSON: %s is no JSON number", word)
+		}
+	}
+	return syntaxError(body, syntactic.ByteOffset, "not valid JSON: %v", syntactic.Err)
+}
