@@ -1,0 +1,198 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NetBoxSource is one NetBox (or Nautobot) that may send webhooks. The operator serves a URL for it, checks the signature of each
+// request with the keys of a Secret, and stores each delivery as a NetBoxEvent in the source's namespace.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=nbsrc,categories=netbox
+// +kubebuilder:printcolumn:name="Path",type=string,JSONPath=`.status.path`,description="The path of the URL that NetBox posts to"
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Unsigned",type=string,JSONPath=`.spec.unsigned`,priority=1
+// +kubebuilder:printcolumn:name="Keys",type=string,JSONPath=`.status.keys`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NetBoxSource struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says who may send, and what becomes of it.
+	// +required
+	Spec NetBoxSourceSpec `json:"spec,omitzero"`
+	// status says where the source is served and whether it is.
+	// +optional
+	Status NetBoxSourceStatus `json:"status,omitzero"`
+}
+
+// NetBoxSourceSpec says who may send, and what becomes of it.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must say unsigned: Accept"
+type NetBoxSourceSpec struct {
+	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
+	// /webhook/<namespace>/<name>. A slash at the end makes no difference. Of two sources with one path the older keeps it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^(/[A-Za-z0-9._~-]+)*/?$`
+	// +kubebuilder:validation:XValidation:rule="self != '/openapi.json' && self != '/docs' && !self.startsWith('/docs/')",message="/docs and /openapi.json are the receiver's own"
+	Path string `json:"path,omitempty"`
+
+	// secretRef names the Secret, in the source's namespace, whose entries are the secrets of NetBox's webhook. It may be created
+	// after the source.
+	// +optional
+	SecretRef *SecretKeysReference `json:"secretRef,omitempty"`
+
+	// unsigned says what becomes of a request without a signature: Reject answers 401, Accept stores it. A wrong signature is always
+	// refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
+	// +optional
+	// +kubebuilder:default=Reject
+	Unsigned UnsignedPolicy `json:"unsigned,omitempty"`
+
+	// maxBodyBytes is the longest body taken, in bytes, for example 1000000. A longer one is answered with 413. The API server and
+	// etcd have limits of their own: etcd's default is 1.5 MiB for the whole object.
+	// +optional
+	// +kubebuilder:default=1000000
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=3000000
+	MaxBodyBytes int64 `json:"maxBodyBytes,omitempty"`
+
+	// maxAge is how old the timestamp of a delivery may be, for example 24h. An older one is answered with 422. There is no limit
+	// where it is absent.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
+
+	// rateLimit bounds how many requests are taken, on each replica of the operator. What is over it is answered with 429. There is
+	// no limit where it is absent.
+	// +optional
+	RateLimit *RateLimit `json:"rateLimit,omitempty"`
+
+	// suspend stops the source: requests are answered with 503, and nothing is stored. Whether they come again is NetBox's choice:
+	// by default it does not retry.
+	// +optional
+	Suspend bool `json:"suspend,omitempty"`
+
+	// redact lists the names of fields whose values are not stored, for example auth_psk: a value under such a name, at any depth, is
+	// replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets in clear. An
+	// empty list stores everything.
+	// +optional
+	// +listType=set
+	// +kubebuilder:default={"auth_key","auth_psk","preshared_key","password","aws_secret_access_key"}
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=128
+	Redact []string `json:"redact"`
+
+	// retention says how long events are kept.
+	// +optional
+	// +kubebuilder:default={}
+	Retention Retention `json:"retention,omitzero"`
+}
+
+// SecretKeysReference names entries of a Secret.
+type SecretKeysReference struct {
+	// name of the Secret, for example netbox-webhook.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// key is the one entry that holds the webhook's secret, for example secret. Without it every entry of the Secret is a valid
+	// secret, which lets one be changed without a gap: add an entry, change NetBox, remove the old entry.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+}
+
+// UnsignedPolicy says what becomes of a request without a signature.
+//
+// +kubebuilder:validation:Enum=Reject;Accept
+type UnsignedPolicy string
+
+const (
+	// UnsignedReject answers 401.
+	UnsignedReject UnsignedPolicy = "Reject"
+	// UnsignedAccept stores the delivery.
+	UnsignedAccept UnsignedPolicy = "Accept"
+)
+
+// RateLimit is a token bucket.
+type RateLimit struct {
+	// requestsPerSecond is the rate in the long run, for example 50.
+	// +kubebuilder:validation:Minimum=1
+	RequestsPerSecond int32 `json:"requestsPerSecond"`
+	// burst is how many requests may come at once, for example 200.
+	// +kubebuilder:validation:Minimum=1
+	Burst int32 `json:"burst"`
+}
+
+// Retention says how long finished events are kept.
+type Retention struct {
+	// succeededTTL is how long an event is kept after it succeeded, for example 72h.
+	// +optional
+	// +kubebuilder:default="72h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	SucceededTTL metav1.Duration `json:"succeededTTL,omitzero"`
+	// failedTTL is how long an event is kept after it failed, for example 168h.
+	// +optional
+	// +kubebuilder:default="168h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	FailedTTL metav1.Duration `json:"failedTTL,omitzero"`
+	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first.
+	// +optional
+	// +kubebuilder:default=5000
+	// +kubebuilder:validation:Minimum=1
+	MaxEvents int32 `json:"maxEvents,omitempty"`
+}
+
+// Conditions of a NetBoxSource and their reasons.
+const (
+	// ConditionReady is True while deliveries to the source are stored.
+	ConditionReady = "Ready"
+
+	// ReasonServing says that deliveries are stored.
+	ReasonServing = "Serving"
+	// ReasonSuspended says that spec.suspend is set.
+	ReasonSuspended = "Suspended"
+	// ReasonPathConflict says that an older source has the same path.
+	ReasonPathConflict = "PathConflict"
+	// ReasonSecretNotFound says that the Secret does not exist.
+	ReasonSecretNotFound = "SecretNotFound"
+	// ReasonKeyNotFound says that the Secret has no entry to check signatures with.
+	ReasonKeyNotFound = "KeyNotFound"
+	// ReasonSecretUnreadable says that the Secret could not be read: the operator has no right to, or the API server failed.
+	ReasonSecretUnreadable = "SecretUnreadable"
+)
+
+// NetBoxSourceStatus says where a source is served and whether it is.
+type NetBoxSourceStatus struct {
+	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
+	// PathConflict or Suspended.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
+	// +optional
+	Path string `json:"path,omitempty"`
+	// keys are the names of the entries of the Secret that signatures are checked with, for example secret.
+	// +optional
+	// +listType=atomic
+	Keys []string `json:"keys,omitempty"`
+	// observedGeneration is the generation of the spec that this status was made from, for example 1.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+}
+
+// NetBoxSourceList is a list of NetBoxSources.
+//
+// +kubebuilder:object:root=true
+type NetBoxSourceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []NetBoxSource `json:"items"`
+}
