@@ -1,0 +1,45 @@
+// Command manager is netbox-event-operator: it receives NetBox's webhooks, stores them as NetBoxEvents, and works them off.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"golang.org/x/term"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/netbox-events/netbox-event-operator/internal/app"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "manager:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	var options app.Options
+	var logging zap.Options
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		zap.ConsoleEncoder()(&logging) // the default; --zap-encoder has the last word
+	}
+	options.Bind(flag.CommandLine)
+	logging.BindFlags(flag.CommandLine)
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("%q is no flag; see --help", flag.Arg(0))
+	}
+	log := zap.New(zap.UseFlagOptions(&logging))
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return err
+	}
+	return app.Run(ctrl.SetupSignalHandler(), config, options, log)
+}

@@ -1,0 +1,193 @@
+// Package app puts the operator together: scheme, caches, indexes, servers and controllers.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
+	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
+	"github.com/netbox-events/netbox-event-operator/internal/ingest"
+	"github.com/netbox-events/netbox-event-operator/internal/source"
+)
+
+const leaderElectionID = "netbox-event-operator"
+
+// campaignInterval is the pause after leadership was lost, or could not be campaigned for.
+const campaignInterval = 2 * time.Second
+
+// Scheme returns the scheme of everything that the operator reads and writes.
+func Scheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme))
+}
+
+// Run runs the operator until ctx is done.
+//
+// It is two managers. The outer one receives webhooks on every replica and lives as long as the process. The inner one has the
+// controllers and lives as long as this replica may lead: a manager ends when it loses its lease, as it does in an outage of the API
+// server, and receiving must not end with it.
+func Run(ctx context.Context, config *rest.Config, options Options, log logr.Logger) error {
+	config = rest.CopyConfig(config)
+	config.QPS = -1 // the API server's own fairness limits us
+	scheme, err := Scheme()
+	if err != nil {
+		return err
+	}
+	outer, err := manager.New(config, manager.Options{
+		Scheme:                 scheme,
+		Logger:                 log,
+		Cache:                  cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxSource{}: {}}),
+		Metrics:                metricsOptions(options),
+		HealthProbeBindAddress: options.HealthProbeBindAddress,
+	})
+	if err != nil {
+		return err
+	}
+	if err := indexSources(ctx, outer); err != nil {
+		return err
+	}
+	receiver := &ingest.Server{
+		Address: options.WebhookBindAddress,
+		CertDir: options.WebhookCertDir,
+		Log:     log.WithName("receiver"),
+		Handler: ingest.NewReceiver(ingest.Options{
+			Sources:  outer.GetClient(),
+			Secrets:  outer.GetAPIReader(),
+			Writer:   outer.GetClient(),
+			Recorder: outer.GetEventRecorder("netbox-event-operator"),
+			Registry: metrics.Registry,
+			Clock:    clock.RealClock{},
+			Log:      log.WithName("receiver"),
+		}),
+	}
+	err = errors.Join(
+		outer.AddHealthzCheck("ping", healthz.Ping),
+		outer.AddReadyzCheck("receiver", receiver.Ready),
+		outer.Add(receiver),
+		outer.Add(everyReplica(func(ctx context.Context) error { return campaign(ctx, config, scheme, options, log) })),
+	)
+	if err != nil {
+		return err
+	}
+	return outer.Start(ctx)
+}
+
+// everyReplica is a Runnable that does not wait for leadership.
+type everyReplica manager.RunnableFunc
+
+func (r everyReplica) Start(ctx context.Context) error { return r(ctx) }
+
+func (r everyReplica) NeedLeaderElection() bool { return false }
+
+// onLeader is a cache that is filled only where the controllers run. A cache of its own says that it is for every replica.
+type onLeader struct{ cache.Cache }
+
+func (onLeader) NeedLeaderElection() bool { return true }
+
+// campaign runs the controllers whenever this replica leads, until ctx is done.
+func campaign(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, log logr.Logger) error {
+	for {
+		err := lead(ctx, config, scheme, options, log)
+		if ctx.Err() != nil {
+			return err
+		}
+		log.Info("the controllers stopped and will start again; webhooks are received meanwhile", "cause", fmt.Sprint(err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(campaignInterval):
+		}
+	}
+}
+
+// lead runs the controllers once, from when this replica leads until it no longer does.
+func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, log logr.Logger) error {
+	inner, err := manager.New(config, manager.Options{
+		Scheme:                        scheme,
+		Logger:                        log,
+		Cache:                         cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxSource{}: {}}),
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress:        "0",
+		LeaderElection:                options.LeaderElect,
+		LeaderElectionID:              leaderElectionID,
+		LeaderElectionNamespace:       options.LeaderElectionNamespace,
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return err
+	}
+	if err := indexSources(ctx, inner); err != nil {
+		return err
+	}
+	eventCacheOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
+	eventCacheOptions.Scheme, eventCacheOptions.Mapper = scheme, inner.GetRESTMapper()
+	eventCacheOptions.HTTPClient = inner.GetHTTPClient()
+	events, err := cache.New(config, eventCacheOptions)
+	if err != nil {
+		return err
+	}
+	eventReconciler := &event.Reconciler{
+		Events: events,
+		Status: inner.GetClient(),
+		Clock:  clock.RealClock{},
+		Log:    log.WithName("event"),
+	}
+	sourceReconciler := &sourcecontroller.Reconciler{
+		Sources: inner.GetClient(),
+		Secrets: inner.GetAPIReader(),
+		Status:  inner.GetClient(),
+		Clock:   clock.RealClock{},
+	}
+	err = errors.Join(
+		inner.Add(onLeader{events}),
+		eventReconciler.SetupWithManager(ctx, inner, events),
+		sourceReconciler.SetupWithManager(inner),
+	)
+	if err != nil {
+		return err
+	}
+	return inner.Start(ctx)
+}
+
+// cacheOptions declares everything that a cache may hold: reading anything else fails, instead of watching it.
+func cacheOptions(options Options, objects map[client.Object]cache.ByObject) cache.Options {
+	var namespaces map[string]cache.Config
+	for _, namespace := range options.WatchNamespaces {
+		if namespaces == nil {
+			namespaces = map[string]cache.Config{}
+		}
+		namespaces[namespace] = cache.Config{}
+	}
+	return cache.Options{ByObject: objects, DefaultNamespaces: namespaces, ReaderFailOnMissingInformer: true}
+}
+
+func metricsOptions(options Options) metricsserver.Options {
+	return metricsserver.Options{
+		BindAddress:    options.MetricsBindAddress,
+		SecureServing:  true,
+		FilterProvider: filters.WithAuthenticationAndAuthorization,
+	}
+}
+
+func indexSources(ctx context.Context, in cluster.Cluster) error {
+	return in.GetFieldIndexer().IndexField(ctx, &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
+		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
+	})
+}

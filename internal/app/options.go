@@ -1,0 +1,56 @@
+package app
+
+import (
+	"flag"
+	"os"
+	"strings"
+)
+
+// Options are what a user sets on the command line.
+type Options struct {
+	// WebhookBindAddress, MetricsBindAddress and HealthProbeBindAddress are host:port; "0" turns the last two off.
+	WebhookBindAddress     string
+	MetricsBindAddress     string
+	HealthProbeBindAddress string
+	// WebhookCertDir holds tls.crt and tls.key; webhooks are received by plain HTTP where it is empty.
+	WebhookCertDir          string
+	LeaderElect             bool
+	LeaderElectionNamespace string
+	// WatchNamespaces are those whose sources and events are seen; all where it is empty.
+	WatchNamespaces []string
+}
+
+// Bind defines the flags of the options, with their defaults.
+func (o *Options) Bind(flags *flag.FlagSet) {
+	flags.StringVar(&o.WebhookBindAddress, "webhook-bind-address", ":8080",
+		"`address` (host:port) to receive NetBox's webhooks at")
+	flags.StringVar(&o.WebhookCertDir, "webhook-cert-dir", "",
+		"`directory` that holds tls.crt and tls.key: webhooks are then received by HTTPS, and the files read again when they change; "+
+			"empty for plain HTTP, where TLS ends at the Ingress")
+	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", ":8443",
+		"`address` (host:port) to serve Prometheus metrics at, by HTTPS, to whoever may get the non-resource URL /metrics; 0 turns it off")
+	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", ":8081",
+		"`address` (host:port) to serve /healthz and /readyz at; 0 turns it off")
+	flags.BoolVar(&o.LeaderElect, "leader-elect", false,
+		"let one of several replicas do the work on events; all of them receive webhooks")
+	flags.StringVar(&o.LeaderElectionNamespace, "leader-election-namespace", podNamespace(),
+		"`namespace` of the Lease that the leader holds")
+	flags.Func("watch-namespaces",
+		"comma-separated `namespaces` whose NetBoxSources and NetBoxEvents are seen; all where it is not given", func(value string) error {
+			for name := range strings.SplitSeq(value, ",") {
+				if name = strings.TrimSpace(name); name != "" {
+					o.WatchNamespaces = append(o.WatchNamespaces, name)
+				}
+			}
+			return nil
+		})
+}
+
+// podNamespace is the namespace of the pod that this runs in, and default outside a cluster.
+func podNamespace() string {
+	namespace, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+	if err != nil {
+		return "default"
+	}
+	return strings.TrimSpace(string(namespace))
+}

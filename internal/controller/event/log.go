@@ -1,0 +1,30 @@
+package event
+
+import (
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// logEvent writes the one line that an event gets. The data is part of it at verbosity 1.
+func logEvent(log logr.Logger, event *v1alpha1.NetBoxEvent) {
+	values := []any{
+		"requestID", event.Spec.RequestID,
+		"username", event.Spec.Username,
+		"event", event.Spec.Event,
+		"timestamp", event.Spec.Timestamp.UTC().Format(time.RFC3339Nano),
+		"objectType", event.Spec.ObjectType,
+		"objectID", event.Spec.ObjectID,
+		"objectURL", event.Spec.ObjectURL,
+		"objectName", event.Spec.ObjectName,
+		"namespace", event.Namespace,
+		"name", event.Name,
+		"source", event.Spec.SourceRef.Name,
+	}
+	if log.V(1).Enabled() {
+		values = append(values, "data", event.Spec.Data)
+	}
+	log.Info("NetBox event", values...)
+}

@@ -1,0 +1,101 @@
+package ingest
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+)
+
+// result is what became of a request, as the metrics count it.
+type result string
+
+const (
+	resultStored               result = "stored"
+	resultDuplicate            result = "duplicate"
+	resultMalformed            result = "malformed"
+	resultUnauthorized         result = "unauthorized"
+	resultNotFound             result = "not_found"
+	resultMethodNotAllowed     result = "method_not_allowed"
+	resultTimeout              result = "timeout"
+	resultTooLarge             result = "too_large"
+	resultUnsupportedMediaType result = "unsupported_media_type"
+	resultInvalid              result = "invalid"
+	resultThrottled            result = "throttled"
+	resultUnavailable          result = "unavailable"
+)
+
+var statuses = map[result]int{
+	resultStored:               http.StatusOK,
+	resultDuplicate:            http.StatusOK,
+	resultMalformed:            http.StatusBadRequest,
+	resultUnauthorized:         http.StatusUnauthorized,
+	resultNotFound:             http.StatusNotFound,
+	resultMethodNotAllowed:     http.StatusMethodNotAllowed,
+	resultTimeout:              http.StatusRequestTimeout,
+	resultTooLarge:             http.StatusRequestEntityTooLarge,
+	resultUnsupportedMediaType: http.StatusUnsupportedMediaType,
+	resultInvalid:              http.StatusUnprocessableEntity,
+	resultThrottled:            http.StatusTooManyRequests,
+	resultUnavailable:          http.StatusServiceUnavailable,
+}
+
+// answer is what the sender is told. One that says that nothing was stored is an error of the step that found out why.
+type answer struct {
+	result  result
+	message string
+	// event is the namespace and name of the event that the answer is about.
+	event string
+	// faults are those of a body that is no event.
+	faults []netbox.Fault
+	// retryAfter asks the sender to come again.
+	retryAfter time.Duration
+	// cause is for the log and not for the sender.
+	cause error
+}
+
+func (a *answer) Error() string { return a.message }
+
+func (a *answer) Unwrap() error { return a.cause }
+
+func refuse(result result, message string) *answer {
+	return &answer{result: result, message: message}
+}
+
+func throttled(message string) *answer {
+	return &answer{result: resultThrottled, message: message, retryAfter: time.Second}
+}
+
+func unavailable(message string, retryAfter time.Duration, cause error) *answer {
+	return &answer{result: resultUnavailable, message: message, retryAfter: retryAfter, cause: cause}
+}
+
+func (a *answer) write(w http.ResponseWriter) {
+	type fault struct {
+		Field   string `json:"field"`
+		Message string `json:"message"`
+	}
+	body := struct {
+		Result string  `json:"result"`
+		Event  string  `json:"event,omitempty"`
+		Errors []fault `json:"errors,omitempty"`
+	}{Result: a.message, Event: a.event}
+	for _, f := range a.faults {
+		body.Errors = append(body.Errors, fault(f))
+	}
+
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if a.result == resultMethodNotAllowed {
+		header.Set("Allow", http.MethodPost)
+	}
+	if a.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(a.retryAfter.Round(time.Second)/time.Second)))
+	}
+	w.WriteHeader(statuses[a.result])
+	// The sender may be gone; there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(body)
+}

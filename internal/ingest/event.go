@@ -1,0 +1,107 @@
+package ingest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+)
+
+// delivered is a body that is to be stored, with what is known of its way here.
+type delivered struct {
+	source     *v1alpha1.NetBoxSource
+	body       []byte
+	key        string // the name of the key that signed it, "" for none
+	receivedAt time.Time
+}
+
+// newEvent builds the resource that stores an event.
+func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
+	signature := v1alpha1.SignatureVerified
+	if from.key == "" {
+		signature = v1alpha1.SignatureUnsigned
+	}
+	return &v1alpha1.NetBoxEvent{
+		ObjectMeta: metav1.ObjectMeta{Namespace: from.source.Namespace, Name: eventName(event, string(from.source.UID))},
+		Spec: v1alpha1.NetBoxEventSpec{
+			SourceRef:     v1alpha1.SourceReference{Name: from.source.Name},
+			Event:         event.Event,
+			ObjectType:    event.ObjectType,
+			Model:         event.Model,
+			ObjectID:      event.ObjectID,
+			ObjectURL:     event.ObjectURL,
+			ObjectName:    event.ObjectName,
+			Username:      event.Username,
+			RequestID:     event.RequestID,
+			Request:       jsonObject(event.Request),
+			Timestamp:     metav1.NewMicroTime(event.Timestamp),
+			ChangedFields: event.ChangedFields,
+			Data:          jsonObject(event.Data),
+			Snapshots:     jsonObject(event.Snapshots),
+			Context:       jsonObject(event.Context),
+			Extra:         jsonObject(event.Extra),
+			Delivery: v1alpha1.Delivery{
+				ReceivedAt:  metav1.NewMicroTime(from.receivedAt),
+				Signature:   signature,
+				Key:         from.key,
+				BodySHA256:  hex.EncodeToString(event.Digest[:]),
+				BodyBytes:   int64(len(from.body)),
+				Stringified: event.Stringified,
+				Redacted:    event.Redacted,
+			},
+		},
+	}
+}
+
+func jsonObject(object netbox.Object) v1alpha1.JSONObject {
+	if object == nil {
+		return nil
+	}
+	converted := make(v1alpha1.JSONObject, len(object))
+	for name, value := range object {
+		converted[name] = v1alpha1.JSON{Raw: value}
+	}
+	return converted
+}
+
+// hashBytes makes 80 bits: among 10 million events of a source the chance that two share a hash is 1 in 24 billion.
+const hashBytes = 10
+
+// eventName names an event after what it is about, for people, and after its source and bytes, so that the same delivery always has
+// the same name. It is a DNS-1123 subdomain whatever the event holds.
+func eventName(event *netbox.Event, sourceUID string) string {
+	hash := sha256.New()
+	hash.Write([]byte(sourceUID))
+	hash.Write(event.Digest[:])
+
+	var parts []string
+	for _, part := range []string{event.Model, event.ObjectID, event.Event} {
+		if part = nameSafe(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	parts = append(parts, hex.EncodeToString(hash.Sum(nil)[:hashBytes]))
+	return strings.Join(parts, "-")
+}
+
+// nameSafe keeps what a name may hold of a text, and no more than fits: three such parts and a hash stay below the 253 characters that
+// Kubernetes allows.
+func nameSafe(text string) string {
+	const longest = 63
+	safe := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', '0' <= r && r <= '9':
+			return r
+		case 'A' <= r && r <= 'Z':
+			return r - 'A' + 'a'
+		default:
+			return '-'
+		}
+	}, text)
+	return strings.Trim(safe[:min(len(safe), longest)], "-")
+}

@@ -1,0 +1,46 @@
+package ingest
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	requests  *prometheus.CounterVec
+	stored    *prometheus.HistogramVec
+	bodyBytes *prometheus.HistogramVec
+	inFlight  prometheus.Gauge
+}
+
+func newMetrics(registry prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "netbox_events_receiver_requests_total",
+			Help: "Requests to the receiver, by source (namespace/name, empty where the path has none) and result.",
+		}, []string{"source", "result"}),
+		stored: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "netbox_events_receiver_stored_seconds",
+			Help:    "Seconds from the head of a request to the event stored, by source.",
+			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10},
+		}, []string{"source"}),
+		bodyBytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "netbox_events_receiver_body_bytes",
+			Help:    "Length of the bodies read, in bytes, by source.",
+			Buckets: prometheus.ExponentialBuckets(512, 4, 7), // to 2 MiB
+		}, []string{"source"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "netbox_events_receiver_in_flight_requests",
+			Help: "Requests that have no answer yet.",
+		}),
+	}
+	registry.MustRegister(m.requests, m.stored, m.bodyBytes, m.inFlight)
+	return m
+}
+
+func (m *metrics) observe(source string, result result, took time.Duration) {
+	m.requests.WithLabelValues(source, string(result)).Inc()
+	if result == resultStored {
+		m.stored.WithLabelValues(source).Observe(took.Seconds())
+	}
+}

@@ -1,0 +1,283 @@
+// Package ingest receives webhooks: it accepts a request, finds its source, verifies the signature over the raw bytes, decodes them,
+// and creates a NetBoxEvent before it answers 200.
+//
+// It runs on every replica. It may not know the controllers, and leaves what is inside a body to package netbox.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/source"
+)
+
+// FieldOwner is the field manager of what the receiver creates.
+const FieldOwner = "netbox-event-operator-receiver"
+
+// answerTimeout is how long the work on a request may take once its body is there: the sender learns within two seconds that nothing
+// can be stored.
+const answerTimeout = 1800 * time.Millisecond
+
+// Options are what a Receiver needs of its surroundings.
+type Options struct {
+	// Sources reads NetBoxSources from a cache that indexes them by source.PathIndex.
+	Sources client.Reader
+	// Secrets reads Secrets from the API server.
+	Secrets client.Reader
+	// Writer creates NetBoxEvents.
+	Writer client.Writer
+	// Recorder makes Kubernetes Events on sources whose deliveries are refused.
+	Recorder events.EventRecorder
+	// Registry takes the receiver's metrics.
+	Registry prometheus.Registerer
+	Clock    clock.PassiveClock
+	Log      logr.Logger
+}
+
+// Receiver is the HTTP handler that deliveries come to.
+type Receiver struct {
+	Options
+
+	docs    http.Handler
+	limits  limits
+	keys    *keyring
+	metrics *metrics
+	notices notices
+
+	mu    sync.Mutex
+	rates map[types.NamespacedName]*rate.Limiter // grows with the sources that ever had a limit, which are few
+}
+
+// NewReceiver returns a Receiver that is ready to serve. It registers its metrics.
+func NewReceiver(options Options) *Receiver {
+	return &Receiver{
+		Options: options,
+		docs:    apidocs.Handler(),
+		limits:  newLimits(),
+		keys:    newKeyring(options.Secrets, options.Clock),
+		metrics: newMetrics(options.Registry),
+		rates:   map[types.NamespacedName]*rate.Limiter{},
+	}
+}
+
+// ServeHTTP answers one request.
+func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	if apidocs.Handles(request.URL.Path) {
+		r.docs.ServeHTTP(w, request)
+		return
+	}
+	started := r.Clock.Now()
+	r.metrics.inFlight.Inc()
+	defer r.metrics.inFlight.Dec()
+
+	from, answer := r.receive(request)
+	name := ""
+	if from != nil {
+		name = from.Namespace + "/" + from.Name
+	}
+	r.metrics.observe(name, answer.result, r.Clock.Since(started))
+	if answer.event == "" {
+		r.notices.refused(r.Log, r.Recorder, r.Clock, from, request, answer)
+		discard(request)
+	}
+	answer.write(w)
+}
+
+// receive does the work, and returns the source if the request has one.
+func (r *Receiver) receive(request *http.Request) (*v1alpha1.NetBoxSource, *answer) {
+	from, name, result, err := r.store(request)
+	switch refusal, ok := errors.AsType[*answer](err); {
+	case ok:
+		return from, refusal
+	case err != nil:
+		return from, unavailable("an error of the operator; see its log", time.Second, err)
+	case result == resultDuplicate:
+		return from, &answer{result: result, message: "duplicate", event: name}
+	default:
+		return from, &answer{result: result, message: "ok", event: name}
+	}
+}
+
+// store takes a request the whole way. An error means that nothing was stored, or that nobody knows.
+func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, name string, result result, err error) {
+	if request.Method != http.MethodPost {
+		return nil, "", "", refuse(resultMethodNotAllowed, "only POST is taken here; a redirect on the way may have turned it into "+
+			request.Method+", so check the URL in NetBox for http instead of https and for its host")
+	}
+	from, err = r.find(request)
+	if err != nil {
+		return nil, "", "", err
+	}
+	if err := checkHead(request, from); err != nil {
+		return from, "", "", err
+	}
+	body, release, err := r.limits.readBody(request, from.Spec.MaxBodyBytes)
+	if err != nil {
+		return from, "", "", err
+	}
+	defer release()
+	r.metrics.bodyBytes.WithLabelValues(from.Namespace + "/" + from.Name).Observe(float64(len(body)))
+	receivedAt := r.Clock.Now()
+	ctx, cancel := context.WithTimeout(request.Context(), answerTimeout)
+	defer cancel()
+
+	key, err := r.verify(ctx, from, body, request.Header.Values(netbox.SignatureHeader))
+	if err != nil {
+		return from, "", "", err
+	}
+	if !r.withinRate(from) {
+		return from, "", "", throttled("over the rate limit of this source; try again")
+	}
+	done, err := r.limits.startWork(ctx, len(body))
+	if err != nil {
+		return from, "", "", err
+	}
+	defer done()
+	event, err := decode(body, from, receivedAt)
+	if err != nil {
+		return from, "", "", err
+	}
+	resource := newEvent(event, delivered{source: from, body: body, key: key, receivedAt: receivedAt})
+	result, err = r.create(ctx, resource)
+	return from, resource.Namespace + "/" + resource.Name, result, err
+}
+
+// find returns the source that the request's path belongs to.
+func (r *Receiver) find(request *http.Request) (*v1alpha1.NetBoxSource, error) {
+	var claims v1alpha1.NetBoxSourceList
+	path := source.CleanPath(request.URL.Path)
+	if err := r.Sources.List(request.Context(), &claims, client.MatchingFields{source.PathIndex: path}); err != nil {
+		return nil, unavailable("sources cannot be looked up; try again", time.Second, err)
+	}
+	owner := source.Owner(claims.Items)
+	if owner == nil {
+		return nil, refuse(resultNotFound, "no NetBoxSource is served at this path; kubectl get netboxsources -A lists their paths")
+	}
+	return owner, nil
+}
+
+// checkHead refuses what needs no look at the body.
+func checkHead(request *http.Request, from *v1alpha1.NetBoxSource) error {
+	if from.Spec.Suspend {
+		return unavailable("this source is suspended", time.Minute, nil)
+	}
+	// NetBox's content type is free text; what follows the media type does not matter.
+	mediaType, _, _ := mime.ParseMediaType(request.Header.Get("Content-Type"))
+	if mediaType != "application/json" && !(strings.HasPrefix(mediaType, "application/") && strings.HasSuffix(mediaType, "+json")) {
+		return refuse(resultUnsupportedMediaType, "the Content-Type must be application/json; set the webhook's HTTP content type in NetBox")
+	}
+	if request.ContentLength > from.Spec.MaxBodyBytes {
+		return tooLarge(from.Spec.MaxBodyBytes)
+	}
+	return nil
+}
+
+func tooLarge(limit int64) *answer {
+	return refuse(resultTooLarge, fmt.Sprintf("the body is longer than the source's maxBodyBytes, %d", limit))
+}
+
+// verify returns the name of the key that signed a body, or "" where the source takes it unsigned.
+func (r *Receiver) verify(ctx context.Context, from *v1alpha1.NetBoxSource, body []byte, signatures []string) (string, error) {
+	accepts := from.Spec.Unsigned == v1alpha1.UnsignedAccept
+	if accepts && (from.Spec.SecretRef == nil || len(signatures) == 0) {
+		return "", nil
+	}
+	if len(signatures) == 1 {
+		name, err := r.keys.verify(ctx, from, body, signatures[0])
+		if err != nil {
+			return "", unavailable("the keys of this source cannot be had; see the source's status", time.Second, err)
+		}
+		if name != "" {
+			return name, nil
+		}
+	}
+	return "", refuse(resultUnauthorized, "the signature in "+netbox.SignatureHeader+" is missing or does not fit the body; "+
+		"the secret of NetBox's webhook and the source's Secret must be the same")
+}
+
+// withinRate takes a token of the source's rate limit.
+func (r *Receiver) withinRate(from *v1alpha1.NetBoxSource) bool {
+	if from.Spec.RateLimit == nil {
+		return true
+	}
+	limit, burst := rate.Limit(from.Spec.RateLimit.RequestsPerSecond), int(from.Spec.RateLimit.Burst)
+	name := types.NamespacedName{Namespace: from.Namespace, Name: from.Name}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	limiter := r.rates[name]
+	if limiter == nil || limiter.Limit() != limit || limiter.Burst() != burst {
+		limiter = rate.NewLimiter(limit, burst)
+		r.rates[name] = limiter
+	}
+	return limiter.AllowN(r.Clock.Now(), 1)
+}
+
+func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Event, error) {
+	event, err := netbox.Decode(body, from.Spec.Redact)
+	if malformed, ok := errors.AsType[*netbox.SyntaxError](err); ok {
+		return nil, refuse(resultMalformed, malformed.Error())
+	}
+	if invalid, ok := errors.AsType[*netbox.InvalidError](err); ok {
+		return nil, &answer{result: resultInvalid, message: "the body is not an event: " + invalid.Error(), faults: invalid.Faults}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if maxAge := from.Spec.MaxAge; maxAge != nil && now.Sub(event.Timestamp) > maxAge.Duration {
+		fault := netbox.Fault{Field: "timestamp", Message: fmt.Sprintf("is older than the source's maxAge, %s", maxAge.Duration)}
+		return nil, &answer{result: resultInvalid, message: "the event is too old: timestamp " + fault.Message, faults: []netbox.Fault{fault}}
+	}
+	return event, nil
+}
+
+// create stores an event. That it exists already is success: its name says that it is the same.
+func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (result, error) {
+	err := r.Writer.Create(ctx, event, client.FieldOwner(FieldOwner))
+	switch {
+	case err == nil:
+		return resultStored, nil
+	case apierrors.IsAlreadyExists(err):
+		return resultDuplicate, nil
+	case isTooLarge(err):
+		return "", &answer{result: resultTooLarge, message: "the event is larger than the API server or etcd accepts", cause: err}
+	case apierrors.IsInvalid(err):
+		return "", &answer{result: resultInvalid, message: "the API server does not accept the event: " + err.Error(), cause: err}
+	default:
+		return "", unavailable("the event could not be stored in Kubernetes; try again", retryAfter(err), err)
+	}
+}
+
+// isTooLarge tells whether an object is over a limit of the API server (3 MiB for a request), of its connection to etcd (2 MiB) or of
+// etcd (1.5 MiB by default). The API server passes the last two on as errors that only their text tells apart.
+func isTooLarge(err error) bool {
+	return apierrors.IsRequestEntityTooLargeError(err) ||
+		strings.Contains(err.Error(), "etcdserver: request is too large") ||
+		strings.Contains(err.Error(), "trying to send message larger than max")
+}
+
+// retryAfter is when the API server wants to be asked again, or a second.
+func retryAfter(err error) time.Duration {
+	if seconds, ok := apierrors.SuggestsClientDelay(err); ok && seconds > 0 {
+		return time.Duration(seconds) * time.Second
+	}
+	return time.Second
+}

@@ -1,0 +1,580 @@
+package ingest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/ingest"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/source"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+var plane *controlplane.ControlPlane
+
+func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
+
+// receiver is a Receiver behind an HTTP server, as one replica has it.
+type receiver struct {
+	*httptest.Server
+	// recorded takes the Kubernetes Events that it makes.
+	recorded chan string
+}
+
+func start(t *testing.T, config *rest.Config) receiver {
+	t.Helper()
+	scheme := plane.Client.Scheme()
+	sources, err := cache.New(config, cache.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sources.IndexField(t.Context(), &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
+		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = sources.Start(t.Context()) }()
+	if !sources.WaitForCacheSync(t.Context()) {
+		t.Fatal("the cache is not filled")
+	}
+	api, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorder := events.NewFakeRecorder(1000)
+	server := httptest.NewServer(ingest.NewReceiver(ingest.Options{
+		Sources: sources, Secrets: api, Writer: api, Recorder: recorder, Registry: prometheus.NewRegistry(), Clock: clock.RealClock{},
+		Log: testr.New(t),
+	}))
+	t.Cleanup(server.Close)
+	return receiver{server, recorder.Events}
+}
+
+// newSource creates a source with one key, and waits until it is served.
+func newSource(t *testing.T, at receiver, key string, change func(*v1alpha1.NetBoxSource)) *v1alpha1.NetBoxSource {
+	t.Helper()
+	namespace := plane.Namespace(t)
+	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	if key == "" {
+		from.Spec.Unsigned = v1alpha1.UnsignedAccept
+	} else {
+		from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+		plane.Create(t, secret(namespace, map[string]string{"secret": key + "\n"}))
+	}
+	if change != nil {
+		change(from)
+	}
+	plane.Create(t, from)
+	served(t, at, source.Path(from))
+	return from
+}
+
+func secret(namespace string, entries map[string]string) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook"}, StringData: entries}
+}
+
+func served(t *testing.T, at receiver, path string) {
+	t.Helper()
+	eventually(t, "source is not served", func() bool {
+		return post(t, at.URL+path, "", map[string]string{"Content-Type": "x"}).status != http.StatusNotFound
+	})
+}
+
+func eventually(t *testing.T, message string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(message)
+		}
+	}
+}
+
+type response struct {
+	status int
+	header http.Header
+	took   time.Duration
+
+	Result string
+	Event  string
+	Errors []struct{ Field, Message string }
+}
+
+func post(t *testing.T, url, body string, headers map[string]string) response {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	return send(t, request)
+}
+
+func send(t *testing.T, request *http.Request) response {
+	t.Helper()
+	started := time.Now()
+	answer, err := http.DefaultTransport.RoundTrip(request) // follows no redirect
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response := response{status: answer.StatusCode, header: answer.Header, took: time.Since(started)}
+	if err := json.Unmarshal(body, &response); err != nil && request.Method != http.MethodHead {
+		t.Fatalf("the body of answer %d is no JSON: %q", answer.StatusCode, body)
+	}
+	return response
+}
+
+func signed(key, body string) map[string]string {
+	return map[string]string{netbox.SignatureHeader: netbox.Sign([]byte(key), []byte(body))}
+}
+
+func event(n int) string {
+	return fmt.Sprintf(`{"event":"updated","timestamp":"2020-11-23T10:00:00.5+00:00","object_type":"dcim.site","data":{"id":%d}}`, n)
+}
+
+// TestRecorded sends every recorded delivery, and compares what is stored with what was sent.
+func TestRecorded(t *testing.T) {
+	at := start(t, plane.Config)
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type expected struct {
+		delivery deliveries.Delivery
+		stored   bool
+	}
+	var mu sync.Mutex
+	want := map[string]expected{}
+	sources := map[string]*v1alpha1.NetBoxSource{}
+	work := make(chan deliveries.Delivery)
+	var senders sync.WaitGroup
+	statuses := map[int]int{}
+	for range 8 {
+		senders.Go(func() {
+			for delivery := range work {
+				key := ""
+				if delivery.Key != nil {
+					key = *delivery.Key
+				}
+				mu.Lock()
+				from := sources[key]
+				mu.Unlock()
+				request, err := delivery.Request(t.Context(), at.URL+source.Path(from)+"/?from="+delivery.File)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				answer := send(t, request)
+				if wantStatus := expectedStatus(delivery); answer.status != wantStatus {
+					t.Errorf("%s: answered %d %s, want %d", delivery, answer.status, answer.Result, wantStatus)
+				}
+				mu.Lock()
+				statuses[answer.status]++
+				if answer.status == http.StatusOK && answer.Result == "ok" {
+					want[answer.Event] = expected{delivery: delivery}
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, delivery := range all {
+		key := ""
+		if delivery.Key != nil {
+			key = *delivery.Key
+		}
+		mu.Lock()
+		known := sources[key] != nil
+		mu.Unlock()
+		if !known {
+			from := newSource(t, at, key, nil)
+			mu.Lock()
+			sources[key] = from
+			mu.Unlock()
+		}
+		work <- delivery
+	}
+	close(work)
+	senders.Wait()
+	t.Logf("answers: %v, events: %d", statuses, len(want))
+
+	compared := 0
+	for _, from := range sources {
+		var stored v1alpha1.NetBoxEventList
+		if err := plane.Client.List(t.Context(), &stored, client.InNamespace(from.Namespace)); err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range stored.Items {
+			sent, ok := want[item.Namespace+"/"+item.Name]
+			if !ok {
+				t.Errorf("%s was stored, and nobody was told", item.Name)
+				continue
+			}
+			compare(t, sent.delivery, item)
+			compared++
+		}
+	}
+	if compared != len(want) || compared < 3000 {
+		t.Errorf("%d events are stored, want %d", compared, len(want))
+	}
+}
+
+// expectedStatus is the answer of the contract's table.
+func expectedStatus(delivery deliveries.Delivery) int {
+	var body map[string]any
+	switch {
+	case delivery.Method != http.MethodPost:
+		return http.StatusMethodNotAllowed
+	case !strings.HasPrefix(delivery.Header("Content-Type"), "application/json"):
+		return http.StatusUnsupportedMediaType
+	case json.Unmarshal([]byte(delivery.Body), &body) != nil:
+		return http.StatusBadRequest
+	case body["event"] == nil:
+		return http.StatusUnprocessableEntity
+	default:
+		return http.StatusOK
+	}
+}
+
+func compare(t *testing.T, delivery deliveries.Delivery, stored v1alpha1.NetBoxEvent) {
+	t.Helper()
+	var body map[string]any
+	number(t, []byte(delivery.Body), &body)
+	var spec map[string]any
+	encoded, err := json.Marshal(stored.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number(t, encoded, &spec)
+	changed := slices.Concat(stored.Spec.Delivery.Redacted, stored.Spec.Delivery.Stringified)
+	for _, pointer := range stored.Spec.Delivery.Stringified {
+		if got, want := fmt.Sprint(at(spec, pointer)), fmt.Sprint(at(body, pointer)); got != want {
+			t.Errorf("%s: %s is stored as %s, was sent as %s", delivery, pointer, got, want)
+		}
+	}
+	for _, pointer := range stored.Spec.Delivery.Redacted {
+		if got := at(spec, pointer); got != netbox.Redacted {
+			t.Errorf("%s: %s is stored as %v", delivery, pointer, got)
+		}
+	}
+	for _, name := range []string{"data", "snapshots", "request", "context"} {
+		if diff := cmp.Diff(normal(body[name], "/"+name, changed), normal(spec[name], "/"+name, changed)); diff != "" {
+			t.Errorf("%s: %s (-sent +stored):\n%s", delivery, name, diff)
+		}
+	}
+	if stored.Status.Phase != v1alpha1.PhasePending {
+		t.Errorf("%s: phase %q", delivery, stored.Status.Phase)
+	}
+}
+
+func number(t *testing.T, encoded []byte, into any) {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	if err := decoder.Decode(into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// normal writes numbers as the API server does, and blanks what was changed on the way.
+func normal(value any, pointer string, changed []string) any {
+	if slices.Contains(changed, pointer) {
+		return "changed"
+	}
+	escape := strings.NewReplacer("~", "~0", "/", "~1")
+	switch value := value.(type) {
+	case map[string]any:
+		for name, child := range value {
+			value[name] = normal(child, pointer+"/"+escape.Replace(name), changed)
+		}
+	case []any:
+		for i, child := range value {
+			value[i] = normal(child, fmt.Sprintf("%s/%d", pointer, i), changed)
+		}
+	case json.Number:
+		if integer, err := value.Int64(); err == nil {
+			return integer
+		}
+		float, _ := value.Float64()
+		if integer := int64(float); float64(integer) == float { // 1.0 comes back as 1
+			return integer
+		}
+		return float
+	}
+	return value
+}
+
+// at returns the value at a pointer of which no token needs to be unescaped.
+func at(value any, pointer string) any {
+	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		switch container := value.(type) {
+		case map[string]any:
+			value = container[token]
+		case []any:
+			var index int
+			_, _ = fmt.Sscan(token, &index)
+			value = container[index]
+		}
+	}
+	return value
+}
+
+// TestOneEvent sends the same delivery a hundred times at once to two replicas.
+func TestOneEvent(t *testing.T) {
+	replicas := []receiver{start(t, plane.Config), start(t, plane.Config)}
+	from := newSource(t, replicas[0], "key", nil)
+	served(t, replicas[1], source.Path(from))
+	var all sync.WaitGroup
+	results := make(chan response, 100)
+	for i := range 100 {
+		all.Go(func() { results <- post(t, replicas[i%2].URL+source.Path(from), event(1), signed("key", event(1))) })
+	}
+	all.Wait()
+	close(results)
+	count := map[string]int{}
+	for answer := range results {
+		count[fmt.Sprint(answer.status, answer.Result)]++
+	}
+	if diff := cmp.Diff(map[string]int{"200ok": 1, "200duplicate": 99}, count); diff != "" {
+		t.Errorf("answers (-want +got):\n%s", diff)
+	}
+	var stored v1alpha1.NetBoxEventList
+	if err := plane.Client.List(t.Context(), &stored, client.InNamespace(from.Namespace)); err != nil || len(stored.Items) != 1 {
+		t.Errorf("%d events are stored: %v", len(stored.Items), err)
+	}
+}
+
+// TestContract goes through the table of answers.
+func TestContract(t *testing.T) {
+	at := start(t, plane.Config)
+	from := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
+		s.Spec.MaxBodyBytes = 5000
+		s.Spec.MaxAge = &metav1.Duration{Duration: 24 * time.Hour}
+	})
+	newSource(t, at, "", func(s *v1alpha1.NetBoxSource) { s.Spec.Path = "/open/"; s.Spec.MaxBodyBytes = 3_000_000 })
+	either := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) { s.Spec.Unsigned = v1alpha1.UnsignedAccept })
+	suspended := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) { s.Spec.Suspend = true })
+	limited := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
+		s.Spec.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}
+	})
+	now := strings.Replace(event(1), "2020-11-23T10:00:00.5", time.Now().UTC().Format("2006-01-02T15:04:05"), 1)
+	long := strings.Replace(now, "{", "{"+strings.Repeat(" ", 5000), 1)
+	big := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 1_700_000)+`",`, 1)
+	bigger := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 2_300_000)+`",`, 1)
+	hugeWhenEscaped := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("<", 900_000)+`",`, 1)
+
+	for _, test := range []struct {
+		reason string
+		method string
+		path   string
+		body   string
+		header map[string]string
+		want   int
+		result string
+	}{
+		{"stored", "POST", source.Path(from), now, signed("key", now), 200, "ok"},
+		{"the same again, to the path with a slash and a query", "POST", source.Path(from) + "/?a=b", now, signed("key", now), 200, "duplicate"},
+		{"unsigned where that is accepted", "POST", "/open", event(1), nil, 200, "ok"},
+		{"signed where there is no key", "POST", "/open", event(1), signed("other", event(1)), 200, "duplicate"},
+		{"unsigned beside a key", "POST", source.Path(either), event(3), nil, 200, "ok"},
+		{"another media type of JSON", "POST", "/open", event(1), map[string]string{"Content-Type": "Application/Foo+JSON;x"}, 200, "duplicate"},
+		{"no JSON", "POST", "/open", "{", nil, 400, "not valid JSON: unexpected EOF (line 1, column 2, byte 1)"},
+		{"NaN", "POST", "/open", `{"a": NaN}`, nil, 400, "not valid JSON: NaN is no JSON number (line 1, column 7, byte 6)"},
+		{"no object", "POST", "/open", `[]`, nil, 400, "the body must be a JSON object, is an array (line 1, column 1, byte 0)"},
+		{"no body", "POST", "/open", "", nil, 400, "the body is empty (line 1, column 1, byte 0)"},
+		{"no signature", "POST", source.Path(from), now, nil, 401, ""},
+		{"a wrong signature", "POST", source.Path(from), now, signed("wrong", now), 401, ""},
+		{"a wrong signature where none is needed", "POST", source.Path(either), event(3), signed("wrong", event(3)), 401, ""},
+		{"a prefixed signature", "POST", source.Path(from), now, map[string]string{netbox.SignatureHeader: "sha512=" + netbox.Sign([]byte("key"), []byte(now))}, 401, ""},
+		{"no such path", "POST", "/webhook", now, nil, 404, ""},
+		{"GET, as after a redirect", "GET", source.Path(from), "", nil, 405, ""},
+		{"GET without a source", "GET", "/", "", nil, 405, ""},
+		{"HEAD", "HEAD", source.Path(from), "", nil, 405, ""},
+		{"PUT", "PUT", source.Path(from), now, signed("key", now), 405, ""},
+		{"over the source's limit", "POST", source.Path(from), long, signed("key", long), 413, ""},
+		{"over etcd's limit", "POST", "/open", big, nil, 413, ""},
+		{"over the limit of the API server's connection to etcd", "POST", "/open", bigger, nil, 413, ""},
+		{"over the API server's limit", "POST", "/open", hugeWhenEscaped, nil, 413, ""},
+		{"a form", "POST", source.Path(from), now, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, 415, ""},
+		{"no content type", "POST", source.Path(from), now, map[string]string{"Content-Type": ""}, 415, ""},
+		{"other keys", "POST", "/open", `{"a":1,"event":5}`, nil, 422, ""},
+		{"too old", "POST", source.Path(from), event(1), signed("key", event(1)), 422, "the event is too old: timestamp is older than the source's maxAge, 24h0m0s"},
+		{"within the rate", "POST", source.Path(limited), event(1), signed("key", event(1)), 200, "ok"},
+		{"over the rate", "POST", source.Path(limited), event(2), signed("key", event(2)), 429, ""},
+		{"suspended", "POST", source.Path(suspended), now, signed("key", now), 503, "this source is suspended"},
+	} {
+		for _, chunked := range []bool{false, true} {
+			if chunked && test.want == 200 {
+				continue
+			}
+			var body io.Reader = strings.NewReader(test.body)
+			if chunked {
+				body = io.MultiReader(body) // hides the length
+			}
+			request, err := http.NewRequestWithContext(t.Context(), test.method, at.URL+test.path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Content-Type", "application/json")
+			for name, value := range test.header {
+				request.Header.Set(name, value)
+			}
+			answer := send(t, request)
+			if answer.status != test.want || test.result != "" && answer.Result != test.result {
+				t.Errorf("%s (chunked: %t): %d %q, want %d %q", test.reason, chunked, answer.status, answer.Result, test.want, test.result)
+			}
+			if test.want == 405 && answer.header.Get("Allow") != "POST" {
+				t.Errorf("%s: Allow is %q", test.reason, answer.header.Get("Allow"))
+			}
+			if (test.want == 429 || test.want == 503) && answer.header.Get("Retry-After") == "" {
+				t.Errorf("%s: no Retry-After", test.reason)
+			}
+			if test.reason == "other keys" {
+				var faulty []string
+				for _, fault := range answer.Errors {
+					faulty = append(faulty, fault.Field)
+				}
+				if diff := cmp.Diff([]string{"data", "event", "object_type", "timestamp"}, faulty); diff != "" {
+					t.Errorf("faults (-want +got):\n%s", diff)
+				}
+			}
+			if test.method != "HEAD" && answer.Result == "" {
+				t.Errorf("%s: no result", test.reason)
+			}
+		}
+	}
+
+	select {
+	case recorded := <-at.recorded:
+		t.Log(recorded)
+	default:
+		t.Error("no Kubernetes Event tells of the refusals")
+	}
+}
+
+// TestKeys rotates the key of a source as people do.
+func TestKeys(t *testing.T) {
+	at := start(t, plane.Config)
+	from := newSource(t, at, "old", nil)
+	n := 0
+	send := func(key string) int {
+		n++
+		return post(t, at.URL+source.Path(from), event(n), signed(key, event(n))).status
+	}
+	update := func(entries map[string]string) {
+		t.Helper()
+		current := secret(from.Namespace, nil)
+		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(current), current); err != nil {
+			t.Fatal(err)
+		}
+		current.Data, current.StringData = nil, entries
+		if err := plane.Client.Update(t.Context(), current); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := send("old"); got != 200 {
+		t.Fatalf("the first key: %d", got)
+	}
+	time.Sleep(1100 * time.Millisecond) // the Secret is read at most once a second
+	update(map[string]string{"old": "old", "new": "new"})
+	for range 20 {
+		if before, after := send("old"), send("new"); before != 200 || after != 200 {
+			t.Fatalf("both keys are in the Secret: the old one gives %d, the new one %d", before, after)
+		}
+	}
+	time.Sleep(1100 * time.Millisecond)
+	update(map[string]string{"new": "new"})
+	if got := send("wrong"); got != 401 { // makes the Secret be read
+		t.Fatalf("a wrong key: %d", got)
+	}
+	if before, after := send("old"), send("new"); before != 401 || after != 200 {
+		t.Errorf("the old key is gone: it gives %d, the new one %d", before, after)
+	}
+}
+
+// TestSecretLater creates the Secret after the source.
+func TestSecretLater(t *testing.T) {
+	at := start(t, plane.Config)
+	namespace := plane.Namespace(t)
+	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook", Key: "token"}
+	plane.Create(t, from)
+	served(t, at, source.Path(from))
+	send := func() response {
+		return post(t, at.URL+source.Path(from), event(1), signed("key", event(1)))
+	}
+	if answer := send(); answer.status != 503 || answer.header.Get("Retry-After") == "" || strings.Contains(answer.Result, "webhook") {
+		t.Errorf("without a Secret: %+v", answer)
+	}
+	plane.Create(t, secret(namespace, map[string]string{"token": "key"}))
+	created := time.Now()
+	for send().status != 200 {
+		if time.Since(created) > 2*time.Second {
+			t.Fatal("the Secret is not used after 2 s")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// TestOutage takes the API server away in both ways.
+func TestOutage(t *testing.T) {
+	outage, config := plane.NewOutage(t)
+	at := start(t, config)
+	from := newSource(t, at, "key", nil)
+	n := 0
+	send := func() response {
+		n++
+		return post(t, at.URL+source.Path(from), event(n), signed("key", event(n)))
+	}
+	for _, state := range []controlplane.OutageState{controlplane.Refused, controlplane.Hung} {
+		eventually(t, "nothing is stored while the API server is up", func() bool { return send().status == 200 })
+		outage.Set(state)
+		var all sync.WaitGroup
+		for range 3 {
+			for range 10 {
+				all.Go(func() {
+					body := event(1000)
+					answer := post(t, at.URL+source.Path(from), body, signed("key", body))
+					if answer.status != 503 || answer.took > 2*time.Second || answer.header.Get("Retry-After") == "" {
+						t.Errorf("API server %v: %d %q after %s", state, answer.status, answer.Result, answer.took)
+					}
+				})
+			}
+			all.Wait()
+			if answer := post(t, at.URL+source.Path(from), event(1), signed("wrong", event(1))); answer.status != 401 {
+				t.Errorf("a wrong signature during an outage: %d, want the keys to survive it", answer.status)
+			}
+		}
+		outage.Set(controlplane.Up)
+	}
+	eventually(t, "nothing is stored after the API server is back", func() bool { return send().status == 200 })
+}

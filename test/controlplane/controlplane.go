@@ -1,0 +1,98 @@
+// Package controlplane runs a real kube-apiserver and etcd with the project's CRDs, for tests, the demo and benchmarks. Their programs
+// are those of the directory in KUBEBUILDER_ASSETS, which hack/control-plane.sh provides.
+package controlplane
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/netbox-events/netbox-event-operator/internal/app"
+)
+
+// ControlPlane is a running API server.
+type ControlPlane struct {
+	// Config connects to it as an administrator, without a client-side rate limit.
+	Config *rest.Config
+	// Client reads and writes without a cache.
+	Client client.WithWatch
+
+	environment *envtest.Environment
+}
+
+// Start starts a control plane on loopback and installs the CRDs. Stop must be called.
+func Start() (*ControlPlane, error) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return nil, errors.New(`KUBEBUILDER_ASSETS is not set: run "make test", or export KUBEBUILDER_ASSETS=$(hack/control-plane.sh) first`)
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	environment := &envtest.Environment{
+		CRDDirectoryPaths:     []string{filepath.Join(root, "config", "crd", "bases")},
+		ErrorIfCRDPathMissing: true,
+	}
+	config, err := environment.Start()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the control plane: %w", err), environment.Stop())
+	}
+	config.QPS = -1
+	plane := &ControlPlane{Config: config, environment: environment}
+	scheme, err := app.Scheme()
+	if err == nil {
+		plane.Client, err = client.NewWithWatch(config, client.Options{Scheme: scheme})
+	}
+	if err != nil {
+		return nil, errors.Join(err, plane.Stop())
+	}
+	return plane, nil
+}
+
+// Stop ends the control plane and removes its data.
+func (c *ControlPlane) Stop() error { return c.environment.Stop() }
+
+// Kubeconfig returns the text of a kubeconfig of an administrator.
+func (c *ControlPlane) Kubeconfig() []byte { return c.environment.KubeConfig }
+
+// moduleRoot is the nearest directory upwards that holds go.mod.
+func moduleRoot() (string, error) {
+	directory, err := os.Getwd()
+	for err == nil {
+		if _, err = os.Stat(filepath.Join(directory, "go.mod")); err == nil {
+			return directory, nil
+		}
+		if parent := filepath.Dir(directory); errors.Is(err, fs.ErrNotExist) && parent != directory {
+			directory, err = parent, nil
+		}
+	}
+	return "", fmt.Errorf("finding the project's go.mod: %w", err)
+}
+
+// Main runs the tests of a package with a control plane. It is for TestMain.
+func Main(m *testing.M, plane **ControlPlane) {
+	os.Exit(func() int {
+		ctrl.SetLogger(logr.Discard()) // the informers' complaints about outages that tests make
+		started, err := Start()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer func() {
+			if err := started.Stop(); err != nil {
+				fmt.Fprintln(os.Stderr, "stopping the control plane:", err)
+			}
+		}()
+		*plane = started
+		return m.Run()
+	}())
+}

@@ -1,0 +1,130 @@
+package controlplane
+
+import (
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Namespace creates a namespace of its own for a test. There is no controller that would remove what is in it.
+func (c *ControlPlane) Namespace(t testing.TB) string {
+	t.Helper()
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
+	c.Create(t, namespace)
+	return namespace.Name
+}
+
+// Create creates objects or fails the test.
+func (c *ControlPlane) Create(t testing.TB, objects ...client.Object) {
+	t.Helper()
+	for _, object := range objects {
+		if err := c.Client.Create(t.Context(), object); err != nil {
+			t.Fatalf("creating %T: %v", object, err)
+		}
+	}
+}
+
+// Outage stands between a client and the API server and can take it away.
+type Outage struct {
+	listener net.Listener
+	backend  string
+
+	mu    sync.Mutex
+	state OutageState
+	conns map[net.Conn]struct{}
+}
+
+// OutageState is how the API server is taken away.
+type OutageState int
+
+const (
+	// Up passes everything on.
+	Up OutageState = iota
+	// Refused closes every connection, as when the process is gone.
+	Refused
+	// Hung accepts connections and answers nothing, as when the machine is gone.
+	Hung
+)
+
+// NewOutage returns an Outage that is Up, and the config that goes through it. It ends with the test.
+func (c *ControlPlane) NewOutage(t testing.TB) (*Outage, *rest.Config) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	outage := &Outage{listener: listener, backend: c.environment.ControlPlane.APIServer.SecureServing.HostPort(), conns: map[net.Conn]struct{}{}}
+	go outage.serve()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		outage.Set(Refused)
+	})
+	config := rest.CopyConfig(c.Config)
+	config.Host = listener.Addr().String()
+	return outage, config
+}
+
+// Set changes what becomes of connections, those that are open included.
+func (o *Outage) Set(state OutageState) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.state = state
+	if state == Refused {
+		for conn := range o.conns {
+			_ = conn.Close()
+		}
+	}
+}
+
+func (o *Outage) serve() {
+	for {
+		conn, err := o.listener.Accept()
+		if err != nil {
+			return
+		}
+		go o.pass(conn)
+	}
+}
+
+func (o *Outage) pass(client net.Conn) {
+	server, err := net.Dial("tcp", o.backend)
+	if err != nil || !o.keep(client, server) {
+		_ = client.Close()
+		return
+	}
+	go o.copy(client, server)
+	o.copy(server, client)
+}
+
+func (o *Outage) keep(conns ...net.Conn) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, conn := range conns {
+		o.conns[conn] = struct{}{}
+	}
+	return o.state != Refused
+}
+
+// copy passes bytes on while the API server is Up; while it is Hung they are lost, and so is the connection afterwards.
+func (o *Outage) copy(to, from net.Conn) {
+	defer func() { _, _ = to.Close(), from.Close() }()
+	_, _ = io.Copy(writerFunc(func(bytes []byte) (int, error) {
+		o.mu.Lock()
+		state := o.state
+		o.mu.Unlock()
+		if state == Hung {
+			return len(bytes), nil
+		}
+		return to.Write(bytes)
+	}), from)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (w writerFunc) Write(bytes []byte) (int, error) { return w(bytes) }
