@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -23,7 +24,7 @@ func main() {
 
 func run() error {
 	var options app.Options
-	var logging zap.Options
+	logging := zap.Options{TimeEncoder: zapcore.RFC3339NanoTimeEncoder}
 	if term.IsTerminal(int(os.Stderr.Fd())) {
 		zap.ConsoleEncoder()(&logging) // the default; --zap-encoder has the last word
 	}

@@ -260,10 +260,23 @@ func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (res
 	case isTooLarge(err):
 		return "", &answer{result: resultTooLarge, message: "the event is larger than the API server or etcd accepts", cause: err}
 	case apierrors.IsInvalid(err):
-		return "", &answer{result: resultInvalid, message: "the API server does not accept the event: " + err.Error(), cause: err}
+		return "", &answer{
+			result: resultInvalid, message: "the API server does not accept the event: " + err.Error(), faults: causes(err), cause: err,
+		}
 	default:
 		return "", unavailable("the event could not be stored in Kubernetes; try again", retryAfter(err), err)
 	}
+}
+
+// causes are the fields that the API server complains of.
+func causes(err error) []netbox.Fault {
+	faults := []netbox.Fault{}
+	if status, ok := errors.AsType[*apierrors.StatusError](err); ok && status.ErrStatus.Details != nil {
+		for _, cause := range status.ErrStatus.Details.Causes {
+			faults = append(faults, netbox.Fault{Field: cause.Field, Message: cause.Message})
+		}
+	}
+	return faults
 }
 
 // isTooLarge tells whether an object is over a limit of the API server (3 MiB for a request), of its connection to etcd (2 MiB) or of

@@ -1,9 +1,8 @@
 package event
 
 import (
-	"time"
-
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
@@ -14,7 +13,7 @@ func logEvent(log logr.Logger, event *v1alpha1.NetBoxEvent) {
 		"requestID", event.Spec.RequestID,
 		"username", event.Spec.Username,
 		"event", event.Spec.Event,
-		"timestamp", event.Spec.Timestamp.UTC().Format(time.RFC3339Nano),
+		"timestamp", event.Spec.Timestamp.UTC().Format(metav1.RFC3339Micro),
 		"objectType", event.Spec.ObjectType,
 		"objectID", event.Spec.ObjectID,
 		"objectURL", event.Spec.ObjectURL,
