@@ -1,0 +1,441 @@
+// Command bench measures the operator beside what it cannot be faster than, in one run on one embedded control plane:
+//
+//   - deliveries stored by a receiver whose replica does not lead, beside bare creates of the same objects;
+//   - deliveries finished, beside bare creates each followed by one status write;
+//   - refused signatures, beside a bare HTTP handler that only reads and hashes.
+//
+// Each pair runs in turns, and the ratio is that of the medians.
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha512"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+const (
+	namespace = "bench"
+	key       = "a key of the benchmark"
+	rounds    = 5
+)
+
+func main() {
+	bare := flag.String("serve-bare", "", "serve the bare handler at this `address` (used by the benchmark itself)")
+	stored := flag.Int("stored", 1500, "deliveries in each turn of the first two pairs")
+	refused := flag.Int("refused", 20000, "requests in each turn of the third pair")
+	flag.Parse()
+	serve := func() error { return serveBare(*bare) }
+	if *bare == "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		serve = func() error { return run(ctx, *stored, *refused) }
+	}
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// serveBare is the least that a receiver must do to refuse a signature: read the body and hash it.
+func serveBare(address string) error {
+	server := &http.Server{Addr: address, ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			mac := hmac.New(sha512.New, []byte(key))
+			mac.Write(body)
+			if !hmac.Equal([]byte(fmt.Sprintf("%x", mac.Sum(nil))), []byte(r.Header.Get(netbox.SignatureHeader))) {
+				http.Error(w, "no", http.StatusUnauthorized)
+			}
+		})}
+	return server.ListenAndServe()
+}
+
+// bench is one run.
+type bench struct {
+	plane  *controlplane.ControlPlane
+	url    string
+	bodies []string               // of recorded deliveries
+	events []v1alpha1.NetBoxEvent // what is stored of them
+	serial atomic.Int64           // makes each delivery and each object another
+	table  *tabwriter.Writer
+}
+
+func run(ctx context.Context, stored, refused int) (err error) {
+	plane, err := controlplane.Start()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plane.Stop()) }()
+	b := &bench{plane: plane, table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(b.table, "what\tat once\tbare/s\toperator/s\tratio\taim\tbare p50\tp99\toperator p50\tp99")
+
+	leader, err := b.holdLease(ctx)
+	if err != nil {
+		return err
+	}
+	err = b.withManager(ctx, func() error {
+		if err := b.record(ctx); err != nil {
+			return err
+		}
+		for _, senders := range []int{1, 16, 64} {
+			count := stored
+			if senders == 1 {
+				count /= 4
+			}
+			if err := b.compare(ctx, "stored", senders, count, 0.95, b.create, b.post); err != nil {
+				return err
+			}
+		}
+		return b.withBare(ctx, func(bareURL string) error {
+			return errors.Join(
+				b.compare(ctx, "refused", 1, refused/4, 0.8, b.refuse(bareURL), b.refuse(b.url)),
+				b.compare(ctx, "refused", 16, refused, 0.8, b.refuse(bareURL), b.refuse(b.url)),
+				b.compare(ctx, "refused", 64, refused, 0.8, b.refuse(bareURL), b.refuse(b.url)),
+			)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if err := plane.Client.Delete(ctx, leader); err != nil {
+		return err
+	}
+	err = b.withManager(ctx, func() error {
+		return errors.Join(
+			b.allFinished(ctx), // what the first pair left
+			b.compareFinished(ctx, 16, stored),
+			b.compareFinished(ctx, 64, stored),
+		)
+	})
+	return errors.Join(err, b.table.Flush())
+}
+
+// prepare creates a source, and reads the deliveries that are sent.
+func (b *bench) prepare(ctx context.Context) error {
+	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+	for _, object := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+		&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook"}, StringData: map[string]string{"secret": key},
+		},
+		source,
+	} {
+		if err := b.plane.Client.Create(ctx, object); err != nil {
+			return err
+		}
+	}
+	all, err := deliveries.All()
+	if err != nil {
+		return err
+	}
+	total := 0
+	for _, delivery := range all {
+		if delivery.File == "netbox-4.6.8" {
+			b.bodies = append(b.bodies, delivery.Body)
+			total += len(delivery.Body)
+		}
+	}
+	fmt.Printf("%d recorded deliveries of NetBox 4.6.8, %d bytes on average; %d turns each\n\n", len(b.bodies), total/len(b.bodies), rounds)
+	return nil
+}
+
+// holdLease makes somebody else the leader.
+func (b *bench) holdLease(ctx context.Context) (*coordinationv1.Lease, error) {
+	lease := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "netbox-event-operator"},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity:       new("somebody else"),
+			LeaseDurationSeconds: new(int32(24 * 60 * 60)),
+			AcquireTime:          new(metav1.NowMicro()),
+			RenewTime:            new(metav1.NowMicro()),
+		},
+	}
+	return lease, b.plane.Client.Create(ctx, lease)
+}
+
+// withManager runs bin/manager while do runs.
+func (b *bench) withManager(ctx context.Context, do func() error) (err error) {
+	directory, err := os.MkdirTemp("", "netbox-event-operator-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
+	kubeconfig := filepath.Join(directory, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, b.plane.Kubeconfig(), 0o600); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(directory, "log"))
+	if err != nil {
+		return err
+	}
+	address, err := freeAddress(ctx)
+	if err != nil {
+		return err
+	}
+	b.url = "http://" + address + "/webhook/" + namespace + "/netbox"
+	command := exec.CommandContext(ctx, "bin/manager", "--kubeconfig="+kubeconfig, "--webhook-bind-address="+address,
+		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--leader-elect")
+	command.Stderr = log
+	return during(ctx, command, b.url, do)
+}
+
+// withBare runs the bare handler while do runs.
+func (b *bench) withBare(ctx context.Context, do func(url string) error) error {
+	address, err := freeAddress(ctx)
+	if err != nil {
+		return err
+	}
+	url := "http://" + address + "/webhook/" + namespace + "/netbox"
+	return during(ctx, exec.CommandContext(ctx, os.Args[0], "--serve-bare="+address), url, func() error { return do(url) })
+}
+
+// during runs a server, waits until it answers at url, does something, and ends the server.
+func during(ctx context.Context, server *exec.Cmd, url string, do func() error) error {
+	server.Cancel = func() error { return server.Process.Signal(syscall.SIGTERM) }
+	if err := server.Start(); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		status, _ := send(ctx, url, "{}", "")
+		if status == http.StatusUnauthorized {
+			break
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(fmt.Errorf("%s does not serve", server.Path), server.Process.Kill())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	err := errors.Join(do(), server.Process.Signal(syscall.SIGTERM))
+	_ = server.Wait() // it was told to end
+	return err
+}
+
+func freeAddress(ctx context.Context) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// record stores each delivery once and keeps what is stored, to create the same objects without the receiver.
+func (b *bench) record(ctx context.Context) error {
+	for range b.bodies {
+		if err := b.post(ctx); err != nil {
+			return err
+		}
+	}
+	var stored v1alpha1.NetBoxEventList
+	if err := b.plane.Client.List(ctx, &stored, client.InNamespace(namespace)); err != nil {
+		return err
+	}
+	b.events = stored.Items
+	return nil
+}
+
+var transport = &http.Transport{MaxIdleConnsPerHost: 128}
+
+func send(ctx context.Context, url, body, signature string) (int, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set(netbox.SignatureHeader, signature)
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, errors.Join(err, response.Body.Close())
+}
+
+// nextBody is the body of a delivery that was not sent before.
+func (b *bench) nextBody() string {
+	n := b.serial.Add(1)
+	body := b.bodies[int(n)%len(b.bodies)]
+	return strings.Replace(body, `{"event"`, fmt.Sprintf(`{"n": %d, "event"`, n), 1)
+}
+
+// post sends a delivery to the receiver.
+func (b *bench) post(ctx context.Context) error {
+	body := b.nextBody()
+	return expect(http.StatusOK)(send(ctx, b.url, body, netbox.Sign([]byte(key), []byte(body))))
+}
+
+// refuse sends a delivery of a wrong signature.
+func (b *bench) refuse(url string) func(context.Context) error {
+	wrong := strings.Repeat("0", 128)
+	return func(ctx context.Context) error {
+		return expect(http.StatusUnauthorized)(send(ctx, url, b.nextBody(), wrong))
+	}
+}
+
+func expect(want int) func(status int, err error) error {
+	return func(status int, err error) error {
+		if err == nil && status != want {
+			err = fmt.Errorf("answered %d, want %d", status, want)
+		}
+		return err
+	}
+}
+
+func (b *bench) nextEvent() *v1alpha1.NetBoxEvent {
+	n := b.serial.Add(1)
+	event := b.events[int(n)%len(b.events)].DeepCopy()
+	event.ObjectMeta = metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s-%d", event.Name, n)}
+	event.Status = v1alpha1.NetBoxEventStatus{}
+	return event
+}
+
+// create creates an event without the receiver.
+func (b *bench) create(ctx context.Context) error {
+	return b.plane.Client.Create(ctx, b.nextEvent())
+}
+
+// createAndFinish creates an event and writes its status, as the controller would.
+func (b *bench) createAndFinish(ctx context.Context) error {
+	event := b.nextEvent()
+	if err := b.plane.Client.Create(ctx, event); err != nil {
+		return err
+	}
+	now := metav1.Now()
+	return b.plane.Client.Status().Apply(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithStatus(apply.NetBoxEventStatus().
+		WithPhase(v1alpha1.PhaseSucceeded).WithStartTime(now).WithCompletionTime(now).
+		WithConditions(metav1apply.Condition().WithType(v1alpha1.ConditionSucceeded).WithStatus(metav1.ConditionTrue).
+			WithReason(v1alpha1.ReasonLogged).WithMessage("the event was logged").WithObservedGeneration(1).WithLastTransitionTime(now))),
+		client.FieldOwner("bench"), client.ForceOwnership)
+}
+
+// turn is what one turn of one side took.
+type turn struct {
+	rate  float64 // a second
+	times []time.Duration
+}
+
+// drive does an operation count times, some at once, and then waits until the last has come to its end.
+func drive(ctx context.Context, senders, count int, do, finish func(context.Context) error) (turn, error) {
+	started := time.Now()
+	var left atomic.Int64
+	left.Store(int64(count))
+	times, failures := make([][]time.Duration, senders), make([]error, senders)
+	var all sync.WaitGroup
+	for i := range senders {
+		all.Go(func() {
+			for left.Add(-1) >= 0 {
+				before := time.Now()
+				if failures[i] = do(ctx); failures[i] != nil {
+					return
+				}
+				times[i] = append(times[i], time.Since(before))
+			}
+		})
+	}
+	all.Wait()
+	err := errors.Join(append(failures, finish(ctx))...)
+	return turn{rate: float64(count) / time.Since(started).Seconds(), times: slices.Concat(times...)}, err
+}
+
+func nothing(context.Context) error { return nil }
+
+// compare measures two operations in turns and prints a row.
+func (b *bench) compare(ctx context.Context, what string, senders, count int, aim float64, bare, operator func(context.Context) error) error {
+	return b.turns(ctx, what, senders, count, aim, bare, operator, nothing)
+}
+
+// compareFinished measures what is sent and finished, to the end of the last.
+func (b *bench) compareFinished(ctx context.Context, senders, count int) error {
+	return b.turns(ctx, "finished", senders, count, 0.9, b.createAndFinish, b.post, b.allFinished)
+}
+
+func (b *bench) turns(
+	ctx context.Context, what string, senders, count int, aim float64, bare, operator, finish func(context.Context) error,
+) error {
+	var bares, operators []turn
+	for range rounds {
+		one, err := drive(ctx, senders, count, bare, nothing)
+		if err != nil {
+			return err
+		}
+		other, err := drive(ctx, senders, count, operator, finish)
+		if err != nil {
+			return err
+		}
+		bares, operators = append(bares, one), append(operators, other)
+		time.Sleep(time.Second) // lets what is left of a turn settle
+	}
+	bareRate, operatorRate := medianRate(bares), medianRate(operators)
+	bare50, bare99 := quantiles(bares)
+	operator50, operator99 := quantiles(operators)
+	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\n",
+		what, senders, bareRate, operatorRate, operatorRate/bareRate, aim, bare50, bare99, operator50, operator99)
+	return b.table.Flush()
+}
+
+func medianRate(turns []turn) float64 {
+	slices.SortFunc(turns, func(a, b turn) int { return int(a.rate - b.rate) })
+	return turns[len(turns)/2].rate
+}
+
+func quantiles(turns []turn) (p50, p99 time.Duration) {
+	var times []time.Duration
+	for _, turn := range turns {
+		times = append(times, turn.times...)
+	}
+	slices.Sort(times)
+	at := func(quantile float64) time.Duration {
+		return times[int(quantile*float64(len(times)-1))].Round(10 * time.Microsecond)
+	}
+	return at(0.5), at(0.99)
+}
+
+// allFinished waits until no event is pending.
+func (b *bench) allFinished(ctx context.Context) error {
+	for {
+		pending := metav1.PartialObjectMetadataList{}
+		pending.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
+		err := b.plane.Client.List(ctx, &pending, client.InNamespace(namespace), client.Limit(1),
+			client.MatchingFields{"status.phase": string(v1alpha1.PhasePending)})
+		if err != nil || len(pending.Items) == 0 {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

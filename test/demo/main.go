@@ -1,0 +1,348 @@
+// Command demo shows the operator at work: it starts a real Kubernetes API server, the manager, and sends it recorded deliveries.
+//
+// With DEMO_ONCE=1 it ends by itself, with status 0 only if every answer and every stored event was as expected. Otherwise it stays up
+// until it is interrupted.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+const namespace = "netbox"
+
+// keys are the webhook secrets of the servers that the deliveries were recorded from. One source takes them all.
+var keys = map[string]string{"lab": "My precious", "old": "NetBox-s3cret ü", "new": "k3y with spaces ü"}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Getenv("DEMO_ONCE") == "1"); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, once bool) (err error) {
+	heading("Starting a Kubernetes API server on loopback, with the operator's CRDs")
+	plane, err := controlplane.Start()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plane.Stop()) }()
+	directory, err := os.MkdirTemp("", "netbox-event-operator-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
+	kubeconfig := filepath.Join(directory, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, plane.Kubeconfig(), 0o600); err != nil {
+		return err
+	}
+
+	heading("Creating a Secret with the webhook's secrets, and a NetBoxSource")
+	if err := createSource(ctx, plane.Client); err != nil {
+		return err
+	}
+	manager, err := startManager(ctx, directory, kubeconfig)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, manager.stop()) }()
+
+	heading("Sending recorded NetBox deliveries to " + manager.url)
+	wrong, err := sendAll(ctx, manager.url)
+	if err != nil {
+		return err
+	}
+	if err := waitUntilDone(ctx, plane.Client); err != nil {
+		return errors.Join(err, manager.showLog("NetBox event"))
+	}
+	heading("What the manager logged of them")
+	if err := manager.showLog("NetBox event"); err != nil {
+		return err
+	}
+	for _, arguments := range []string{
+		"get netboxsources -n " + namespace, "get netboxevents -n " + namespace, "get netboxevents -n " + namespace + " -o wide",
+	} {
+		heading("kubectl " + arguments)
+		if err := kubectl(ctx, kubeconfig, arguments); err != nil {
+			return err
+		}
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d answers were not as expected; see the lines marked ✗", wrong)
+	}
+	fmt.Printf("\n✓ Every answer and every stored event is as expected.\n")
+	if once {
+		return nil
+	}
+	invite(kubeconfig, manager.url)
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-manager.ended:
+		return fmt.Errorf("the manager ended: %w", err)
+	}
+}
+
+func heading(text string) { fmt.Printf("\n── %s\n", text) }
+
+func createSource(ctx context.Context, api client.Client) error {
+	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "netbox-webhook"}
+	for _, object := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox-webhook"}, StringData: keys},
+		source,
+	} {
+		if err := api.Create(ctx, object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manager is a running bin/manager.
+type manager struct {
+	url     string
+	logFile string
+	command *exec.Cmd
+	ended   chan error
+}
+
+func startManager(ctx context.Context, directory, kubeconfig string) (*manager, error) {
+	webhooks, err := freeAddress(ctx, "127.0.0.1:8080")
+	if err != nil {
+		return nil, err
+	}
+	probes, err := freeAddress(ctx, "127.0.0.1:8081")
+	if err != nil {
+		return nil, err
+	}
+	m := &manager{
+		url:     "http://" + webhooks + "/webhook/" + namespace + "/netbox",
+		logFile: filepath.Join(directory, "manager.log"),
+		ended:   make(chan error, 1),
+	}
+	log, err := os.Create(m.logFile)
+	if err != nil {
+		return nil, err
+	}
+	m.command = exec.Command("bin/manager", "--kubeconfig="+kubeconfig, "--webhook-bind-address="+webhooks,
+		"--health-probe-bind-address="+probes, "--metrics-bind-address=0")
+	m.command.Stderr = log
+	m.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which stops the manager
+	heading("Starting the manager: " + strings.Join(m.command.Args, " "))
+	if err := m.command.Start(); err != nil {
+		return nil, fmt.Errorf("%w; run make build first", err)
+	}
+	go func() { m.ended <- m.command.Wait() }()
+	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+probes+"/readyz", nil)
+		if err != nil {
+			return false, err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return false, nil //nolint:nilerr // it does not listen yet
+		}
+		return response.StatusCode == http.StatusOK, response.Body.Close()
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the manager is not ready: %w", err), m.showLog(""), m.stop())
+	}
+	return m, nil
+}
+
+// freeAddress returns preferred, or another address of its host where that is taken.
+func freeAddress(ctx context.Context, preferred string) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", preferred)
+	if err != nil {
+		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
+			return "", err
+		}
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+func (m *manager) stop() error {
+	if err := m.command.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case err := <-m.ended:
+		return err
+	case <-time.After(30 * time.Second):
+		return errors.Join(errors.New("the manager did not stop within 30 s"), m.command.Process.Kill())
+	}
+}
+
+// showLog prints the lines of the manager's log that hold some text.
+func (m *manager) showLog(text string) error {
+	log, err := os.ReadFile(m.logFile)
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, text) {
+			fmt.Print(line)
+		}
+	}
+	return err
+}
+
+// request is one request of the demo, and the answer that it should get.
+type request struct {
+	what   string
+	change func(*http.Request)
+	from   deliveries.Delivery
+	status int
+	result string
+}
+
+// requests picks recorded deliveries that differ, and makes some mistakes with them.
+func requests() ([]request, error) {
+	all, err := deliveries.All()
+	if err != nil {
+		return nil, err
+	}
+	find := func(file string, texts ...string) deliveries.Delivery {
+		i := slices.IndexFunc(all, func(d deliveries.Delivery) bool {
+			return d.File == file && !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(d.Path+" "+d.Body, text) })
+		})
+		if i < 0 {
+			err = errors.Join(err, fmt.Errorf("no delivery of %s holds %q", file, texts))
+			return deliveries.Delivery{}
+		}
+		return all[i]
+	}
+	device := find("netbox-4.6.8", `"event": "updated"`, `"object_type": "dcim.device",`)
+	set := func(header, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(header, value) }
+	}
+	list := []request{
+		{what: "NetBox 2.9: circuit updated", from: find("netbox-2.9.11", `"updated"`, `"model": "circuit"`), status: 200, result: `"ok"`},
+		{what: "NetBox 2.11: region created", from: find("netbox-2.11.12", `"created"`, `"model": "region"`), status: 200, result: `"ok"`},
+		{what: "NetBox 3.7: IP address deleted", from: find("netbox-3.7.8", `"deleted"`, `"model": "ipaddress"`), status: 200, result: `"ok"`},
+		{what: "NetBox 4.6: device updated", from: device, status: 200, result: `"ok"`},
+		{what: "NetBox 4.6: script ended", from: find("netbox-4.6.8-live", "job_ended"), status: 200, result: `"ok"`},
+		{what: "NetBox 4.7: region created", from: find("netbox-4.7.0-beta1", `"created"`, `"object_type": "dcim.region"`), status: 200, result: `"ok"`},
+		{what: "Nautobot 2.4: device created", from: find("nautobot-2.4.44", `"event": "created"`, `"model": "device",`), status: 200, result: `"ok"`},
+		{what: "the device again, as a retry sends it", from: device, status: 200, result: `"duplicate"`},
+		{what: "a wrong signature", from: device, change: set("X-Hook-Signature", strings.Repeat("0", 128)), status: 401},
+		{what: "no signature", from: device, change: func(r *http.Request) { r.Header.Del("X-Hook-Signature") }, status: 401},
+		{what: "GET, as after a redirect", from: find("netbox-4.6.8-live", "/target/301 "), status: 405},
+		{what: "another path", from: device, change: func(r *http.Request) { r.URL.Path = "/webhook" }, status: 404},
+		{what: "a body template of other keys", from: find("netbox-4.6.8-live", "/template/"), status: 422, result: `"field":"timestamp"`},
+		{what: "a body template of plain text", from: find("netbox-4.6.8-live", "/plain/"), status: 415},
+	}
+	return list, err
+}
+
+// sendAll sends the requests, prints the answers, and returns how many were not as they should be.
+func sendAll(ctx context.Context, url string) (wrong int, err error) {
+	list, err := requests()
+	if err != nil {
+		return 0, err
+	}
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, r := range list {
+		request, err := r.from.Request(ctx, url)
+		if err != nil {
+			return 0, err
+		}
+		if r.change != nil {
+			r.change(request)
+		}
+		response, err := http.DefaultTransport.RoundTrip(request) // follows no redirect
+		if err != nil {
+			return 0, err
+		}
+		body, err := io.ReadAll(response.Body)
+		if err = errors.Join(err, response.Body.Close()); err != nil {
+			return 0, err
+		}
+		mark := "✓"
+		if response.StatusCode != r.status || !strings.Contains(string(body), r.result) {
+			mark = "✗"
+			wrong++
+		}
+		answer := []rune(strings.TrimSpace(string(body)))
+		if len(answer) > 110 {
+			answer = append(answer[:110], '…')
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\n", mark, r.what, response.StatusCode, string(answer))
+	}
+	return wrong, table.Flush()
+}
+
+// waitUntilDone waits until the stored events are those of the seven deliveries that were answered with ok, all of them done.
+func waitUntilDone(ctx context.Context, api client.Client) error {
+	want := []string{
+		"circuits.circuit updated testuser", "dcim.region created testuser", "ipam.ipaddress deleted testuser",
+		"dcim.device updated testuser", "extras.script job_ended admin", "dcim.region created testuser", "dcim.device created nautobotuser",
+	}
+	slices.Sort(want)
+	var got []string
+	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+		var events v1alpha1.NetBoxEventList
+		if err := api.List(ctx, &events, client.InNamespace(namespace)); err != nil {
+			return false, err
+		}
+		got = nil
+		for _, event := range events.Items {
+			if event.Status.Phase == v1alpha1.PhaseSucceeded {
+				got = append(got, event.Spec.ObjectType+" "+event.Spec.Event+" "+event.Spec.Username)
+			}
+		}
+		slices.Sort(got)
+		return slices.Equal(got, want), nil
+	})
+	if err != nil {
+		return fmt.Errorf("the finished events are not as expected: %w\n got: %s\nwant: %s", err, strings.Join(got, ", "), strings.Join(want, ", "))
+	}
+	return nil
+}
+
+func kubectl(ctx context.Context, kubeconfig, arguments string) error {
+	command := exec.CommandContext(ctx, filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), strings.Fields(arguments)...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
+	return command.Run()
+}
+
+func invite(kubeconfig, url string) {
+	docs := strings.SplitAfterN(url, "/", 4)
+	fmt.Printf(`
+The operator stays up until Ctrl-C. In another terminal:
+
+  export KUBECONFIG=%s PATH=%s:$PATH
+  kubectl get netboxevents -n %s --watch
+
+  body='{"event":"created","timestamp":"2026-01-31T12:00:00.000000+00:00","object_type":"dcim.site","data":{"id":1,"name":"Mine"}}'
+  curl -i %s -H 'Content-Type: application/json' -d "$body" \
+    -H "X-Hook-Signature: $(printf %%s "$body" | openssl dgst -sha512 -hmac '%s' | sed 's/.* //')"
+
+The API is described at %sdocs
+`, kubeconfig, os.Getenv("KUBEBUILDER_ASSETS"), namespace, url, keys["lab"], strings.Join(docs[:3], ""))
+}
