@@ -64,6 +64,10 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err := indexSources(ctx, outer); err != nil {
 		return err
 	}
+	store, err := ingest.NewStore(config, outer.GetHTTPClient(), scheme)
+	if err != nil {
+		return err
+	}
 	receiver := &ingest.Server{
 		Address: options.WebhookBindAddress,
 		CertDir: options.WebhookCertDir,
@@ -71,7 +75,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		Handler: ingest.NewReceiver(ingest.Options{
 			Sources:  outer.GetClient(),
 			Secrets:  outer.GetAPIReader(),
-			Writer:   outer.GetClient(),
+			Events:   store,
 			Recorder: outer.GetEventRecorder("netbox-event-operator"),
 			Registry: metrics.Registry,
 			Clock:    clock.RealClock{},

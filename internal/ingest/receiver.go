@@ -29,8 +29,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
-// FieldOwner is the field manager of what the receiver creates.
-const FieldOwner = "netbox-event-operator-receiver"
+// fieldOwner is the field manager of what the receiver creates.
+const fieldOwner = "netbox-event-operator-receiver"
 
 // answerTimeout is how long the work on a request may take once its body is there: the sender learns within two seconds that nothing
 // can be stored.
@@ -42,8 +42,8 @@ type Options struct {
 	Sources client.Reader
 	// Secrets reads Secrets from the API server.
 	Secrets client.Reader
-	// Writer creates NetBoxEvents.
-	Writer client.Writer
+	// Events creates NetBoxEvents.
+	Events *Store
 	// Recorder makes Kubernetes Events on sources whose deliveries are refused.
 	Recorder events.EventRecorder
 	// Registry takes the receiver's metrics.
@@ -164,7 +164,9 @@ func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, na
 func (r *Receiver) find(request *http.Request) (*v1alpha1.NetBoxSource, error) {
 	var claims v1alpha1.NetBoxSourceList
 	path := source.CleanPath(request.URL.Path)
-	if err := r.Sources.List(request.Context(), &claims, client.MatchingFields{source.PathIndex: path}); err != nil {
+	err := r.Sources.List(request.Context(), &claims, client.MatchingFields{source.PathIndex: path},
+		client.UnsafeDisableDeepCopy) // they are only read
+	if err != nil {
 		return nil, unavailable("sources cannot be looked up; try again", time.Second, err)
 	}
 	owner := source.Owner(claims.Items)
@@ -251,7 +253,7 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 
 // create stores an event. That it exists already is success: its name says that it is the same.
 func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (result, error) {
-	err := r.Writer.Create(ctx, event, client.FieldOwner(FieldOwner))
+	err := r.Events.Create(ctx, event)
 	switch {
 	case err == nil:
 		return resultStored, nil

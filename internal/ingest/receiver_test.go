@@ -64,9 +64,17 @@ func start(t *testing.T, config *rest.Config) receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := ingest.NewStore(config, httpClient, scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
 	recorder := events.NewFakeRecorder(1000)
 	server := httptest.NewServer(ingest.NewReceiver(ingest.Options{
-		Sources: sources, Secrets: api, Writer: api, Recorder: recorder, Registry: prometheus.NewRegistry(), Clock: clock.RealClock{},
+		Sources: sources, Secrets: api, Events: store, Recorder: recorder, Registry: prometheus.NewRegistry(), Clock: clock.RealClock{},
 		Log: testr.New(t),
 	}))
 	t.Cleanup(server.Close)

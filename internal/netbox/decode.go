@@ -62,9 +62,11 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept, err := members(apply(body, slices.Concat(found.redacted, found.stringified)))
-	if err != nil {
-		return nil, err
+	kept := sent
+	if changes := slices.Concat(found.redacted, found.stringified); len(changes) > 0 {
+		if kept, err = members(apply(body, changes)); err != nil {
+			return nil, err
+		}
 	}
 
 	var faults []Fault
@@ -108,9 +110,10 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	return event, nil
 }
 
+// members decodes an object that scan has found to be good.
 func members(body []byte) (Object, error) {
 	var object Object
-	if err := json.Unmarshal(body, &object, lenient); err != nil {
+	if err := json.Unmarshal(body, &object, lenient, jsontext.AllowDuplicateNames(true)); err != nil {
 		return nil, syntaxError(body, 0, "not valid JSON: %v", err)
 	}
 	return object, nil

@@ -160,14 +160,16 @@ func checkEncoding(body []byte) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return syntaxError(body, 0, "the body is empty")
 	}
-	for at := 0; at < len(body); {
+	if utf8.Valid(body) {
+		return nil
+	}
+	for at := 0; ; {
 		r, size := utf8.DecodeRune(body[at:])
 		if r == utf8.RuneError && size == 1 {
 			return syntaxError(body, int64(at), "not UTF-8")
 		}
 		at += size
 	}
-	return nil
 }
 
 // explain turns an error of the decoder into one that shows the place.
