@@ -1,0 +1,520 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/source"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+)
+
+var plane *controlplane.ControlPlane
+
+func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
+
+var buildManager = sync.OnceValues(func() (string, error) {
+	directory, err := os.MkdirTemp("", "manager-")
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(directory, "manager")
+	output, err := exec.Command("go", "build", "-o", binary, "../../cmd/manager").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, output)
+	}
+	return binary, err
+})
+
+// manager is a running process.
+type manager struct {
+	webhooks, probes string // addresses
+	process          *os.Process
+	ended            chan error
+	log              *bytes.Buffer // to be read after it ended
+}
+
+func start(t *testing.T, config *rest.Config, arguments ...string) *manager {
+	t.Helper()
+	binary, err := buildManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manager{webhooks: freeAddress(t), probes: freeAddress(t), ended: make(chan error, 1), log: &bytes.Buffer{}}
+	command := exec.Command(binary, append([]string{
+		"--kubeconfig=" + kubeconfig(t, config), "--webhook-bind-address=" + m.webhooks,
+		"--health-probe-bind-address=" + m.probes, "--metrics-bind-address=0",
+	}, arguments...)...)
+	command.Stderr = m.log
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	m.process = command.Process
+	go func() { m.ended <- command.Wait() }()
+	t.Cleanup(func() {
+		_ = m.process.Kill()
+		m.waitEnd(t)
+		if t.Failed() {
+			t.Logf("log of the manager:\n%s", m.log)
+		}
+	})
+	eventually(t, "the manager is not ready", 30*time.Second, m.ready)
+	return m
+}
+
+func (m *manager) waitEnd(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-m.ended:
+		m.ended <- err
+		return err
+	case <-time.After(35 * time.Second):
+		t.Fatal("the manager does not end")
+		return nil
+	}
+}
+
+func (m *manager) signal(t *testing.T, signal os.Signal) {
+	t.Helper()
+	if err := m.process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *manager) ready() bool {
+	response, err := http.Get("http://" + m.probes + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+func kubeconfig(t *testing.T, config *rest.Config) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{"c": {Server: "https://" + strings.TrimPrefix(config.Host, "https://"), CertificateAuthorityData: config.CAData}},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{
+			"u": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData},
+		},
+		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
+		CurrentContext: "x",
+	}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+func eventually(t *testing.T, message string, within time.Duration, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(message)
+		}
+	}
+}
+
+const key = "a key"
+
+func newSource(t *testing.T) *v1alpha1.NetBoxSource {
+	t.Helper()
+	namespace := plane.Namespace(t)
+	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+	plane.Create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook"}, StringData: map[string]string{"secret": key},
+	}, from)
+	return from
+}
+
+func body(n int) string {
+	return fmt.Sprintf(`{"event":"updated","timestamp":"2026-11-23T10:00:00.5+00:00","object_type":"dcim.site","data":{"id":%d}}`, n)
+}
+
+// post sends a delivery and returns the status and the name of the event, or 0 if there was no answer.
+func post(ctx context.Context, url, body string) (status int, event string) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return 0, ""
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set(netbox.SignatureHeader, netbox.Sign([]byte(key), []byte(body)))
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, ""
+	}
+	defer response.Body.Close()
+	var answer struct{ Event string }
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		return 0, ""
+	}
+	return response.StatusCode, answer.Event
+}
+
+func (m *manager) url(from *v1alpha1.NetBoxSource) string {
+	return "http://" + m.webhooks + source.Path(from)
+}
+
+func served(t *testing.T, url string) {
+	t.Helper()
+	eventually(t, "the source is not served", 10*time.Second, func() bool {
+		status, _ := post(t.Context(), url, "")
+		return status == http.StatusBadRequest
+	})
+}
+
+// phases returns the phase of each event of a source.
+func phases(t *testing.T, from *v1alpha1.NetBoxSource) map[string]v1alpha1.Phase {
+	t.Helper()
+	var events v1alpha1.NetBoxEventList
+	if err := plane.Client.List(t.Context(), &events, client.InNamespace(from.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	phases := map[string]v1alpha1.Phase{}
+	for _, event := range events.Items {
+		phases[event.Namespace+"/"+event.Name] = event.Status.Phase
+	}
+	return phases
+}
+
+func allDone(t *testing.T, from *v1alpha1.NetBoxSource) {
+	t.Helper()
+	eventually(t, "not all events are done", 60*time.Second, func() bool {
+		for _, phase := range phases(t, from) {
+			if phase != v1alpha1.PhaseSucceeded {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// stream sends deliveries from some senders, each to the replicas in turn, until it is stopped. It returns what was answered with 200.
+func stream(t *testing.T, urls ...string) (stop func() map[string]bool) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	stored := map[string]bool{}
+	var senders sync.WaitGroup
+	for sender := range 8 {
+		senders.Go(func() {
+			for n := sender; ctx.Err() == nil; n += 8 {
+				status, event := post(ctx, urls[n%len(urls)], body(n))
+				if status == http.StatusOK {
+					mu.Lock()
+					stored[event] = true
+					mu.Unlock()
+				} else if status == 0 {
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+		})
+	}
+	return func() map[string]bool {
+		cancel()
+		senders.Wait()
+		return stored
+	}
+}
+
+// TestKilled kills the manager, and then its successor, while deliveries come in.
+func TestKilled(t *testing.T) {
+	from := newSource(t)
+	stored := map[string]bool{}
+	for range 2 {
+		m := start(t, plane.Config)
+		served(t, m.url(from))
+		stop := stream(t, m.url(from))
+		time.Sleep(time.Second)
+		m.signal(t, syscall.SIGKILL)
+		_ = m.waitEnd(t)
+		for name := range stop() {
+			stored[name] = true
+		}
+	}
+	if len(stored) < 50 {
+		t.Fatalf("only %d deliveries were stored before the manager was killed", len(stored))
+	}
+	there := phases(t, from)
+	for name := range stored {
+		if _, ok := there[name]; !ok {
+			t.Errorf("%s was answered with 200 and is lost", name)
+		}
+	}
+	start(t, plane.Config)
+	allDone(t, from)
+}
+
+// TestReplicas stops the leader of two replicas.
+func TestReplicas(t *testing.T) {
+	from := newSource(t)
+	one := start(t, plane.Config, "--leader-elect")
+	other := start(t, plane.Config, "--leader-elect")
+	served(t, one.url(from))
+	served(t, other.url(from))
+	for n := range 20 {
+		for _, replica := range []*manager{one, other} {
+			if status, _ := post(t.Context(), replica.url(from), body(n)); status != http.StatusOK {
+				t.Errorf("a replica answered with %d", status)
+			}
+		}
+	}
+	if got := len(phases(t, from)); got != 20 {
+		t.Errorf("%d events are stored, want 20", got)
+	}
+	allDone(t, from)
+	one.signal(t, syscall.SIGTERM)
+	if err := one.waitEnd(t); err != nil {
+		t.Errorf("the first replica ended with %v", err)
+	}
+	if status, _ := post(t.Context(), other.url(from), body(100)); status != http.StatusOK {
+		t.Errorf("the second replica answered with %d", status)
+	}
+	allDone(t, from)
+}
+
+// TestOutage takes the API server away for longer than a leader may be without it.
+func TestOutage(t *testing.T) {
+	from := newSource(t)
+	outage, config := plane.NewOutage(t)
+	m := start(t, config, "--leader-elect")
+	served(t, m.url(from))
+	if status, _ := post(t.Context(), m.url(from), body(1)); status != http.StatusOK {
+		t.Fatalf("before the outage: %d", status)
+	}
+	allDone(t, from)
+	outage.Set(controlplane.Refused)
+	for end := time.Now().Add(13 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		asked := time.Now()
+		if status, _ := post(t.Context(), m.url(from), body(2)); status != http.StatusServiceUnavailable || time.Since(asked) > 2*time.Second {
+			t.Fatalf("during the outage: %d after %s", status, time.Since(asked))
+		}
+	}
+	outage.Set(controlplane.Up)
+	eventually(t, "nothing is stored after the outage", 30*time.Second, func() bool {
+		status, _ := post(t.Context(), m.url(from), body(2))
+		return status == http.StatusOK
+	})
+	allDone(t, from)
+	select {
+	case err := <-m.ended:
+		t.Errorf("the manager ended: %v", err)
+		m.ended <- err
+	default:
+	}
+}
+
+// TestDrain stops the manager while a delivery is on its way.
+func TestDrain(t *testing.T) {
+	from := newSource(t)
+	m := start(t, plane.Config)
+	served(t, m.url(from))
+	sent := body(1)
+	reader, writer := io.Pipe()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, m.url(from), reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set(netbox.SignatureHeader, netbox.Sign([]byte(key), []byte(sent)))
+	answered := make(chan error, 1)
+	go func() {
+		response, err := http.DefaultClient.Do(request)
+		if err == nil && response.StatusCode != http.StatusOK {
+			err = fmt.Errorf("answered with %d", response.StatusCode)
+		}
+		answered <- err
+	}()
+	if _, err := io.WriteString(writer, sent[:20]); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	m.signal(t, syscall.SIGTERM)
+	eventually(t, "still ready after SIGTERM", 5*time.Second, func() bool { return !m.ready() })
+	if _, err := io.WriteString(writer, sent[20:]); err != nil {
+		t.Fatal(err)
+	}
+	_ = writer.Close()
+	if err := <-answered; err != nil {
+		t.Errorf("a delivery that had begun: %v", err)
+	}
+	if err := m.waitEnd(t); err != nil {
+		t.Errorf("the manager ended with %v", err)
+	}
+}
+
+// TestTLS changes the certificate of a running manager.
+func TestTLS(t *testing.T) {
+	from := newSource(t)
+	directory := t.TempDir()
+	writeCertificate(t, directory, 1)
+	m := start(t, plane.Config, "--webhook-cert-dir="+directory)
+	serial := func() int64 {
+		conn, err := tls.Dial("tcp", m.webhooks, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	if got := serial(); got != 1 {
+		t.Errorf("certificate %d is served", got)
+	}
+	https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	eventually(t, "no delivery by HTTPS", 10*time.Second, func() bool {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+m.webhooks+source.Path(from), strings.NewReader(body(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		request.Header.Set(netbox.SignatureHeader, netbox.Sign([]byte(key), []byte(body(1))))
+		response, err := https.Do(request)
+		return err == nil && errors.Join(response.Body.Close()) == nil && response.StatusCode == http.StatusOK
+	})
+	writeCertificate(t, directory, 2)
+	eventually(t, "the new certificate is not served", 15*time.Second, func() bool { return serial() == 2 })
+}
+
+func writeCertificate(t *testing.T, directory string, serial int64) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		"tls.key": {Type: "PRIVATE KEY", Bytes: encoded}, "tls.crt": {Type: "CERTIFICATE", Bytes: certificate},
+	} {
+		if err := os.WriteFile(filepath.Join(directory, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFlood sends more than fits: large bodies, good and bad, and senders that dribble.
+func TestFlood(t *testing.T) {
+	from := newSource(t)
+	m := start(t, plane.Config)
+	served(t, m.url(from))
+
+	for range 2000 {
+		conn, err := net.Dial("tcp", m.webhooks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n{", source.Path(from))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	large := func(n int) string {
+		return strings.Replace(body(n), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 950_000)+`",`, 1)
+	}
+	statuses := map[int]int{}
+	var mu sync.Mutex
+	var senders sync.WaitGroup
+	for sender := range 150 {
+		senders.Go(func() {
+			for n := range 2 {
+				sent := large(sender*10 + n)
+				if sender%2 == 0 {
+					sent += "}" // no JSON, but well signed
+				}
+				status, _ := post(t.Context(), m.url(from), sent)
+				mu.Lock()
+				statuses[status]++
+				mu.Unlock()
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	for n := range 20 {
+		eventually(t, "a small delivery is not stored during the flood", 10*time.Second, func() bool {
+			status, _ := post(t.Context(), m.url(from), body(-1-n))
+			return status == http.StatusOK
+		})
+	}
+	senders.Wait()
+	peak := peakMemory(t, m.process.Pid)
+	t.Logf("answers to the large bodies: %v; peak memory %d MiB", statuses, peak>>20)
+	for status := range statuses {
+		switch status {
+		case http.StatusOK, http.StatusBadRequest, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		default:
+			t.Errorf("%d large bodies were answered with %d", statuses[status], status)
+		}
+	}
+	if peak > 400<<20 {
+		t.Errorf("the manager took %d MiB", peak>>20)
+	}
+}
+
+// peakMemory is the largest resident memory of a process so far, in bytes.
+func peakMemory(t *testing.T, pid int) (bytes int64) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("no /proc to read the memory of a process from")
+	}
+	for line := range strings.Lines(string(status)) {
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &bytes); n == 1 {
+			return bytes << 10
+		}
+	}
+	t.Fatal("no VmHWM in /proc")
+	return 0
+}
