@@ -28,6 +28,12 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
+// What electing a leader, and letting only some read the metrics, take:
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=system
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch,namespace=system
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
+
 const leaderElectionID = "netbox-event-operator"
 
 // campaignInterval is the pause after leadership was lost, or could not be campaigned for.

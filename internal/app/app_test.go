@@ -83,7 +83,7 @@ func start(t *testing.T, config *rest.Config, arguments ...string) *manager {
 	go func() { m.ended <- command.Wait() }()
 	t.Cleanup(func() {
 		_ = m.process.Kill()
-		m.waitEnd(t)
+		_ = m.waitEnd(t)
 		if t.Failed() {
 			t.Logf("log of the manager:\n%s", m.log)
 		}
@@ -143,7 +143,7 @@ func freeAddress(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	return listener.Addr().String()
 }
 
@@ -242,11 +242,12 @@ func stream(t *testing.T, urls ...string) (stop func() map[string]bool) {
 		senders.Go(func() {
 			for n := sender; ctx.Err() == nil; n += 8 {
 				status, event := post(ctx, urls[n%len(urls)], body(n))
-				if status == http.StatusOK {
+				switch status {
+				case http.StatusOK:
 					mu.Lock()
 					stored[event] = true
 					mu.Unlock()
-				} else if status == 0 {
+				case 0: // nobody listens
 					time.Sleep(10 * time.Millisecond)
 				}
 			}
@@ -396,7 +397,7 @@ func TestTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	if got := serial(); got != 1 {

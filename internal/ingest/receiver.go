@@ -36,6 +36,12 @@ const fieldOwner = "netbox-event-operator-receiver"
 // can be stored.
 const answerTimeout = 1800 * time.Millisecond
 
+// What the receiver may do:
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=create
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
 // Options are what a Receiver needs of its surroundings.
 type Options struct {
 	// Sources reads NetBoxSources from a cache that indexes them by source.PathIndex.

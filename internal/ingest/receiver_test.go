@@ -177,12 +177,8 @@ func TestRecorded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type expected struct {
-		delivery deliveries.Delivery
-		stored   bool
-	}
 	var mu sync.Mutex
-	want := map[string]expected{}
+	want := map[string]deliveries.Delivery{}
 	sources := map[string]*v1alpha1.NetBoxSource{}
 	work := make(chan deliveries.Delivery)
 	var senders sync.WaitGroup
@@ -209,7 +205,7 @@ func TestRecorded(t *testing.T) {
 				mu.Lock()
 				statuses[answer.status]++
 				if answer.status == http.StatusOK && answer.Result == "ok" {
-					want[answer.Event] = expected{delivery: delivery}
+					want[answer.Event] = delivery
 				}
 				mu.Unlock()
 			}
@@ -247,7 +243,7 @@ func TestRecorded(t *testing.T) {
 				t.Errorf("%s was stored, and nobody was told", item.Name)
 				continue
 			}
-			compare(t, sent.delivery, item)
+			compare(t, sent, item)
 			compared++
 		}
 	}

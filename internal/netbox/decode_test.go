@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"math/big"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,9 +35,12 @@ func TestDecodeRecorded(t *testing.T) {
 	types := map[string]string{} // object type of a model, as the versions that send both say
 	all := recorded(t)
 	for _, delivery := range all {
-		var body struct{ Model, Object_type string }
-		if json.Unmarshal([]byte(delivery.Body), &body) == nil && body.Model != "" && body.Object_type != "" {
-			types[body.Model] = body.Object_type
+		var body struct {
+			Model      string
+			ObjectType string `json:"object_type"`
+		}
+		if json.Unmarshal([]byte(delivery.Body), &body) == nil && body.Model != "" && body.ObjectType != "" {
+			types[body.Model] = body.ObjectType
 		}
 	}
 
@@ -49,12 +54,12 @@ func TestDecodeRecorded(t *testing.T) {
 		event, err := netbox.Decode([]byte(delivery.Body), redact)
 		switch {
 		case decodeErr != nil:
-			if _, ok := err.(*netbox.SyntaxError); !ok {
+			if _, ok := errors.AsType[*netbox.SyntaxError](err); !ok {
 				t.Errorf("%s: a body that is no JSON: error is %v", delivery, err)
 			}
 			continue
 		case body["event"] == nil: // a body template
-			invalid, ok := err.(*netbox.InvalidError)
+			invalid, ok := errors.AsType[*netbox.InvalidError](err)
 			if !ok || !slices.ContainsFunc(invalid.Faults, func(f netbox.Fault) bool { return f.Field == "timestamp" }) {
 				t.Errorf("%s: a body of other keys: error is %v", delivery, err)
 			}
@@ -183,7 +188,7 @@ func TestVerifyRecorded(t *testing.T) {
 			continue
 		}
 		body, key := []byte(delivery.Body), netbox.Key{Name: "secret", Value: []byte(*delivery.Key)}
-		if delivery.Method == "GET" && delivery.Body == "" {
+		if delivery.Method == http.MethodGet && delivery.Body == "" {
 			continue // a redirect dropped the body and kept the signature
 		}
 		signature := delivery.Header(netbox.SignatureHeader)

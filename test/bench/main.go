@@ -47,8 +47,8 @@ const (
 	namespace = "bench"
 	// bareNamespace is not watched by the operator, which would otherwise finish what is not its own.
 	bareNamespace = "bare"
-	key       = "a key of the benchmark"
-	rounds    = 7
+	key           = "a key of the benchmark"
+	rounds        = 7
 )
 
 func main() {
@@ -56,11 +56,9 @@ func main() {
 	stored := flag.Int("stored", 600, "deliveries in each turn of the first two pairs")
 	refused := flag.Int("refused", 20000, "requests in each turn of the third pair")
 	flag.Parse()
-	serve := func() error { return serveBare(*bare) }
-	if *bare == "" {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		serve = func() error { return run(ctx, *stored, *refused) }
+	serve := func() error { return run(*stored, *refused) }
+	if *bare != "" {
+		serve = func() error { return serveBare(*bare) }
 	}
 	if err := serve(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -95,7 +93,9 @@ type bench struct {
 	table  *tabwriter.Writer
 }
 
-func run(ctx context.Context, stored, refused int) (err error) {
+func run(stored, refused int) (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	plane, err := controlplane.Start()
 	if err != nil {
 		return err

@@ -37,15 +37,15 @@ const namespace = "netbox"
 var keys = map[string]string{"lab": "My precious", "old": "NetBox-s3cret ü", "new": "k3y with spaces ü"}
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Getenv("DEMO_ONCE") == "1"); err != nil {
+	if err := run(os.Getenv("DEMO_ONCE") == "1"); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, once bool) (err error) {
+func run(once bool) (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	heading("Starting a Kubernetes API server on loopback, with the operator's CRDs")
 	plane, err := controlplane.Start()
 	if err != nil {

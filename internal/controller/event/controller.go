@@ -29,6 +29,10 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
+// What the controller may do:
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
+
 // FieldOwner is the field manager of an event's status.
 const FieldOwner = "netbox-event-operator"
 

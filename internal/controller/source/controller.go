@@ -31,6 +31,11 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
+// What the controller may do:
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+
 // FieldOwner is the field manager of a source's status.
 const FieldOwner = "netbox-event-operator"
 

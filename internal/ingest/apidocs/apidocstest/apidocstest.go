@@ -42,6 +42,7 @@ func Load(t testing.TB) *Document {
 // Validator returns a check for the answers to deliveries. It reports an answer whose status the document does not describe, whose
 // body does not fit its schema there, or which lacks a header that it promises.
 func Validator(t testing.TB) func(status int, header http.Header, body []byte) {
+	t.Helper()
 	document := Load(t)
 	return func(status int, header http.Header, body []byte) {
 		t.Helper()
