@@ -64,7 +64,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s).
 	[ -n "$$targets" ] || { echo "no fuzz target found" >&2; exit 1; }; \
 	failed=; for target in $$targets; do \
 		echo "fuzzing $$target for $(FUZZTIME)"; \
-		go test -run='^$$' -fuzz="^$${target#*:}$$" -fuzztime=$(FUZZTIME) "$${target%:*}" || failed="$$failed $$target"; \
+		go test -run='^$$' -fuzz="^$${target#*:}$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=1s "$${target%:*}" || failed="$$failed $$target"; \
 	done; \
 	[ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
 

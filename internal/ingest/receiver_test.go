@@ -26,6 +26,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
+	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs/apidocstest"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
@@ -123,6 +124,7 @@ func eventually(t *testing.T, message string, done func() bool) {
 type response struct {
 	status int
 	header http.Header
+	body   []byte
 	took   time.Duration
 
 	Result string
@@ -155,7 +157,7 @@ func send(t *testing.T, request *http.Request) response {
 	if err != nil {
 		t.Fatal(err)
 	}
-	response := response{status: answer.StatusCode, header: answer.Header, took: time.Since(started)}
+	response := response{status: answer.StatusCode, header: answer.Header, body: body, took: time.Since(started)}
 	if err := json.Unmarshal(body, &response); err != nil && request.Method != http.MethodHead {
 		t.Fatalf("the body of answer %d is no JSON: %q", answer.StatusCode, body)
 	}
@@ -396,6 +398,7 @@ func TestContract(t *testing.T) {
 	bigger := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 2_300_000)+`",`, 1)
 	hugeWhenEscaped := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("<", 900_000)+`",`, 1)
 
+	described := apidocstest.Validator(t)
 	for _, test := range []struct {
 		reason string
 		method string
@@ -455,6 +458,9 @@ func TestContract(t *testing.T) {
 			answer := send(t, request)
 			if answer.status != test.want || test.result != "" && answer.Result != test.result {
 				t.Errorf("%s (chunked: %t): %d %q, want %d %q", test.reason, chunked, answer.status, answer.Result, test.want, test.result)
+			}
+			if test.method != "HEAD" {
+				described(answer.status, answer.header, answer.body)
 			}
 			if test.want == 405 && answer.header.Get("Allow") != "POST" {
 				t.Errorf("%s: Allow is %q", test.reason, answer.header.Get("Allow"))

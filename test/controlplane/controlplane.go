@@ -4,6 +4,7 @@ package controlplane
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -78,9 +79,13 @@ func moduleRoot() (string, error) {
 	return "", fmt.Errorf("finding the project's go.mod: %w", err)
 }
 
-// Main runs the tests of a package with a control plane. It is for TestMain.
+// Main runs the tests of a package with a control plane. It is for TestMain. Fuzz targets, which Go runs in many processes, do without.
 func Main(m *testing.M, plane **ControlPlane) {
+	flag.Parse()
 	os.Exit(func() int {
+		if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
+			return m.Run()
+		}
 		ctrl.SetLogger(logr.Discard()) // the informers' complaints about outages that tests make
 		started, err := Start()
 		if err != nil {

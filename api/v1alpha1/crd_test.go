@@ -1,0 +1,196 @@
+package v1alpha1_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+)
+
+var plane *controlplane.ControlPlane
+
+func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
+
+func object(t *testing.T, kind, namespace, name, spec string) *unstructured.Unstructured {
+	t.Helper()
+	made := &unstructured.Unstructured{Object: map[string]any{}}
+	var content any
+	if err := json.Unmarshal([]byte(spec), &content); err != nil {
+		t.Fatal(err)
+	}
+	made.Object["spec"] = content
+	made.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind(kind))
+	made.SetNamespace(namespace)
+	made.SetName(name)
+	return made
+}
+
+// refused tells whether the API server refused an object with a message that holds some text; "" is for one that it took.
+func refused(err error, message string) bool {
+	if message == "" {
+		return err == nil
+	}
+	return apierrors.IsInvalid(err) && strings.Contains(err.Error(), message)
+}
+
+func TestSourceRules(t *testing.T) {
+	namespace := plane.Namespace(t)
+	for reason, test := range map[string]struct{ spec, message string }{
+		"signed":                      {`{"secretRef":{"name":"s"}}`, ""},
+		"unsigned on purpose":         {`{"unsigned":"Accept"}`, ""},
+		"unsigned by mistake":         {`{}`, "a source without secretRef must say unsigned: Accept"},
+		"unsigned, and yet rejecting": {`{"unsigned":"Reject"}`, "a source without secretRef must say unsigned: Accept"},
+		"another policy":              {`{"unsigned":"Maybe"}`, "Unsupported value"},
+		"a Secret without name":       {`{"secretRef":{"name":""}}`, "spec.secretRef.name"},
+		"a path":                      {`{"unsigned":"Accept","path":"/a/b.c~d_e-f/"}`, ""},
+		"a path without slash":        {`{"unsigned":"Accept","path":"a"}`, "spec.path"},
+		"a path with a query":         {`{"unsigned":"Accept","path":"/a?b"}`, "spec.path"},
+		"a path with an empty part":   {`{"unsigned":"Accept","path":"/a//b"}`, "spec.path"},
+		"the path of the docs":        {`{"unsigned":"Accept","path":"/docs/"}`, "are the receiver's own"},
+		"the path of the document":    {`{"unsigned":"Accept","path":"/openapi.json"}`, "are the receiver's own"},
+		"no body":                     {`{"unsigned":"Accept","maxBodyBytes":0}`, "spec.maxBodyBytes"},
+		"an age":                      {`{"unsigned":"Accept","maxAge":"24h"}`, ""},
+		"an age in days":              {`{"unsigned":"Accept","maxAge":"1d"}`, "spec.maxAge"},
+		"an age of nothing":           {`{"unsigned":"Accept","maxAge":"0s"}`, "must be longer than 0s"},
+		"a rate":                      {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":1,"burst":1}}`, ""},
+		"a rate of nothing":           {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":0,"burst":1}}`, "requestsPerSecond"},
+		"a retention that never ends": {`{"unsigned":"Accept","retention":{"succeededTTL":"forever"}}`, "succeededTTL"},
+	} {
+		made := object(t, "NetBoxSource", namespace, "", test.spec)
+		made.SetGenerateName("s-")
+		err := plane.Client.Create(t.Context(), made)
+		if !refused(err, test.message) {
+			t.Errorf("%s: %v, want %q", reason, err, test.message)
+		}
+	}
+}
+
+func TestSourceDefaults(t *testing.T) {
+	namespace := plane.Namespace(t)
+	for name, test := range map[string]struct {
+		spec   string
+		redact int
+	}{"absent": {`{"unsigned":"Accept"}`, 5}, "empty": {`{"unsigned":"Accept","redact":[]}`, 0}} {
+		plane.Create(t, object(t, "NetBoxSource", namespace, name, test.spec))
+		var stored v1alpha1.NetBoxSource
+		key := types.NamespacedName{Namespace: namespace, Name: name}
+		if err := plane.Client.Get(t.Context(), key, &stored); err != nil {
+			t.Fatal(err)
+		}
+		// A client of this package must not turn an empty list into the default.
+		stored.Spec.Suspend = true
+		if err := plane.Client.Update(t.Context(), &stored); err != nil {
+			t.Fatal(err)
+		}
+		if len(stored.Spec.Redact) != test.redact || stored.Spec.MaxBodyBytes != 1_000_000 ||
+			stored.Spec.Retention.SucceededTTL.Hours() != 72 || stored.Spec.Retention.FailedTTL.Hours() != 168 ||
+			stored.Spec.Retention.MaxEvents != 5000 {
+			t.Errorf("%s: %+v", name, stored.Spec)
+		}
+	}
+}
+
+const event = `{
+	"sourceRef": {"name": "netbox"}, "event": "updated", "objectType": "dcim.site", "objectID": "14", "username": "admin", "requestID": "r",
+	"timestamp": "2026-11-23T10:00:00.000000Z", "data": {"a": 1, "b": null, "c": {"d": null}}, "snapshots": {"prechange": null},
+	"delivery": {"receivedAt": "2026-11-23T10:00:00.000000Z", "signature": "Verified", "bodyBytes": 10,
+		"bodySHA256": "0000000000000000000000000000000000000000000000000000000000000000"}
+}`
+
+func TestEventRules(t *testing.T) {
+	namespace := plane.Namespace(t)
+	for reason, test := range map[string]struct{ old, new, message string }{
+		"as the receiver makes it":            {"", "", ""},
+		"no source":                           {`"name": "netbox"`, `"name": ""`, "spec.sourceRef.name"},
+		"an empty event":                      {`"updated"`, `""`, "spec.event"},
+		"a timestamp that Go would not parse": {"10:00:00.000000Z", "10:00:00Z", "spec.timestamp"},
+		"a digest of another kind":            {`"bodySHA256": "0`, `"bodySHA256": "g`, "spec.delivery.bodySHA256"},
+		"a signature that nobody checked":     {"Verified", "Perhaps", "spec.delivery.signature"},
+	} {
+		spec := strings.ReplaceAll(event, test.old, test.new)
+		if test.old == "" {
+			spec = event
+		}
+		made := object(t, "NetBoxEvent", namespace, "", spec)
+		made.SetGenerateName("e-")
+		if err := plane.Client.Create(t.Context(), made); !refused(err, test.message) {
+			t.Errorf("%s: %v, want %q", reason, err, test.message)
+		}
+	}
+}
+
+// TestEventNeverChanges tries to change what NetBox sent.
+func TestEventNeverChanges(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, object(t, "NetBoxEvent", namespace, "e", event))
+	for reason, patch := range map[string]string{
+		"a field":                            `{"spec":{"event":"deleted"}}`,
+		"a new field":                        `{"spec":{"objectName":"x"}}`,
+		"a value of the data":                `{"spec":{"data":{"a":2}}}`,
+		"a key more":                         `{"spec":{"data":{"z":2}}}`,
+		"a key less":                         `{"spec":{"data":{"b":null}}}`,
+		"a key of another name":              `{"spec":{"data":{"a":null,"z":1}}}`,
+		"a key of another name further down": `{"spec":{"data":{"c":{"d":null,"e":1}}}}`,
+		"no data":                            `{"spec":{"data":null}}`,
+		"extra data":                         `{"spec":{"extra":{"a":1}}}`,
+		"the snapshots":                      `{"spec":{"snapshots":{"prechange":{}}}}`,
+		"how it came":                        `{"spec":{"delivery":{"key":"x"}}}`,
+	} {
+		err := plane.Client.Patch(t.Context(), object(t, "NetBoxEvent", namespace, "e", `{}`), client.RawPatch(types.MergePatchType, []byte(patch)))
+		if !refused(err, "cannot be changed") {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
+	labelled := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`))
+	if err := plane.Client.Patch(t.Context(), object(t, "NetBoxEvent", namespace, "e", `{}`), labelled); err != nil {
+		t.Errorf("a label: %v", err)
+	}
+	var stored v1alpha1.NetBoxEvent
+	if err := plane.Client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "e"}, &stored); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(stored.Spec.Data["b"].Raw) + string(stored.Spec.Data["c"].Raw) + string(stored.Spec.Snapshots["prechange"].Raw); got != `null{"d":null}null` {
+		t.Errorf("nulls are stored as %s", got)
+	}
+}
+
+// TestEventFields selects by every field that the API promises, and sees what is tracked of free-form JSON.
+func TestEventFields(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, object(t, "NetBoxEvent", namespace, "e", event))
+	for field, value := range map[string]string{
+		"spec.objectType": "dcim.site", "spec.objectID": "14", "spec.event": "updated", "spec.username": "admin", "spec.requestID": "r",
+		"spec.sourceRef.name": "netbox", "status.phase": "Pending",
+	} {
+		for want, value := range []string{"other", value} {
+			var found v1alpha1.NetBoxEventList
+			err := plane.Client.List(t.Context(), &found, client.InNamespace(namespace), client.MatchingFields{field: value})
+			if err != nil || len(found.Items) != want {
+				t.Errorf("%s=%s selects %d events: %v", field, value, len(found.Items), err)
+			}
+			if want == 1 && found.Items[0].Status.Phase != v1alpha1.PhasePending {
+				t.Errorf("the phase of a new event is %q", found.Items[0].Status.Phase)
+			}
+			for _, item := range found.Items {
+				if fields := string(managed(item.ManagedFields)); strings.Contains(fields, "f:prechange") || !strings.Contains(fields, "f:data") {
+					t.Errorf("the fields of free-form JSON are tracked: %s", fields)
+				}
+			}
+		}
+	}
+}
+
+func managed(entries []metav1.ManagedFieldsEntry) (fields []byte) {
+	for _, entry := range entries {
+		fields = append(fields, entry.FieldsV1.GetRawBytes()...)
+	}
+	return fields
+}
