@@ -27,7 +27,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -126,7 +129,7 @@ func kubeconfig(t *testing.T, config *rest.Config) string {
 	err := clientcmd.WriteToFile(clientcmdapi.Config{
 		Clusters: map[string]*clientcmdapi.Cluster{"c": {Server: "https://" + strings.TrimPrefix(config.Host, "https://"), CertificateAuthorityData: config.CAData}},
 		AuthInfos: map[string]*clientcmdapi.AuthInfo{
-			"u": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData},
+			"u": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Impersonate: config.Impersonate.UserName},
 		},
 		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
 		CurrentContext: "x",
@@ -314,6 +317,49 @@ func TestReplicas(t *testing.T) {
 		t.Errorf("the second replica answered with %d", status)
 	}
 	allDone(t, from)
+}
+
+// TestRights runs the manager with no rights but those of config/rbac.
+func TestRights(t *testing.T) {
+	plane.Create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "system"}})
+	for _, file := range []string{"role.yaml", "role_binding.yaml"} {
+		content, err := os.Open(filepath.Join("..", "..", "config", "rbac", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = content.Close() }()
+		documents := yaml.NewYAMLOrJSONDecoder(content, 4096)
+		for {
+			var object unstructured.Unstructured
+			if err := documents.Decode(&object); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			plane.Create(t, &object)
+		}
+	}
+	config := rest.CopyConfig(plane.Config)
+	config.Impersonate.UserName = "system:serviceaccount:system:manager"
+	from := newSource(t)
+	m := start(t, config, "--leader-elect", "--leader-election-namespace=system")
+	served(t, m.url(from))
+	if status, _ := post(t.Context(), m.url(from), body(1)); status != http.StatusOK {
+		t.Errorf("answered with %d", status)
+	}
+	allDone(t, from)
+	var event eventsv1.EventList
+	eventually(t, "the refused body made no Kubernetes Event", 10*time.Second, func() bool {
+		return plane.Client.List(t.Context(), &event, client.InNamespace(from.Namespace)) == nil && len(event.Items) > 0
+	})
+	m.signal(t, syscall.SIGTERM)
+	if err := m.waitEnd(t); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(m.log.String(), "forbidden") {
+		t.Error("something is forbidden")
+		t.Log(m.log)
+	}
 }
 
 // TestOutage takes the API server away for longer than a leader may be without it.
