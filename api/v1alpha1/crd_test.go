@@ -55,7 +55,10 @@ func TestSourceRules(t *testing.T) {
 		"a path with a query":         {`{"unsigned":"Accept","path":"/a?b"}`, "spec.path"},
 		"a path with an empty part":   {`{"unsigned":"Accept","path":"/a//b"}`, "spec.path"},
 		"the path of the docs":        {`{"unsigned":"Accept","path":"/docs/"}`, "are the receiver's own"},
-		"the path of the document":    {`{"unsigned":"Accept","path":"/openapi.json"}`, "are the receiver's own"},
+		"the path of the document":    {`{"unsigned":"Accept","path":"/openapi.json/"}`, "are the receiver's own"},
+		"a path that clients resolve": {`{"unsigned":"Accept","path":"/a/../b"}`, "spec.path"},
+		"a Secret that cannot be":     {`{"secretRef":{"name":"a/b"}}`, "spec.secretRef.name"},
+		"an entry that cannot be":     {`{"secretRef":{"name":"a","key":"b/c"}}`, "spec.secretRef.key"},
 		"no body":                     {`{"unsigned":"Accept","maxBodyBytes":0}`, "spec.maxBodyBytes"},
 		"an age":                      {`{"unsigned":"Accept","maxAge":"24h"}`, ""},
 		"an age in days":              {`{"unsigned":"Accept","maxAge":"1d"}`, "spec.maxAge"},
@@ -100,7 +103,7 @@ func TestSourceDefaults(t *testing.T) {
 
 const event = `{
 	"sourceRef": {"name": "netbox"}, "event": "updated", "objectType": "dcim.site", "objectID": "14", "username": "admin", "requestID": "r",
-	"timestamp": "2026-11-23T10:00:00.000000Z", "data": {"a": 1, "b": null, "c": {"d": null}}, "snapshots": {"prechange": null},
+	"timestamp": "2026-11-23T10:00:00.000000Z", "data": {"a": 1, "b": null, "c": {"d": null}}, "snapshots": {"prechange": null}, "context": {},
 	"delivery": {"receivedAt": "2026-11-23T10:00:00.000000Z", "signature": "Verified", "bodyBytes": 10,
 		"bodySHA256": "0000000000000000000000000000000000000000000000000000000000000000"}
 }`
@@ -159,6 +162,13 @@ func TestEventNeverChanges(t *testing.T) {
 	}
 	if got := string(stored.Spec.Data["b"].Raw) + string(stored.Spec.Data["c"].Raw) + string(stored.Spec.Snapshots["prechange"].Raw); got != `null{"d":null}null` {
 		t.Errorf("nulls are stored as %s", got)
+	}
+	if stored.Spec.Context == nil || stored.Spec.Extra != nil {
+		t.Errorf("an empty object is stored as %v, a missing one as %v", stored.Spec.Context, stored.Spec.Extra)
+	}
+	late := client.RawPatch(types.MergePatchType, []byte(`{"status":{"startTime":"2026-11-23t10:00:00z"}}`))
+	if err := plane.Client.Status().Patch(t.Context(), object(t, "NetBoxEvent", namespace, "e", `{}`), late); !refused(err, "status.startTime") {
+		t.Errorf("a time that Go would not parse: %v", err)
 	}
 }
 

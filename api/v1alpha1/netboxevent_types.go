@@ -44,10 +44,11 @@ type NetBoxEvent struct {
 //
 // +kubebuilder:validation:XValidation:rule="self == oldSelf",message="an event is what NetBox sent and cannot be changed"
 type NetBoxEventSpec struct {
-	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to.
+	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
 	// +required
 	SourceRef SourceReference `json:"sourceRef,omitzero"`
-	// event is what happened: created, updated, deleted, job_started, job_ended, or a name that a plugin of NetBox made up.
+	// event is what happened, for example updated: created, updated, deleted, job_started, job_ended, or a name that a plugin of NetBox
+	// made up.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	Event string `json:"event,omitempty"`
@@ -78,7 +79,7 @@ type NetBoxEventSpec struct {
 	// "/api/dcim/sites/14/", "user": "admin"}.
 	// +optional
 	// +mapType=atomic
-	Request JSONObject `json:"request,omitempty"`
+	Request JSONObject `json:"request,omitzero"`
 	// timestamp is when NetBox made the delivery, for example 2020-10-26T18:14:18.764443Z.
 	// +required
 	// +kubebuilder:validation:Type=string
@@ -93,21 +94,21 @@ type NetBoxEventSpec struct {
 	// job put out. It is absent where NetBox sent null.
 	// +optional
 	// +mapType=atomic
-	Data JSONObject `json:"data,omitempty"`
+	Data JSONObject `json:"data,omitzero"`
 	// snapshots are the object's fields before and after the change, for example {"prechange": {"status": "planned", …}, "postchange":
 	// {"status": "active", …}}. They are flat: foreign keys are numbers. NetBox sends them from 2.11 on.
 	// +optional
 	// +mapType=atomic
-	Snapshots JSONObject `json:"snapshots,omitempty"`
+	Snapshots JSONObject `json:"snapshots,omitzero"`
 	// context is what plugins of NetBox 4.4 and later add, for example {"ticket": "CHG-1"}.
 	// +optional
 	// +mapType=atomic
-	Context JSONObject `json:"context,omitempty"`
+	Context JSONObject `json:"context,omitzero"`
 	// extra holds the keys of the body that NetBox does not define, for example {"team": "dc"}; a webhook's body template makes them.
 	// +optional
 	// +mapType=atomic
-	Extra JSONObject `json:"extra,omitempty"`
-	// delivery says how the event came here.
+	Extra JSONObject `json:"extra,omitzero"`
+	// delivery says how the event came here, for example {"signature": "Verified", "key": "secret", …}.
 	// +required
 	Delivery Delivery `json:"delivery,omitzero"`
 }
@@ -139,7 +140,7 @@ type Delivery struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	ReceivedAt metav1.MicroTime `json:"receivedAt,omitzero"`
-	// signature is Verified, or Unsigned where the source accepts that.
+	// signature is Verified, or Unsigned where the source accepts that, for example Verified.
 	// +required
 	Signature SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
@@ -188,7 +189,7 @@ const (
 
 // NetBoxEventStatus is what became of an event.
 type NetBoxEventStatus struct {
-	// phase is Pending, Succeeded or Failed.
+	// phase is Pending, Succeeded or Failed, for example Succeeded.
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
 	// conditions holds Succeeded: True when all work is done, for example with reason Logged.
@@ -198,9 +199,13 @@ type NetBoxEventStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 	// startTime is when the work began, for example 2020-10-26T18:14:19Z.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// completionTime is when the work ended, for example 2020-10-26T18:14:19Z.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
 }
 

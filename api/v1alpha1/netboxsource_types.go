@@ -34,21 +34,22 @@ type NetBoxSource struct {
 // +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must say unsigned: Accept"
 type NetBoxSourceSpec struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
-	// /webhook/<namespace>/<name>. A slash at the end makes no difference. Of two sources with one path the older keeps it.
+	// /webhook/<namespace>/<name>. A slash at the end makes no difference. No part of it begins with a dot. Of two sources with one path
+	// the older keeps it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:Pattern=`^(/[A-Za-z0-9._~-]+)*/?$`
-	// +kubebuilder:validation:XValidation:rule="self != '/openapi.json' && self != '/docs' && !self.startsWith('/docs/')",message="/docs and /openapi.json are the receiver's own"
+	// +kubebuilder:validation:Pattern=`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?$`
+	// +kubebuilder:validation:XValidation:rule="!(self + '/').startsWith('/docs/') && !(self + '/').startsWith('/openapi.json/')",message="/docs and /openapi.json are the receiver's own"
 	Path string `json:"path,omitempty"`
 
 	// secretRef names the Secret, in the source's namespace, whose entries are the secrets of NetBox's webhook. It may be created
-	// after the source.
+	// after the source. For example {"name": "netbox-webhook"}.
 	// +optional
 	SecretRef *SecretKeysReference `json:"secretRef,omitempty"`
 
-	// unsigned says what becomes of a request without a signature: Reject answers 401, Accept stores it. A wrong signature is always
-	// refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
+	// unsigned says what becomes of a request without a signature, for example Reject: Reject answers 401, Accept stores it. A wrong
+	// signature is always refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
 	// +optional
 	// +kubebuilder:default=Reject
 	Unsigned UnsignedPolicy `json:"unsigned,omitempty"`
@@ -61,25 +62,25 @@ type NetBoxSourceSpec struct {
 	// +kubebuilder:validation:Maximum=3000000
 	MaxBodyBytes int64 `json:"maxBodyBytes,omitempty"`
 
-	// maxAge is how old the timestamp of a delivery may be, for example 24h. An older one is answered with 422. There is no limit
-	// where it is absent.
+	// maxAge is how old the timestamp of a delivery may be, in hours, minutes and seconds, for example 24h. An older one is answered with
+	// 422. There is no limit where it is absent.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
 
-	// rateLimit bounds how many requests are taken, on each replica of the operator. What is over it is answered with 429. There is
-	// no limit where it is absent.
+	// rateLimit bounds how many requests are taken, on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}.
+	// What is over it is answered with 429. There is no limit where it is absent.
 	// +optional
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 
-	// suspend stops the source: requests are answered with 503, and nothing is stored. Whether they come again is NetBox's choice:
-	// by default it does not retry.
+	// suspend stops the source, for example true: requests are answered with 503, and nothing is stored. Whether they come again is
+	// NetBox's choice: by default it does not retry.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 
-	// redact lists the names of fields whose values are not stored, for example auth_psk: a value under such a name, at any depth, is
-	// replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets in clear. An
-	// empty list stores everything.
+	// redact lists the names of fields whose values are not stored, for example ["auth_psk", "password"]: a value under such a name, at
+	// any depth, is replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets
+	// in clear. An empty list stores everything.
 	// +optional
 	// +listType=set
 	// +kubebuilder:default={"auth_key","auth_psk","preshared_key","password","aws_secret_access_key"}
@@ -88,7 +89,7 @@ type NetBoxSourceSpec struct {
 	// +kubebuilder:validation:items:MaxLength=128
 	Redact []string `json:"redact"`
 
-	// retention says how long events are kept.
+	// retention says how long events are kept, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	// +optional
 	// +kubebuilder:default={}
 	Retention Retention `json:"retention,omitzero"`
@@ -99,12 +100,14 @@ type SecretKeysReference struct {
 	// name of the Secret, for example netbox-webhook.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	Name string `json:"name"`
 	// key is the one entry that holds the webhook's secret, for example secret. Without it every entry of the Secret is a valid
 	// secret, which lets one be changed without a gap: add an entry, change NetBox, remove the old entry.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
 	Key string `json:"key,omitempty"`
 }
 

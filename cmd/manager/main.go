@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	uberzap "go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
@@ -34,7 +37,7 @@ func run() error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("%q is no flag; see --help", flag.Arg(0))
 	}
-	log := zap.New(zap.UseFlagOptions(&logging))
+	log := newLogger(&logging)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 
@@ -43,4 +46,16 @@ func run() error {
 		return err
 	}
 	return app.Run(ctrl.SetupSignalHandler(), config, options, log)
+}
+
+// newLogger makes a logger that writes every line. Controller-runtime's drops all but each hundredth of those over 100 a second that have
+// one message, and every event has the same.
+func newLogger(options *zap.Options) logr.Logger {
+	var unsampled zapcore.Core
+	keep := uberzap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		unsampled = core
+		return core
+	})
+	restore := uberzap.WrapCore(func(zapcore.Core) zapcore.Core { return unsampled })
+	return zapr.NewLogger(zap.NewRaw(zap.UseFlagOptions(options), zap.RawZapOpts(keep)).WithOptions(restore))
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,6 +25,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
 	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
@@ -70,28 +72,32 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err := indexSources(ctx, outer); err != nil {
 		return err
 	}
-	store, err := ingest.NewStore(config, outer.GetHTTPClient(), scheme)
+	store, err := eventstore.New(config, outer.GetHTTPClient(), scheme)
 	if err != nil {
 		return err
 	}
-	receiver := &ingest.Server{
+	receiver := ingest.NewReceiver(ingest.Options{
+		Sources:  outer.GetClient(),
+		Secrets:  outer.GetAPIReader(),
+		Events:   store,
+		Recorder: outer.GetEventRecorder("netbox-event-operator"),
+		Registry: metrics.Registry,
+		Clock:    clock.RealClock{},
+		Log:      log.WithName("receiver"),
+	})
+	if err := onSourceChange(ctx, outer, receiver.SourcesChanged); err != nil {
+		return err
+	}
+	server := &ingest.Server{
 		Address: options.WebhookBindAddress,
 		CertDir: options.WebhookCertDir,
 		Log:     log.WithName("receiver"),
-		Handler: ingest.NewReceiver(ingest.Options{
-			Sources:  outer.GetClient(),
-			Secrets:  outer.GetAPIReader(),
-			Events:   store,
-			Recorder: outer.GetEventRecorder("netbox-event-operator"),
-			Registry: metrics.Registry,
-			Clock:    clock.RealClock{},
-			Log:      log.WithName("receiver"),
-		}),
+		Handler: receiver,
 	}
 	err = errors.Join(
 		outer.AddHealthzCheck("ping", healthz.Ping),
-		outer.AddReadyzCheck("receiver", receiver.Ready),
-		outer.Add(receiver),
+		outer.AddReadyzCheck("receiver", server.Ready),
+		outer.Add(server),
 		outer.Add(everyReplica(func(ctx context.Context) error { return campaign(ctx, config, scheme, options, log) })),
 	)
 	if err != nil {
@@ -153,9 +159,13 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	if err != nil {
 		return err
 	}
+	store, err := eventstore.New(config, inner.GetHTTPClient(), scheme)
+	if err != nil {
+		return err
+	}
 	eventReconciler := &event.Reconciler{
 		Events: events,
-		Status: inner.GetClient(),
+		Status: store,
 		Clock:  clock.RealClock{},
 		Log:    log.WithName("event"),
 	}
@@ -200,4 +210,18 @@ func indexSources(ctx context.Context, in cluster.Cluster) error {
 	return in.GetFieldIndexer().IndexField(ctx, &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
 		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
 	})
+}
+
+// onSourceChange calls changed after the cache of sources has changed.
+func onSourceChange(ctx context.Context, in cluster.Cluster, changed func()) error {
+	informer, err := in.GetCache().GetInformer(ctx, &v1alpha1.NetBoxSource{})
+	if err != nil {
+		return err
+	}
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { changed() },
+		UpdateFunc: func(any, any) { changed() },
+		DeleteFunc: func(any) { changed() },
+	})
+	return err
 }

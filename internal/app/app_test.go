@@ -291,6 +291,31 @@ func TestKilled(t *testing.T) {
 	allDone(t, from)
 }
 
+// TestEveryEventIsLogged stores more events in a second than controller-runtime's logger would write lines of.
+func TestEveryEventIsLogged(t *testing.T) {
+	const events = 400
+	from := newSource(t)
+	for n := range events {
+		at := metav1.NowMicro()
+		plane.Create(t, &v1alpha1.NetBoxEvent{
+			ObjectMeta: metav1.ObjectMeta{Namespace: from.Namespace, Name: fmt.Sprintf("e-%d", n)},
+			Spec: v1alpha1.NetBoxEventSpec{
+				SourceRef: v1alpha1.SourceReference{Name: from.Name}, Event: "updated", ObjectID: fmt.Sprint(n), Timestamp: at,
+				Delivery: v1alpha1.Delivery{ReceivedAt: at, Signature: v1alpha1.SignatureUnsigned, BodySHA256: strings.Repeat("0", 64)},
+			},
+		})
+	}
+	m := start(t, plane.Config, "--watch-namespaces="+from.Namespace)
+	allDone(t, from)
+	m.signal(t, syscall.SIGTERM)
+	if err := m.waitEnd(t); err != nil {
+		t.Error(err)
+	}
+	if got := strings.Count(m.log.String(), `"NetBox event"`); got != events {
+		t.Errorf("%d lines for %d events", got, events)
+	}
+}
+
 // TestReplicas stops the leader of two replicas.
 func TestReplicas(t *testing.T) {
 	from := newSource(t)

@@ -92,7 +92,7 @@ type keys struct {
 func (s *sourceKeys) get(ctx context.Context, maxAge time.Duration) (keys, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if age := s.keyring.clock.Since(s.readAt); age >= maxAge && age >= readInterval || s.err != nil && age >= readInterval {
+	if age := s.keyring.clock.Since(s.readAt); age >= readInterval && (age >= maxAge || s.err != nil) {
 		s.read(ctx)
 		s.readAt = s.keyring.clock.Now()
 	}
@@ -111,6 +111,8 @@ func (s *sourceKeys) read(ctx context.Context) {
 		s.keys.list, s.err = source.Keys(&secret, &s.ref)
 	case apierrors.IsNotFound(err):
 		s.keys, s.err = keys{}, fmt.Errorf("Secret %s/%s does not exist", s.namespace, s.ref.Name)
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err): // taken away on purpose, perhaps
+		s.keys, s.err = keys{}, err
 	case s.keys.list == nil:
 		s.err = fmt.Errorf("Secret %s/%s cannot be read: %w", s.namespace, s.ref.Name, err)
 	}

@@ -24,13 +24,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
-
-// fieldOwner is the field manager of what the receiver creates.
-const fieldOwner = "netbox-event-operator-receiver"
 
 // answerTimeout is how long the work on a request may take once its body is there: the sender learns within two seconds that nothing
 // can be stored.
@@ -49,7 +47,7 @@ type Options struct {
 	// Secrets reads Secrets from the API server.
 	Secrets client.Reader
 	// Events creates NetBoxEvents.
-	Events *Store
+	Events *eventstore.Store
 	// Recorder makes Kubernetes Events on sources whose deliveries are refused.
 	Recorder events.EventRecorder
 	// Registry takes the receiver's metrics.
@@ -63,6 +61,7 @@ type Receiver struct {
 	Options
 
 	docs    http.Handler
+	routes  routes
 	limits  limits
 	keys    *keyring
 	metrics *metrics
@@ -77,6 +76,7 @@ func NewReceiver(options Options) *Receiver {
 	return &Receiver{
 		Options: options,
 		docs:    apidocs.Handler(),
+		routes:  newRoutes(options.Sources),
 		limits:  newLimits(),
 		keys:    newKeyring(options.Secrets, options.Clock),
 		metrics: newMetrics(options.Registry),
@@ -90,6 +90,14 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		r.docs.ServeHTTP(w, request)
 		return
 	}
+	release, admitted := r.limits.admit(request)
+	if !admitted {
+		r.metrics.observe("", errTooMany.result, 0)
+		w.Header().Set("Connection", "close")
+		errTooMany.write(w)
+		return
+	}
+	defer release()
 	started := r.Clock.Now()
 	r.metrics.inFlight.Inc()
 	defer r.metrics.inFlight.Dec()
@@ -102,7 +110,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	r.metrics.observe(name, answer.result, r.Clock.Since(started))
 	if answer.event == "" {
 		r.notices.refused(r.Log, r.Recorder, r.Clock, from, request, answer)
-		discard(request)
+		discard(w, request)
 	}
 	answer.write(w)
 }
@@ -125,8 +133,7 @@ func (r *Receiver) receive(request *http.Request) (*v1alpha1.NetBoxSource, *answ
 // store takes a request the whole way. An error means that nothing was stored, or that nobody knows.
 func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, name string, result result, err error) {
 	if request.Method != http.MethodPost {
-		return nil, "", "", refuse(resultMethodNotAllowed, "only POST is taken here; a redirect on the way may have turned it into "+
-			request.Method+", so check the URL in NetBox for http instead of https and for its host")
+		return nil, "", "", refuse(resultMethodNotAllowed, methodHint(request.Method))
 	}
 	from, err = r.find(request)
 	if err != nil {
@@ -166,20 +173,28 @@ func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, na
 	return from, resource.Namespace + "/" + resource.Name, result, err
 }
 
+// SourcesChanged makes the receiver look its sources up again. It is to be called after each change of what Options.Sources reads.
+func (r *Receiver) SourcesChanged() { r.routes.forget() }
+
 // find returns the source that the request's path belongs to.
 func (r *Receiver) find(request *http.Request) (*v1alpha1.NetBoxSource, error) {
-	var claims v1alpha1.NetBoxSourceList
-	path := source.CleanPath(request.URL.Path)
-	err := r.Sources.List(request.Context(), &claims, client.MatchingFields{source.PathIndex: path},
-		client.UnsafeDisableDeepCopy) // they are only read
+	owner, err := r.routes.owner(request.Context(), source.CleanPath(request.URL.Path))
 	if err != nil {
 		return nil, unavailable("sources cannot be looked up; try again", time.Second, err)
 	}
-	owner := source.Owner(claims.Items)
 	if owner == nil {
 		return nil, refuse(resultNotFound, "no NetBoxSource is served at this path; kubectl get netboxsources -A lists their paths")
 	}
 	return owner, nil
+}
+
+// methodHint says what to do about a method. NetBox follows a redirect of 301 or 302 with a GET.
+func methodHint(method string) string {
+	if method == http.MethodGet {
+		return "only POST is taken here; if NetBox sent a POST, a redirect on the way has turned it into a GET: " +
+			"check the URL in NetBox for http instead of https, and for its host"
+	}
+	return "only POST is taken here; set the webhook's HTTP method to POST in NetBox"
 }
 
 // checkHead refuses what needs no look at the body.
@@ -265,7 +280,7 @@ func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (res
 		return resultStored, nil
 	case apierrors.IsAlreadyExists(err):
 		return resultDuplicate, nil
-	case isTooLarge(err):
+	case eventstore.IsTooLarge(err):
 		return "", &answer{result: resultTooLarge, message: "the event is larger than the API server or etcd accepts", cause: err}
 	case apierrors.IsInvalid(err):
 		return "", &answer{
@@ -285,14 +300,6 @@ func causes(err error) []netbox.Fault {
 		}
 	}
 	return faults
-}
-
-// isTooLarge tells whether an object is over a limit of the API server (3 MiB for a request), of its connection to etcd (2 MiB) or of
-// etcd (1.5 MiB by default). The API server passes the last two on as errors that only their text tells apart.
-func isTooLarge(err error) bool {
-	return apierrors.IsRequestEntityTooLargeError(err) ||
-		strings.Contains(err.Error(), "etcdserver: request is too large") ||
-		strings.Contains(err.Error(), "trying to send message larger than max")
 }
 
 // retryAfter is when the API server wants to be asked again, or a second.

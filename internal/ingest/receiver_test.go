@@ -19,12 +19,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs/apidocstest"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
@@ -69,15 +71,27 @@ func start(t *testing.T, config *rest.Config) receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := ingest.NewStore(config, httpClient, scheme)
+	store, err := eventstore.New(config, httpClient, scheme)
 	if err != nil {
 		t.Fatal(err)
 	}
 	recorder := events.NewFakeRecorder(1000)
-	server := httptest.NewServer(ingest.NewReceiver(ingest.Options{
+	handler := ingest.NewReceiver(ingest.Options{
 		Sources: sources, Secrets: api, Events: store, Recorder: recorder, Registry: prometheus.NewRegistry(), Clock: clock.RealClock{},
 		Log: testr.New(t),
-	}))
+	})
+	informer, err := sources.GetInformer(t.Context(), &v1alpha1.NetBoxSource{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := func(any) { handler.SourcesChanged() }
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc: changed, UpdateFunc: func(_, now any) { changed(now) }, DeleteFunc: changed,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return receiver{server, recorder.Events}
 }
@@ -352,6 +366,28 @@ func at(value any, pointer string) any {
 		}
 	}
 	return value
+}
+
+// TestEmptyObjects tells an empty object from null, as NetBox does for jobs.
+func TestEmptyObjects(t *testing.T) {
+	at := start(t, plane.Config)
+	from := newSource(t, at, "", nil)
+	for sent, empty := range map[string]bool{"{}": true, "null": false} {
+		answer := post(t, at.URL+source.Path(from), `{"event":"job_ended","timestamp":"2020-11-23T10:00:00.5+00:00","model":"script","data":`+
+			sent+`,"snapshots":`+sent+`,"context":`+sent+`,"request":`+sent+`}`, nil)
+		_, name, _ := strings.Cut(answer.Event, "/")
+		var stored v1alpha1.NetBoxEvent
+		if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: from.Namespace, Name: name}, &stored); err != nil {
+			t.Fatal(err)
+		}
+		for field, object := range map[string]v1alpha1.JSONObject{
+			"data": stored.Spec.Data, "snapshots": stored.Spec.Snapshots, "context": stored.Spec.Context, "request": stored.Spec.Request,
+		} {
+			if (object != nil) != empty || len(object) > 0 {
+				t.Errorf("%s: %s is stored as %v", field, sent, object)
+			}
+		}
+	}
 }
 
 // TestOneEvent sends the same delivery a hundred times at once to two replicas.

@@ -23,7 +23,9 @@ const (
 	// idleTimeout is longer than the 60 and 90 seconds for which common Ingress controllers keep an idle connection, so that it is
 	// not the receiver who closes one that a request is just sent on.
 	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 32 << 10
+	maxHeaderBytes = 16 << 10
+	// lameDuckTime is how long requests are still taken when the receiver is no longer ready: Ingress controllers learn of it late.
+	lameDuckTime = 3 * time.Second
 	// drainTimeout is how long requests that have begun may take when the receiver stops.
 	drainTimeout = 20 * time.Second
 )
@@ -69,7 +71,10 @@ func (s *Server) Start(ctx context.Context) error {
 		WriteTimeout:      requestTimeout + 2*answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(logr.ToSlogHandler(s.Log.V(1)), slog.LevelInfo),
+
+		DisableGeneralOptionsHandler: true,
+
+		ErrorLog: slog.NewLogLogger(logr.ToSlogHandler(s.Log.V(1)), slog.LevelInfo),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -82,7 +87,13 @@ func (s *Server) Start(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
-	s.Log.Info("no longer ready; answering the requests that have begun")
+	s.Log.Info("no longer ready; requests are taken for a little while, and those that have begun are answered")
+	server.SetKeepAlivesEnabled(false) // so that nobody sends the next request on a connection that is about to be closed
+	select {
+	case err := <-served:
+		return fmt.Errorf("receiving webhooks: %w", err)
+	case <-time.After(lameDuckTime):
+	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {

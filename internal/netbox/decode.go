@@ -101,7 +101,11 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	}
 
 	top.require("data")
-	if event.Model == "" {
+	switch {
+	case event.Model != "":
+	case event.ObjectType != "":
+		top.fault("object_type", "must name an application and a model, such as dcim.site, is %.40q", event.ObjectType)
+	default:
 		top.fault("object_type", "is missing, and so is model; one of them must say what changed, such as dcim.site")
 	}
 	if len(faults) > 0 {

@@ -218,7 +218,7 @@ func TestDecodeFaults(t *testing.T) {
 		{"an array", " [1]", "the body must be a JSON object, is an array (line 1, column 1, byte 0)"},
 		{"NaN", "{\"data\":\n {\"a\": NaN}}", "not valid JSON: NaN is no JSON number (line 2, column 8, byte 16)"},
 		{"-Infinity", `{"a":-Infinity}`, "not valid JSON: Infinity is no JSON number (line 1, column 7, byte 6)"},
-		{"two values", `{} {}`, "more than one JSON value (line 1, column 4, byte 3)"},
+		{"two values", `{} {}`, "something follows the JSON object (line 1, column 4, byte 3)"},
 		{"cut off", `{"a":`, "not valid JSON: unexpected EOF (line 1, column 6, byte 5)"},
 		{"a name twice", `{"a":1,"a":2}`, `not valid JSON: duplicate object member name (line 1, column 8, byte 7)`},
 		{"Latin-1", "{\"a\":\"\xfc\"}", "not UTF-8 (line 1, column 7, byte 6)"},
@@ -322,6 +322,10 @@ func TestDecodeRedacted(t *testing.T) {
 	}
 	if other, _ := netbox.Decode(body("another"), redact); other.Digest != event.Digest {
 		t.Error("the digest tells secrets apart")
+	}
+	if own, err := netbox.Decode([]byte(valid+`"context":{"data":1}}`), []string{"data", "context"}); err != nil ||
+		string(own.Data["id"]) != "14" || string(own.Context["data"]) != `"[redacted]"` {
+		t.Errorf("members that NetBox defines are redacted as fields: %+v, %v", own, err)
 	}
 	if open, _ := netbox.Decode(body("s3cret"), nil); len(open.Redacted) != 0 || open.Digest != sha256.Sum256(body("s3cret")) {
 		t.Errorf("redacted %v without being asked to", open.Redacted)

@@ -59,13 +59,16 @@ func scan(body []byte, redact []string) (edits, error) {
 		case '}':
 			if dec.StackDepth() == 0 {
 				if rest := bytes.TrimLeft(body[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
-					return found, syntaxError(body, int64(len(body)-len(rest)), "more than one JSON value")
+					return found, syntaxError(body, int64(len(body)-len(rest)), "something follows the JSON object")
 				}
 				return found, nil
 			}
 		case '"':
 			if !atName(dec) || !slices.Contains(redact, token.String()) || isTyped(dec.StackPointer()) {
 				continue
+			}
+			if dec.StackDepth() == 1 && slices.Contains(objectMembers, token.String()) {
+				continue // NetBox's own, and no field of an object
 			}
 			if err := found.redact(dec); err != nil {
 				return found, explain(body, dec, err)

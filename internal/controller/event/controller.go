@@ -7,37 +7,45 @@ package event
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 )
 
 // What the controller may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
 
-// FieldOwner is the field manager of an event's status.
-const FieldOwner = "netbox-event-operator"
-
 // lanesAtOnce is how many lanes move at one time. A lane waits for the API server most of its time.
 const lanesAtOnce = 32
+
+// minBackoff and maxBackoff bound the pause after the API server did not take a status. It grows with each failure; after an outage
+// nobody waits longer than maxBackoff.
+const (
+	minBackoff = 5 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
 
 // laneIndex is the name of the cache's index of events by Lane.
 const laneIndex = "lane"
@@ -51,8 +59,8 @@ func laneOf(event *v1alpha1.NetBoxEvent) Lane {
 	return Lane{event.Namespace, event.Spec.SourceRef.Name, event.Spec.ObjectType, event.Spec.ObjectID}
 }
 
-// key is the lane within its namespace, as the cache's index wants it. Names of sources and object types hold no white space.
-func (l Lane) key() string { return l.Source + "\n" + l.ObjectType + "\n" + l.ObjectID }
+// key is the lane within its namespace, as the cache's index wants it.
+func (l Lane) key() string { return fmt.Sprintf("%q %q %q", l.Source, l.ObjectType, l.ObjectID) }
 
 // Pending selects the events that are not finished. The controller's cache holds no others: its memory follows the backlog.
 var Pending = cache.ByObject{
@@ -65,11 +73,11 @@ type Reconciler struct {
 	// Events reads a cache of the events that Pending selects.
 	Events client.Reader
 	// Status writes the status of events.
-	Status client.StatusClient
+	Status *eventstore.Store
 	Clock  clock.PassiveClock
 	Log    logr.Logger
 
-	finished finished
+	progress progress
 }
 
 // SetupWithManager adds the controller to a manager. The cache must hold what Pending selects and is started by the caller.
@@ -80,14 +88,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager, 
 	if err := events.IndexField(ctx, &v1alpha1.NetBoxEvent{}, laneIndex, byLane); err != nil {
 		return err
 	}
-	toLane := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, event *v1alpha1.NetBoxEvent) []Lane {
-		return []Lane{laneOf(event)}
-	})
 	return builder.TypedControllerManagedBy[Lane](mgr).
 		Named("event").
-		WatchesRawSource(source.TypedKind(events, &v1alpha1.NetBoxEvent{}, toLane)).
+		WatchesRawSource(source.TypedKind(events, &v1alpha1.NetBoxEvent{}, newLanes(&r.progress))).
 		WithOptions(controller.TypedOptions[Lane]{
 			MaxConcurrentReconciles: lanesAtOnce,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[Lane](minBackoff, maxBackoff),
 			SkipNameValidation:      new(true), // the manager is made again when leadership was lost
 		}).
 		WithLogConstructor(func(lane *Lane) logr.Logger {
@@ -109,7 +115,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result
 		if err := r.do(ctx, &pending[i]); err != nil {
 			return reconcile.Result{}, err
 		}
-		r.finished.add(lane, pending[i].UID)
 	}
 	return reconcile.Result{}, nil
 }
@@ -117,13 +122,21 @@ func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result
 // do logs an event and says so in its status.
 func (r *Reconciler) do(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	started := r.Clock.Now()
-	logEvent(r.Log, event)
-	status := succeeded(event, started, r.Clock.Now())
-	err := r.Status.Status().Apply(ctx, status, client.FieldOwner(FieldOwner), client.ForceOwnership)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // deleted meanwhile, or another of the same name since
+	if !r.progress.reached(event.UID, logged) {
+		logEvent(r.Log, event)
 	}
-	return err
+	r.progress.set(event.UID, finished) // before the cache can learn of it
+	err := r.Status.ApplyStatus(ctx, succeeded(event, started, r.Clock.Now()))
+	switch {
+	case err == nil, apierrors.IsNotFound(err): // it may have been deleted meanwhile
+		return nil
+	case eventstore.IsTooLarge(err):
+		r.Log.Error(err, "the event leaves no room for its status and stays Pending; delete it", "namespace", event.Namespace, "name", event.Name)
+		return nil
+	default:
+		r.progress.set(event.UID, logged)
+		return err
+	}
 }
 
 // pending returns the events of a lane that are still to be done, in the order in which NetBox made them.
@@ -134,7 +147,7 @@ func (r *Reconciler) pending(ctx context.Context, lane Lane) ([]v1alpha1.NetBoxE
 	if err != nil {
 		return nil, err
 	}
-	pending := r.finished.drop(lane, events.Items)
+	pending := slices.DeleteFunc(events.Items, func(event v1alpha1.NetBoxEvent) bool { return r.progress.reached(event.UID, finished) })
 	slices.SortFunc(pending, func(a, b v1alpha1.NetBoxEvent) int {
 		return cmp.Or(
 			a.Spec.Timestamp.Compare(b.Spec.Timestamp.Time),
@@ -145,41 +158,55 @@ func (r *Reconciler) pending(ctx context.Context, lane Lane) ([]v1alpha1.NetBoxE
 	return pending, nil
 }
 
-// finished remembers the events whose status was written, until the cache, which lags behind our own writes, no longer holds them.
-type finished struct {
-	mu    sync.Mutex
-	lanes map[Lane]sets.Set[types.UID]
+// lanes wakes the lane of each event that comes or changes, and forgets each that goes.
+type lanes struct {
+	handler.TypedEventHandler[*v1alpha1.NetBoxEvent, Lane]
+	progress *progress
 }
 
-func (f *finished) add(lane Lane, uid types.UID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.lanes == nil {
-		f.lanes = map[Lane]sets.Set[types.UID]{}
-	}
-	if f.lanes[lane] == nil {
-		f.lanes[lane] = sets.Set[types.UID]{}
-	}
-	f.lanes[lane].Insert(uid)
+func newLanes(progress *progress) lanes {
+	wake := func(_ context.Context, event *v1alpha1.NetBoxEvent) []Lane { return []Lane{laneOf(event)} }
+	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), progress}
 }
 
-// drop returns the cached events of a lane without those that are finished, and forgets what the cache has forgotten. That an event
-// leaves the cache wakes its lane, so nothing is remembered for long.
-func (f *finished) drop(lane Lane, cached []v1alpha1.NetBoxEvent) []v1alpha1.NetBoxEvent {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	still := sets.Set[types.UID]{}
-	pending := slices.DeleteFunc(cached, func(event v1alpha1.NetBoxEvent) bool {
-		if !f.lanes[lane].Has(event.UID) {
-			return false
-		}
-		still.Insert(event.UID)
-		return true
-	})
-	if len(still) == 0 {
-		delete(f.lanes, lane)
-	} else {
-		f.lanes[lane] = still
+// Delete is called when an event leaves the cache: it is finished, or was deleted.
+func (l lanes) Delete(
+	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEvent], _ workqueue.TypedRateLimitingInterface[Lane],
+) {
+	l.progress.forget(gone.Object.UID)
+}
+
+// stage is how far the work on an event is.
+type stage int
+
+const (
+	logged   stage = iota + 1
+	finished       // its status is written, or being written
+)
+
+// progress remembers the stages of events until the cache, which lags behind our own writes, lets go of them.
+type progress struct {
+	mu     sync.Mutex
+	stages map[types.UID]stage
+}
+
+func (p *progress) set(uid types.UID, to stage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stages == nil {
+		p.stages = map[types.UID]stage{}
 	}
-	return pending
+	p.stages[uid] = to
+}
+
+func (p *progress) reached(uid types.UID, at stage) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stages[uid] >= at
+}
+
+func (p *progress) forget(uid types.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.stages, uid)
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
@@ -51,7 +52,11 @@ func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	reconciler := &event.Reconciler{Events: events, Status: mgr.GetClient(), Clock: clock.RealClock{}, Log: log}
+	store, err := eventstore.New(config, mgr.GetHTTPClient(), scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reconciler := &event.Reconciler{Events: events, Status: store, Clock: clock.RealClock{}, Log: log}
 	if err := mgr.Add(events); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +207,7 @@ func TestLogLine(t *testing.T) {
 func TestOutage(t *testing.T) {
 	namespace := plane.Namespace(t)
 	outage, config := plane.NewOutage(t)
-	start(t, config, namespace, 0)
+	log := start(t, config, namespace, 0)
 	plane.Create(t, newEvent(namespace, 1, 0))
 	waitDone(t, namespace, 1)
 	outage.Set(controlplane.Refused)
@@ -211,4 +216,7 @@ func TestOutage(t *testing.T) {
 	}
 	outage.Set(controlplane.Up)
 	waitDone(t, namespace, 21)
+	if got := len(log.copy()); got != 21 {
+		t.Errorf("%d lines for 21 events", got)
+	}
 }

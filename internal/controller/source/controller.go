@@ -164,6 +164,9 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 	if err != nil {
 		return not(v1alpha1.ReasonKeyNotFound, "%v; deliveries are answered with 503", err), nil
 	}
+	if from.Spec.Unsigned == v1alpha1.UnsignedAccept {
+		serving.Message = "deliveries are stored, and so are those without a signature: spec.unsigned is Accept"
+	}
 	var names []string
 	for _, key := range keys {
 		names = append(names, key.Name)

@@ -30,7 +30,7 @@ import (
 type DeliveryApplyConfiguration struct {
 	// receivedAt is when the operator had the whole request, for example 2020-10-26T18:14:18.801213Z.
 	ReceivedAt *v1.MicroTime `json:"receivedAt,omitempty"`
-	// signature is Verified, or Unsigned where the source accepts that.
+	// signature is Verified, or Unsigned where the source accepts that, for example Verified.
 	Signature *apiv1alpha1.SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
 	Key *string `json:"key,omitempty"`

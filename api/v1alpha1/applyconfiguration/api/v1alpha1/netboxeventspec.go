@@ -28,9 +28,10 @@ import (
 //
 // NetBoxEventSpec is what NetBox sent.
 type NetBoxEventSpecApplyConfiguration struct {
-	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to.
+	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
 	SourceRef *SourceReferenceApplyConfiguration `json:"sourceRef,omitempty"`
-	// event is what happened: created, updated, deleted, job_started, job_ended, or a name that a plugin of NetBox made up.
+	// event is what happened, for example updated: created, updated, deleted, job_started, job_ended, or a name that a plugin of NetBox
+	// made up.
 	Event *string `json:"event,omitempty"`
 	// objectType is the type of the object, for example dcim.site. It is empty where NetBox does not tell, as for jobs that run on a
 	// plugin's model before NetBox 4.4.
@@ -66,7 +67,7 @@ type NetBoxEventSpecApplyConfiguration struct {
 	Context *apiv1alpha1.JSONObject `json:"context,omitempty"`
 	// extra holds the keys of the body that NetBox does not define, for example {"team": "dc"}; a webhook's body template makes them.
 	Extra *apiv1alpha1.JSONObject `json:"extra,omitempty"`
-	// delivery says how the event came here.
+	// delivery says how the event came here, for example {"signature": "Verified", "key": "secret", …}.
 	Delivery *DeliveryApplyConfiguration `json:"delivery,omitempty"`
 }
 

@@ -29,7 +29,7 @@ import (
 //
 // NetBoxEventStatus is what became of an event.
 type NetBoxEventStatusApplyConfiguration struct {
-	// phase is Pending, Succeeded or Failed.
+	// phase is Pending, Succeeded or Failed, for example Succeeded.
 	Phase *apiv1alpha1.Phase `json:"phase,omitempty"`
 	// conditions holds Succeeded: True when all work is done, for example with reason Logged.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`

@@ -29,31 +29,32 @@ import (
 // NetBoxSourceSpec says who may send, and what becomes of it.
 type NetBoxSourceSpecApplyConfiguration struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
-	// /webhook/<namespace>/<name>. A slash at the end makes no difference. Of two sources with one path the older keeps it.
+	// /webhook/<namespace>/<name>. A slash at the end makes no difference. No part of it begins with a dot. Of two sources with one path
+	// the older keeps it.
 	Path *string `json:"path,omitempty"`
 	// secretRef names the Secret, in the source's namespace, whose entries are the secrets of NetBox's webhook. It may be created
-	// after the source.
+	// after the source. For example {"name": "netbox-webhook"}.
 	SecretRef *SecretKeysReferenceApplyConfiguration `json:"secretRef,omitempty"`
-	// unsigned says what becomes of a request without a signature: Reject answers 401, Accept stores it. A wrong signature is always
-	// refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
+	// unsigned says what becomes of a request without a signature, for example Reject: Reject answers 401, Accept stores it. A wrong
+	// signature is always refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
 	Unsigned *apiv1alpha1.UnsignedPolicy `json:"unsigned,omitempty"`
 	// maxBodyBytes is the longest body taken, in bytes, for example 1000000. A longer one is answered with 413. The API server and
 	// etcd have limits of their own: etcd's default is 1.5 MiB for the whole object.
 	MaxBodyBytes *int64 `json:"maxBodyBytes,omitempty"`
-	// maxAge is how old the timestamp of a delivery may be, for example 24h. An older one is answered with 422. There is no limit
-	// where it is absent.
+	// maxAge is how old the timestamp of a delivery may be, in hours, minutes and seconds, for example 24h. An older one is answered with
+	// 422. There is no limit where it is absent.
 	MaxAge *v1.Duration `json:"maxAge,omitempty"`
-	// rateLimit bounds how many requests are taken, on each replica of the operator. What is over it is answered with 429. There is
-	// no limit where it is absent.
+	// rateLimit bounds how many requests are taken, on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}.
+	// What is over it is answered with 429. There is no limit where it is absent.
 	RateLimit *RateLimitApplyConfiguration `json:"rateLimit,omitempty"`
-	// suspend stops the source: requests are answered with 503, and nothing is stored. Whether they come again is NetBox's choice:
-	// by default it does not retry.
+	// suspend stops the source, for example true: requests are answered with 503, and nothing is stored. Whether they come again is
+	// NetBox's choice: by default it does not retry.
 	Suspend *bool `json:"suspend,omitempty"`
-	// redact lists the names of fields whose values are not stored, for example auth_psk: a value under such a name, at any depth, is
-	// replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets in clear. An
-	// empty list stores everything.
+	// redact lists the names of fields whose values are not stored, for example ["auth_psk", "password"]: a value under such a name, at
+	// any depth, is replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets
+	// in clear. An empty list stores everything.
 	Redact []string `json:"redact,omitempty"`
-	// retention says how long events are kept.
+	// retention says how long events are kept, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	Retention *RetentionApplyConfiguration `json:"retention,omitempty"`
 }
 

@@ -1,0 +1,87 @@
+// Package eventstore writes NetBoxEvents to the API server: the receiver creates them, their controller writes their status.
+//
+// A write asks for the metadata alone in return, which nobody reads either: the API server would otherwise write out the whole event
+// once more for each, and we would read it.
+package eventstore
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+)
+
+// Field managers of what is created, and of the status.
+const (
+	creator = "netbox-event-operator-receiver"
+	worker  = "netbox-event-operator"
+)
+
+const (
+	resource     = "netboxevents"
+	metadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+)
+
+// Store is a client of the API server for events.
+type Store struct {
+	client rest.Interface
+}
+
+// New returns a Store that connects as config says, over a client that may be shared.
+func New(config *rest.Config, httpClient *http.Client, scheme *runtime.Scheme) (*Store, error) {
+	config = rest.CopyConfig(config)
+	config.GroupVersion = &v1alpha1.SchemeGroupVersion
+	config.APIPath = "/apis"
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.RESTClientForConfigAndClient(config, httpClient)
+	return &Store{client: client}, err
+}
+
+// Create creates an event. Its errors are those of the API server.
+func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
+	return s.client.Post().
+		Namespace(event.Namespace).
+		Resource(resource).
+		VersionedParams(&metav1.CreateOptions{FieldManager: creator}, metav1.ParameterCodec).
+		SetHeader("Accept", metadataOnly).
+		Body(event).
+		Do(ctx).
+		Error()
+}
+
+// ApplyStatus makes the status of an event what the configuration says. The configuration carries the event's UID: if another event
+// has taken its name since, there is a conflict. Its errors are those of the API server.
+func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) error {
+	body, err := json.Marshal(event)
+	if err != nil {
+		return err
+	}
+	return s.client.Patch(types.ApplyPatchType).
+		Namespace(*event.GetNamespace()).
+		Resource(resource).
+		Name(*event.GetName()).
+		SubResource("status").
+		VersionedParams(&metav1.PatchOptions{FieldManager: worker, Force: new(true)}, metav1.ParameterCodec).
+		SetHeader("Accept", metadataOnly).
+		Body(body).
+		Do(ctx).
+		Error()
+}
+
+// IsTooLarge tells whether an event is over a limit of the API server (3 MiB for a request), of its connection to etcd (2 MiB) or of
+// etcd (1.5 MiB by default). The API server passes the last two on as errors that only their text tells apart.
+func IsTooLarge(err error) bool {
+	return apierrors.IsRequestEntityTooLargeError(err) ||
+		strings.Contains(err.Error(), "etcdserver: request is too large") ||
+		strings.Contains(err.Error(), "trying to send message larger than max")
+}
