@@ -575,6 +575,31 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestLargeHeads opens many connections with heads that take far more memory than bytes, and bodies that do not come.
+func TestLargeHeads(t *testing.T) {
+	from := newSource(t)
+	m := start(t, plane.Config)
+	served(t, m.url(from))
+	var headers strings.Builder
+	for n := range 1200 {
+		fmt.Fprintf(&headers, "a%d: b\r\n", n)
+	}
+	head := "POST " + source.Path(from) + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n" + headers.String() + "\r\n{"
+	for range 3000 {
+		conn, err := net.Dial("tcp", m.webhooks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		if _, err := io.WriteString(conn, head); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if peak := peakMemory(t, m.process.Pid); peak > 400<<20 {
+		t.Errorf("the manager took %d MiB", peak>>20)
+	}
+}
+
 // peakMemory is the largest resident memory of a process so far, in bytes.
 func peakMemory(t *testing.T, pid int) (bytes int64) {
 	t.Helper()

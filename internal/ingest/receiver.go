@@ -32,7 +32,7 @@ import (
 
 // answerTimeout is how long the work on a request may take once its body is there: the sender learns within two seconds that nothing
 // can be stored.
-const answerTimeout = 1800 * time.Millisecond
+const answerTimeout = 1600 * time.Millisecond
 
 // What the receiver may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=get;list;watch
@@ -95,6 +95,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		r.metrics.observe("", errTooMany.result, 0)
 		w.Header().Set("Connection", "close")
 		errTooMany.write(w)
+		request.Header = nil // the server holds the request for a while yet
 		return
 	}
 	defer release()

@@ -23,7 +23,7 @@ const (
 	// idleTimeout is longer than the 60 and 90 seconds for which common Ingress controllers keep an idle connection, so that it is
 	// not the receiver who closes one that a request is just sent on.
 	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 16 << 10
+	maxHeaderBytes = 8 << 10 // net/http takes 4 KiB more
 	// lameDuckTime is how long requests are still taken when the receiver is no longer ready: Ingress controllers learn of it late.
 	lameDuckTime = 3 * time.Second
 	// drainTimeout is how long requests that have begun may take when the receiver stops.
