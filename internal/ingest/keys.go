@@ -19,7 +19,7 @@ import (
 
 const (
 	// keysTTL is how long keys are used before the Secret is read again: so long an entry that was removed may still sign.
-	keysTTL = 10 * time.Second
+	keysTTL = 2 * time.Second
 	// readInterval is the least time between two reads of one source's Secret, whatever signatures come.
 	readInterval = time.Second
 	// readTimeout bounds one read of a Secret.
