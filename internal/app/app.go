@@ -15,7 +15,6 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/cluster"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -69,7 +68,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err != nil {
 		return err
 	}
-	if err := indexSources(ctx, outer); err != nil {
+	if err := IndexSources(ctx, outer.GetFieldIndexer()); err != nil {
 		return err
 	}
 	store, err := eventstore.New(config, outer.GetHTTPClient(), scheme)
@@ -85,7 +84,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		Clock:    clock.RealClock{},
 		Log:      log.WithName("receiver"),
 	})
-	if err := onSourceChange(ctx, outer, receiver.SourcesChanged); err != nil {
+	if err := OnSourceChange(ctx, outer.GetCache(), receiver.SourcesChanged); err != nil {
 		return err
 	}
 	server := &ingest.Server{
@@ -149,7 +148,7 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	if err != nil {
 		return err
 	}
-	if err := indexSources(ctx, inner); err != nil {
+	if err := IndexSources(ctx, inner.GetFieldIndexer()); err != nil {
 		return err
 	}
 	eventCacheOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
@@ -206,15 +205,16 @@ func metricsOptions(options Options) metricsserver.Options {
 	}
 }
 
-func indexSources(ctx context.Context, in cluster.Cluster) error {
-	return in.GetFieldIndexer().IndexField(ctx, &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
+// IndexSources lets a cache find the sources of a path.
+func IndexSources(ctx context.Context, indexer client.FieldIndexer) error {
+	return indexer.IndexField(ctx, &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
 		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
 	})
 }
 
-// onSourceChange calls changed after the cache of sources has changed.
-func onSourceChange(ctx context.Context, in cluster.Cluster, changed func()) error {
-	informer, err := in.GetCache().GetInformer(ctx, &v1alpha1.NetBoxSource{})
+// OnSourceChange calls changed after a cache of sources has changed.
+func OnSourceChange(ctx context.Context, sources cache.Informers, changed func()) error {
+	informer, err := sources.GetInformer(ctx, &v1alpha1.NetBoxSource{})
 	if err != nil {
 		return err
 	}

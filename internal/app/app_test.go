@@ -142,12 +142,11 @@ func kubeconfig(t *testing.T, config *rest.Config) string {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	return address
 }
 
 func eventually(t *testing.T, message string, within time.Duration, done func() bool) {
@@ -178,13 +177,17 @@ func body(n int) string {
 
 // post sends a delivery and returns the status and the name of the event, or 0 if there was no answer.
 func post(ctx context.Context, url, body string) (status int, event string) {
+	return postBy(ctx, http.DefaultClient, url, body)
+}
+
+func postBy(ctx context.Context, sender *http.Client, url, body string) (status int, event string) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return 0, ""
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set(netbox.SignatureHeader, netbox.Sign([]byte(key), []byte(body)))
-	response, err := http.DefaultClient.Do(request)
+	response, err := sender.Do(request)
 	if err != nil {
 		return 0, ""
 	}
@@ -476,14 +479,8 @@ func TestTLS(t *testing.T) {
 	}
 	https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	eventually(t, "no delivery by HTTPS", 10*time.Second, func() bool {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+m.webhooks+source.Path(from), strings.NewReader(body(1)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Content-Type", "application/json")
-		request.Header.Set(netbox.SignatureHeader, netbox.Sign([]byte(key), []byte(body(1))))
-		response, err := https.Do(request)
-		return err == nil && errors.Join(response.Body.Close()) == nil && response.StatusCode == http.StatusOK
+		status, _ := postBy(t.Context(), https, "https://"+m.webhooks+source.Path(from), body(1))
+		return status == http.StatusOK
 	})
 	writeCertificate(t, directory, 2)
 	eventually(t, "the new certificate is not served", 15*time.Second, func() bool { return serial() == 2 })

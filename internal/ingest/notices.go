@@ -33,8 +33,16 @@ var eventReasons = map[result]string{
 
 // notices tells people about refused requests, now and then.
 type notices struct {
+	log      logr.Logger
+	recorder events.EventRecorder
+	clock    clock.PassiveClock
+
 	mu   sync.Mutex
 	last map[noticeKey]*notice
+}
+
+func newNotices(options Options) *notices {
+	return &notices{log: options.Log, recorder: options.Recorder, clock: options.Clock, last: map[noticeKey]*notice{}}
 }
 
 type noticeKey struct {
@@ -47,21 +55,16 @@ type notice struct {
 	unlogged             int
 }
 
-func (n *notices) refused(
-	log logr.Logger, recorder events.EventRecorder, clock clock.PassiveClock,
-	from *v1alpha1.NetBoxSource, request *http.Request, answer *answer,
-) {
-	name := ""
-	if from != nil {
-		name = from.Namespace + "/" + from.Name
-	}
-	unlogged, toLog, toRecord := n.due(noticeKey{name, answer.result}, clock.Now())
+// refused tells of a request that was refused, of a source if its path has one.
+func (n *notices) refused(from *v1alpha1.NetBoxSource, request *http.Request, answer *answer) {
+	name := nameOf(from)
+	unlogged, toLog, toRecord := n.due(noticeKey{name, answer.result}, n.clock.Now())
 	if toLog {
-		log.Info("request refused", "status", statuses[answer.result], "result", answer.message, "cause", causeOf(answer), "source", name,
+		n.log.Info("request refused", "status", statuses[answer.result], "result", answer.message, "cause", causeOf(answer), "source", name,
 			"method", request.Method, "path", request.URL.Path, "remote", request.RemoteAddr, "moreSinceLastLine", unlogged)
 	}
 	if reason, ok := eventReasons[answer.result]; ok && toRecord && from != nil {
-		recorder.Eventf(from, nil, corev1.EventTypeWarning, reason, "Receive", "a delivery from %s was answered with %d: %s",
+		n.recorder.Eventf(from, nil, corev1.EventTypeWarning, reason, "Receive", "a delivery from %s was answered with %d: %s",
 			request.RemoteAddr, statuses[answer.result], answer.message)
 	}
 }
@@ -73,9 +76,6 @@ func (n *notices) due(key noticeKey, now time.Time) (unlogged int, toLog, toReco
 	last := n.last[key]
 	if last == nil {
 		last = &notice{}
-		if n.last == nil {
-			n.last = map[noticeKey]*notice{}
-		}
 		n.last[key] = last
 	}
 	if toRecord = now.Sub(last.recordedAt) >= eventInterval; toRecord {

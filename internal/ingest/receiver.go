@@ -65,7 +65,7 @@ type Receiver struct {
 	limits  limits
 	keys    *keyring
 	metrics *metrics
-	notices notices
+	notices *notices
 
 	mu    sync.Mutex
 	rates map[types.NamespacedName]*rate.Limiter // grows with the sources that ever had a limit, which are few
@@ -80,6 +80,7 @@ func NewReceiver(options Options) *Receiver {
 		limits:  newLimits(),
 		keys:    newKeyring(options.Secrets, options.Clock),
 		metrics: newMetrics(options.Registry),
+		notices: newNotices(options),
 		rates:   map[types.NamespacedName]*rate.Limiter{},
 	}
 }
@@ -104,16 +105,20 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	defer r.metrics.inFlight.Dec()
 
 	from, answer := r.receive(request)
-	name := ""
-	if from != nil {
-		name = from.Namespace + "/" + from.Name
-	}
-	r.metrics.observe(name, answer.result, r.Clock.Since(started))
+	r.metrics.observe(nameOf(from), answer.result, r.Clock.Since(started))
 	if answer.event == "" {
-		r.notices.refused(r.Log, r.Recorder, r.Clock, from, request, answer)
+		r.notices.refused(from, request, answer)
 		discard(w, request)
 	}
 	answer.write(w)
+}
+
+// nameOf returns the namespace and name of a source as logs and metrics have them, "" for none.
+func nameOf(from *v1alpha1.NetBoxSource) string {
+	if from == nil {
+		return ""
+	}
+	return from.Namespace + "/" + from.Name
 }
 
 // receive does the work, and returns the source if the request has one.
@@ -148,7 +153,7 @@ func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, na
 		return from, "", "", err
 	}
 	defer release()
-	r.metrics.bodyBytes.WithLabelValues(from.Namespace + "/" + from.Name).Observe(float64(len(body)))
+	r.metrics.bodyBytes.WithLabelValues(nameOf(from)).Observe(float64(len(body)))
 	receivedAt := r.Clock.Now()
 	ctx, cancel := context.WithTimeout(request.Context(), answerTimeout)
 	defer cancel()

@@ -19,13 +19,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/app"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs/apidocstest"
@@ -53,10 +53,7 @@ func start(t *testing.T, config *rest.Config) receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = sources.IndexField(t.Context(), &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
-		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
-	})
-	if err != nil {
+	if err := app.IndexSources(t.Context(), sources); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = sources.Start(t.Context()) }()
@@ -80,15 +77,7 @@ func start(t *testing.T, config *rest.Config) receiver {
 		Sources: sources, Secrets: api, Events: store, Recorder: recorder, Registry: prometheus.NewRegistry(), Clock: clock.RealClock{},
 		Log: testr.New(t),
 	})
-	informer, err := sources.GetInformer(t.Context(), &v1alpha1.NetBoxSource{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	changed := func(any) { handler.SourcesChanged() }
-	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: changed, UpdateFunc: func(_, now any) { changed(now) }, DeleteFunc: changed,
-	})
-	if err != nil {
+	if err := app.OnSourceChange(t.Context(), sources, handler.SourcesChanged); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(handler)

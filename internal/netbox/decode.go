@@ -58,20 +58,14 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	sent, err := members(body)
+	kept, err := members(apply(body, slices.Concat(found.redacted, found.stringified)))
 	if err != nil {
 		return nil, err
-	}
-	kept := sent
-	if changes := slices.Concat(found.redacted, found.stringified); len(changes) > 0 {
-		if kept, err = members(apply(body, changes)); err != nil {
-			return nil, err
-		}
 	}
 
 	var faults []Fault
 	top := fields{object: kept, faults: &faults}
-	data, request := top.child("data"), top.child("request")
+	data, snapshots, request := top.child("data"), top.child("snapshots"), top.child("request")
 	event := &Event{
 		Event:       top.requiredText("event"),
 		Timestamp:   top.timestamp("timestamp"),
@@ -83,7 +77,7 @@ func Decode(body []byte, redact []string) (*Event, error) {
 		Username:    first(top.text("username"), request.text("user")),
 		RequestID:   first(top.text("request_id"), request.text("id")),
 		Data:        data.object,
-		Snapshots:   top.child("snapshots").object,
+		Snapshots:   snapshots.object,
 		Context:     top.child("context").object,
 		Request:     request.object,
 		Extra:       extra(kept),
@@ -93,8 +87,13 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	}
 	event.ObjectType, event.Model = objectType(event, data.scalar("object_type"))
 
-	// A redacted value that changed is seen in the body as it was sent.
-	snapshots := fields{object: sent, faults: &faults}.child("snapshots")
+	if len(found.redacted) > 0 { // that a redacted value changed is seen in the body as it was sent
+		sent, err := members(body)
+		if err != nil {
+			return nil, err
+		}
+		snapshots = fields{object: sent, faults: &faults}.child("snapshots")
+	}
 	before, after := snapshots.child("prechange").object, snapshots.child("postchange").object
 	if event.Event == "updated" {
 		event.ChangedFields = changedFields(before, after)
@@ -126,7 +125,7 @@ func members(body []byte) (Object, error) {
 func extra(members Object) Object {
 	var extra Object
 	for name, value := range members {
-		if slices.Contains(typedMembers, name) || slices.Contains(objectMembers, name) {
+		if isDefined(name) {
 			continue
 		}
 		if extra == nil {

@@ -64,11 +64,8 @@ func scan(body []byte, redact []string) (edits, error) {
 				return found, nil
 			}
 		case '"':
-			if !atName(dec) || !slices.Contains(redact, token.String()) || isTyped(dec.StackPointer()) {
+			if !atName(dec) || !slices.Contains(redact, token.String()) || dec.StackDepth() == 1 && isDefined(token.String()) {
 				continue
-			}
-			if dec.StackDepth() == 1 && slices.Contains(objectMembers, token.String()) {
-				continue // NetBox's own, and no field of an object
 			}
 			if err := found.redact(dec); err != nil {
 				return found, explain(body, dec, err)
@@ -139,6 +136,11 @@ var typedMembers = []string{"event", "timestamp", "object_type", "model", "usern
 
 // objectMembers are the members of a body that hold free-form JSON and that NetBox itself defines.
 var objectMembers = []string{"data", "snapshots", "context", "request"}
+
+// isDefined tells whether NetBox itself defines a member of a body, which is no field of an object then.
+func isDefined(name string) bool {
+	return slices.Contains(typedMembers, name) || slices.Contains(objectMembers, name)
+}
 
 func isTyped(pointer jsontext.Pointer) bool {
 	return slices.Contains(typedMembers, firstToken(pointer))

@@ -16,7 +16,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -208,7 +207,7 @@ func (b *bench) withManager(ctx context.Context, do func() error) (err error) {
 	if err != nil {
 		return err
 	}
-	address, err := freeAddress(ctx)
+	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
 	if err != nil {
 		return err
 	}
@@ -221,7 +220,7 @@ func (b *bench) withManager(ctx context.Context, do func() error) (err error) {
 
 // withBare runs the bare handler while do runs.
 func (b *bench) withBare(ctx context.Context, do func(url string) error) error {
-	address, err := freeAddress(ctx)
+	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
 	if err != nil {
 		return err
 	}
@@ -249,14 +248,6 @@ func during(ctx context.Context, server *exec.Cmd, url string, do func() error) 
 	err := errors.Join(do(), server.Process.Signal(syscall.SIGTERM))
 	_ = server.Wait() // it was told to end
 	return err
-}
-
-func freeAddress(ctx context.Context) (string, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // record stores each delivery once and keeps what is stored, to create the same objects without the receiver.

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
 // Namespace creates a namespace of its own for a test. There is no controller that would remove what is in it.
@@ -28,6 +30,34 @@ func (c *ControlPlane) Create(t testing.TB, objects ...client.Object) {
 			t.Fatalf("creating %T: %v", object, err)
 		}
 	}
+}
+
+// Run runs a manager until the test ends.
+func Run(t testing.TB, mgr manager.Manager) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- mgr.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// AnyAddress asks FreeAddress for no port in particular.
+const AnyAddress = "127.0.0.1:0"
+
+// FreeAddress returns a host and port that nobody listens at: preferred, or another of loopback where that is taken.
+func FreeAddress(preferred string) (string, error) {
+	listener, err := net.Listen("tcp", preferred)
+	if err != nil {
+		if listener, err = net.Listen("tcp", AnyAddress); err != nil {
+			return "", err
+		}
+	}
+	return listener.Addr().String(), listener.Close()
 }
 
 // Outage stands between a client and the API server and can take it away.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -134,11 +133,11 @@ type manager struct {
 }
 
 func startManager(ctx context.Context, directory, kubeconfig string) (*manager, error) {
-	webhooks, err := freeAddress(ctx, "127.0.0.1:8080")
+	webhooks, err := controlplane.FreeAddress("127.0.0.1:8080")
 	if err != nil {
 		return nil, err
 	}
-	probes, err := freeAddress(ctx, "127.0.0.1:8081")
+	probes, err := controlplane.FreeAddress("127.0.0.1:8081")
 	if err != nil {
 		return nil, err
 	}
@@ -175,17 +174,6 @@ func startManager(ctx context.Context, directory, kubeconfig string) (*manager, 
 		return nil, errors.Join(fmt.Errorf("the manager is not ready: %w", err), m.showLog(""), m.stop())
 	}
 	return m, nil
-}
-
-// freeAddress returns preferred, or another address of its host where that is taken.
-func freeAddress(ctx context.Context, preferred string) (string, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", preferred)
-	if err != nil {
-		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
-			return "", err
-		}
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 func (m *manager) stop() error {

@@ -1,7 +1,6 @@
 package event_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -63,15 +62,7 @@ func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *
 	if err := reconciler.SetupWithManager(t.Context(), mgr, events); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	stopped := make(chan error, 1)
-	go func() { stopped <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Error(err)
-		}
-	})
+	controlplane.Run(t, mgr)
 	return logged
 }
 

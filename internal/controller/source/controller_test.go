@@ -1,7 +1,6 @@
 package source_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -16,8 +15,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/app"
 	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
-	"github.com/netbox-events/netbox-event-operator/internal/source"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
@@ -33,10 +32,7 @@ func start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = mgr.GetFieldIndexer().IndexField(t.Context(), &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
-		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
-	})
-	if err != nil {
+	if err := app.IndexSources(t.Context(), mgr.GetFieldIndexer()); err != nil {
 		t.Fatal(err)
 	}
 	reconciler := &sourcecontroller.Reconciler{
@@ -45,15 +41,7 @@ func start(t *testing.T) {
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	stopped := make(chan error, 1)
-	go func() { stopped <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Error(err)
-		}
-	})
+	controlplane.Run(t, mgr)
 }
 
 // state is what a person reads of a source.
