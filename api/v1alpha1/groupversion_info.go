@@ -18,7 +18,8 @@ import (
 var SchemeGroupVersion = schema.GroupVersion{Group: "netbox-events.io", Version: "v1alpha1"}
 
 var schemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &NetBoxSource{}, &NetBoxSourceList{}, &NetBoxEvent{}, &NetBoxEventList{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &NetBoxSource{}, &NetBoxSourceList{}, &NetBoxEvent{}, &NetBoxEventList{},
+		&NetBoxEventRule{}, &NetBoxEventRuleList{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil
 })

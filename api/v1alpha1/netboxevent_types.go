@@ -26,6 +26,7 @@ import (
 // +kubebuilder:printcolumn:name="Source",type=string,JSONPath=`.spec.sourceRef.name`,priority=1
 // +kubebuilder:printcolumn:name="Request ID",type=string,JSONPath=`.spec.requestID`,priority=1
 // +kubebuilder:printcolumn:name="Changed Fields",type=string,JSONPath=`.spec.changedFields`,priority=1
+// +kubebuilder:printcolumn:name="Rules",type=string,JSONPath=`.status.rules[*].name`,priority=1
 type NetBoxEvent struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
@@ -162,6 +163,11 @@ type Delivery struct {
 	// +optional
 	// +listType=atomic
 	Redacted []string `json:"redacted,omitempty"`
+	// envelope holds the members of the body that are not stored as they were sent, so that the body can be sent on: text that became
+	// fields of the event, and null. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model": "site", …}.
+	// +optional
+	// +mapType=atomic
+	Envelope JSONObject `json:"envelope,omitzero"`
 }
 
 // Phase is how far the work on an event is.
@@ -174,29 +180,111 @@ const (
 	PhasePending Phase = "Pending"
 	// PhaseSucceeded says that all work is done.
 	PhaseSucceeded Phase = "Succeeded"
-	// PhaseFailed says that work was given up.
+	// PhaseFailed says that an action was given up.
 	PhaseFailed Phase = "Failed"
 )
 
+// AnnotationReplay asks for an event to be matched and delivered again whenever its value changes. Any value will do.
+const AnnotationReplay = "netbox-events.io/replay"
+
 // Conditions of a NetBoxEvent and their reasons.
 const (
-	// ConditionSucceeded is True when all work on the event is done.
+	// ConditionSucceeded is True when all work on the event is done, and False when an action was given up or waits for its next attempt.
 	ConditionSucceeded = "Succeeded"
+	// ConditionMatched is True when a rule matched the event. It is there only where one did, or where an expression failed.
+	ConditionMatched = "Matched"
 
-	// ReasonLogged says that the event was written to the operator's log.
+	// ReasonLogged says that the event was written to the operator's log, and that no rule matched it.
 	ReasonLogged = "Logged"
+	// ReasonDelivered says that all actions are done.
+	ReasonDelivered = "Delivered"
+	// ReasonDelivering says that actions are being done.
+	ReasonDelivering = "Delivering"
+	// ReasonRetrying says that an action failed and will be tried again.
+	ReasonRetrying = "Retrying"
+	// ReasonDeliveryFailed says that an action was given up.
+	ReasonDeliveryFailed = "DeliveryFailed"
+	// ReasonReplay says that the event was asked for again.
+	ReasonReplay = "Replay"
+
+	// ReasonRulesMatched says that a rule matched.
+	ReasonRulesMatched = "RulesMatched"
+	// ReasonExpressionError says that the expression of a rule failed on this event; that rule does not match it.
+	ReasonExpressionError = "ExpressionError"
 )
+
+// DeliveryState is how far an action, or all actions of a rule, are.
+//
+// +kubebuilder:validation:Enum=Pending;Succeeded;Failed;Skipped
+type DeliveryState string
+
+const (
+	// DeliveryPending says that it is not done yet.
+	DeliveryPending DeliveryState = "Pending"
+	// DeliverySucceeded says that it is done.
+	DeliverySucceeded DeliveryState = "Succeeded"
+	// DeliveryFailed says that it was given up.
+	DeliveryFailed DeliveryState = "Failed"
+	// DeliverySkipped says that the rule, or the action, was deleted before it was done.
+	DeliverySkipped DeliveryState = "Skipped"
+)
+
+// RuleStatus is what a rule that matched an event made of it.
+type RuleStatus struct {
+	// name of the NetBoxEventRule, for example provision-active-devices.
+	Name string `json:"name"`
+	// state is Pending, Succeeded, Failed where an action failed, or Skipped, for example Succeeded.
+	State DeliveryState `json:"state"`
+	// actions are those that the rule had when it matched.
+	// +optional
+	// +listType=atomic
+	Actions []ActionStatus `json:"actions,omitempty"`
+}
+
+// ActionStatus is how far an action is.
+type ActionStatus struct {
+	// name of the action, for example announce.
+	Name string `json:"name"`
+	// state is Pending, Succeeded, Failed or Skipped, for example Succeeded.
+	State DeliveryState `json:"state"`
+	// attempts is how often it was tried, for example 1.
+	// +optional
+	Attempts int32 `json:"attempts,omitempty"`
+	// lastAttemptTime is when the last attempt ended, for example 2020-10-26T18:14:19Z.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
+	LastAttemptTime *metav1.Time `json:"lastAttemptTime,omitempty"`
+	// nextAttemptTime is when it will be tried again, for example 2020-10-26T18:14:21Z.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
+	NextAttemptTime *metav1.Time `json:"nextAttemptTime,omitempty"`
+	// lastError is why the last attempt failed, for example "answered with 503 Service Unavailable".
+	// +optional
+	LastError string `json:"lastError,omitempty"`
+	// response is what was answered or made, in short, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
+	// +optional
+	Response string `json:"response,omitempty"`
+}
 
 // NetBoxEventStatus is what became of an event.
 type NetBoxEventStatus struct {
 	// phase is Pending, Succeeded or Failed, for example Succeeded.
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
-	// conditions holds Succeeded: True when all work is done, for example with reason Logged.
+	// conditions holds Succeeded: True when all work is done, for example with reason Logged; and Matched where rules had to do with it.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// rules are those that matched the event. Which ones, and their actions, is decided once.
+	// +optional
+	// +listType=atomic
+	Rules []RuleStatus `json:"rules,omitempty"`
+	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1".
+	// +optional
+	Replay string `json:"replay,omitempty"`
 	// startTime is when the work began, for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string

@@ -32,10 +32,36 @@ import (
 func ForKind(kind schema.GroupVersionKind) interface{} {
 	switch kind {
 	// Group=netbox-events.io, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithKind("Action"):
+		return &apiv1alpha1.ActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ActionStatus"):
+		return &apiv1alpha1.ActionStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ApplyAction"):
+		return &apiv1alpha1.ApplyActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Delivery"):
 		return &apiv1alpha1.DeliveryApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("EventAction"):
+		return &apiv1alpha1.EventActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAction"):
+		return &apiv1alpha1.HTTPActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPHeader"):
+		return &apiv1alpha1.HTTPHeaderApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPHeaderSource"):
+		return &apiv1alpha1.HTTPHeaderSourceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPTLS"):
+		return &apiv1alpha1.HTTPTLSApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("LogAction"):
+		return &apiv1alpha1.LogActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Match"):
+		return &apiv1alpha1.MatchApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEvent"):
 		return &apiv1alpha1.NetBoxEventApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventRule"):
+		return &apiv1alpha1.NetBoxEventRuleApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventRuleSpec"):
+		return &apiv1alpha1.NetBoxEventRuleSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventRuleStatus"):
+		return &apiv1alpha1.NetBoxEventRuleStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventSpec"):
 		return &apiv1alpha1.NetBoxEventSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventStatus"):
@@ -50,8 +76,16 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.RateLimitApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Retention"):
 		return &apiv1alpha1.RetentionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Retry"):
+		return &apiv1alpha1.RetryApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("RuleStatus"):
+		return &apiv1alpha1.RuleStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SecretKeyReference"):
+		return &apiv1alpha1.SecretKeyReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretKeysReference"):
 		return &apiv1alpha1.SecretKeysReferenceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SecretReference"):
+		return &apiv1alpha1.SecretReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SourceReference"):
 		return &apiv1alpha1.SourceReferenceApplyConfiguration{}
 

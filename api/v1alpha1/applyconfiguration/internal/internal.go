@@ -39,6 +39,64 @@ func Parser() *typed.Parser {
 var parserOnce sync.Once
 var parser *typed.Parser
 var schemaYAML = typed.YAMLObject(`types:
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Action
+  map:
+    fields:
+    - name: apply
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyAction
+    - name: event
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.EventAction
+    - name: http
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
+    - name: log
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
+    - name: name
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ActionStatus
+  map:
+    fields:
+    - name: attempts
+      type:
+        scalar: numeric
+    - name: lastAttemptTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: lastError
+      type:
+        scalar: string
+    - name: name
+      type:
+        scalar: string
+    - name: nextAttemptTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: response
+      type:
+        scalar: string
+    - name: state
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyAction
+  map:
+    fields:
+    - name: operation
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
+      default: Apply
+    - name: ownedByEvent
+      type:
+        scalar: boolean
+    - name: template
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
+        elementRelationship: atomic
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
+  scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Delivery
   map:
     fields:
@@ -48,6 +106,10 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: bodySHA256
       type:
         scalar: string
+    - name: envelope
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
+        elementRelationship: atomic
     - name: key
       type:
         scalar: string
@@ -69,6 +131,78 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: atomic
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
+  scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.EventAction
+  map:
+    fields:
+    - name: message
+      type:
+        scalar: string
+    - name: reason
+      type:
+        scalar: string
+    - name: type
+      type:
+        scalar: string
+      default: Normal
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
+  map:
+    fields:
+    - name: format
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
+      default: CloudEvent
+    - name: headers
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeader
+          elementRelationship: associative
+          keys:
+          - name
+    - name: method
+      type:
+        scalar: string
+      default: POST
+    - name: signingSecretRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+    - name: tls
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
+    - name: url
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
+  scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeader
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+    - name: value
+      type:
+        scalar: string
+    - name: valueFrom
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeaderSource
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeaderSource
+  map:
+    fields:
+    - name: secretKeyRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
+  map:
+    fields:
+    - name: caSecretRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+    - name: clientCertSecretRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
   scalar: untyped
   list:
@@ -83,6 +217,42 @@ var schemaYAML = typed.YAMLObject(`types:
   map:
     elementType:
       namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
+  map:
+    fields:
+    - name: message
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Match
+  map:
+    fields:
+    - name: cel
+      type:
+        scalar: string
+    - name: changedFields
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: events
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: objectTypes
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: sources
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEvent
   map:
     fields:
@@ -103,6 +273,78 @@ var schemaYAML = typed.YAMLObject(`types:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventStatus
       default:
         phase: Pending
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRule
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+    - name: spec
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRuleSpec
+    - name: status
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRuleStatus
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRuleSpec
+  map:
+    fields:
+    - name: actions
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Action
+          elementRelationship: associative
+          keys:
+          - name
+    - name: match
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Match
+    - name: order
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
+      default: PerObject
+    - name: retry
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Retry
+      default: {}
+    - name: serviceAccountName
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRuleStatus
+  map:
+    fields:
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: expressionErrors
+      type:
+        scalar: numeric
+    - name: failed
+      type:
+        scalar: numeric
+    - name: lastExpressionError
+      type:
+        scalar: string
+    - name: lastMatched
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: matched
+      type:
+        scalar: numeric
+    - name: observedGeneration
+      type:
+        scalar: numeric
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventSpec
   map:
     fields:
@@ -182,6 +424,15 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: phase
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
+    - name: replay
+      type:
+        scalar: string
+    - name: rules
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleStatus
+          elementRelationship: atomic
     - name: startTime
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
@@ -268,6 +519,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: path
       type:
         scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
+  scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RateLimit
@@ -294,12 +547,61 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
       default: 72h
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Retry
+  map:
+    fields:
+    - name: backoff
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 1s
+    - name: maxAttempts
+      type:
+        scalar: numeric
+      default: 10
+    - name: maxBackoff
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 5m
+    - name: timeout
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 10s
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleStatus
+  map:
+    fields:
+    - name: actions
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ActionStatus
+          elementRelationship: atomic
+    - name: name
+      type:
+        scalar: string
+    - name: state
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+    - name: name
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeysReference
   map:
     fields:
     - name: key
       type:
         scalar: string
+    - name: name
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
+  map:
+    fields:
     - name: name
       type:
         scalar: string

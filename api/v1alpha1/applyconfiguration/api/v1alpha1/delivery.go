@@ -43,6 +43,9 @@ type DeliveryApplyConfiguration struct {
 	Stringified []string `json:"stringified,omitempty"`
 	// redacted are JSON pointers from spec to values that were not stored, for example /data/auth_psk.
 	Redacted []string `json:"redacted,omitempty"`
+	// envelope holds the members of the body that are not stored as they were sent, so that the body can be sent on: text that became
+	// fields of the event, and null. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model": "site", …}.
+	Envelope *apiv1alpha1.JSONObject `json:"envelope,omitempty"`
 }
 
 // DeliveryApplyConfiguration constructs a declarative configuration of the Delivery type for use with
@@ -108,5 +111,13 @@ func (b *DeliveryApplyConfiguration) WithRedacted(values ...string) *DeliveryApp
 	for i := range values {
 		b.Redacted = append(b.Redacted, values[i])
 	}
+	return b
+}
+
+// WithEnvelope sets the Envelope field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Envelope field is set to the value of the last call.
+func (b *DeliveryApplyConfiguration) WithEnvelope(value apiv1alpha1.JSONObject) *DeliveryApplyConfiguration {
+	b.Envelope = &value
 	return b
 }

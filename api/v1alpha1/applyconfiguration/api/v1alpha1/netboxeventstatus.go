@@ -31,8 +31,12 @@ import (
 type NetBoxEventStatusApplyConfiguration struct {
 	// phase is Pending, Succeeded or Failed, for example Succeeded.
 	Phase *apiv1alpha1.Phase `json:"phase,omitempty"`
-	// conditions holds Succeeded: True when all work is done, for example with reason Logged.
+	// conditions holds Succeeded: True when all work is done, for example with reason Logged; and Matched where rules had to do with it.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	// rules are those that matched the event. Which ones, and their actions, is decided once.
+	Rules []RuleStatusApplyConfiguration `json:"rules,omitempty"`
+	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1".
+	Replay *string `json:"replay,omitempty"`
 	// startTime is when the work began, for example 2020-10-26T18:14:19Z.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// completionTime is when the work ended, for example 2020-10-26T18:14:19Z.
@@ -63,6 +67,27 @@ func (b *NetBoxEventStatusApplyConfiguration) WithConditions(values ...*v1.Condi
 		}
 		b.Conditions = append(b.Conditions, *values[i])
 	}
+	return b
+}
+
+// WithRules adds the given value to the Rules field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Rules field.
+func (b *NetBoxEventStatusApplyConfiguration) WithRules(values ...*RuleStatusApplyConfiguration) *NetBoxEventStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithRules")
+		}
+		b.Rules = append(b.Rules, *values[i])
+	}
+	return b
+}
+
+// WithReplay sets the Replay field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Replay field is set to the value of the last call.
+func (b *NetBoxEventStatusApplyConfiguration) WithReplay(value string) *NetBoxEventStatusApplyConfiguration {
+	b.Replay = &value
 	return b
 }
 
