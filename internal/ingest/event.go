@@ -53,6 +53,7 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 				BodyBytes:   int64(len(from.body)),
 				Stringified: event.Stringified,
 				Redacted:    event.Redacted,
+				Envelope:    jsonObject(event.Envelope),
 			},
 		},
 	}

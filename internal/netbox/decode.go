@@ -41,6 +41,9 @@ type Event struct {
 	Data, Snapshots, Context, Request Object
 	// Extra holds the members that no version of NetBox defines.
 	Extra Object
+	// Envelope holds the other members as they were sent, for Body: those that became text above, {"event": "updated", "timestamp":
+	// "2020-10-26 18:14:18.764443+00:00", "model": "site"}, and those that are null where an Object could be, {"data": null}.
+	Envelope Object
 
 	// Redacted and Stringified are JSON pointers from the event, "/data/auth_psk": to values replaced by the text Redacted,
 	// and to numbers replaced by the text of their digits.
@@ -80,7 +83,8 @@ func Decode(body []byte, redact []string) (*Event, error) {
 		Snapshots:   snapshots.object,
 		Context:     top.child("context").object,
 		Request:     request.object,
-		Extra:       extra(kept),
+		Extra:       only(kept, func(name string) bool { return !isDefined(name) }),
+		Envelope:    only(kept, func(name string) bool { return isDefined(name) && kept[name].Kind() != '{' }),
 		Redacted:    found.redactedAt,
 		Stringified: found.stringifiedAt,
 		Digest:      sha256.Sum256(apply(body, found.redacted)),
@@ -122,18 +126,19 @@ func members(body []byte) (Object, error) {
 	return object, nil
 }
 
-func extra(members Object) Object {
-	var extra Object
+// only returns the members whose names are wanted, nil for none.
+func only(members Object, wanted func(name string) bool) Object {
+	var found Object
 	for name, value := range members {
-		if isDefined(name) {
+		if !wanted(name) {
 			continue
 		}
-		if extra == nil {
-			extra = Object{}
+		if found == nil {
+			found = Object{}
 		}
-		extra[name] = value
+		found[name] = value
 	}
-	return extra
+	return found
 }
 
 // changedFields returns the names of the fields that differ, sorted. Without both snapshots nobody can tell: an update that is only

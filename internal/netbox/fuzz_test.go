@@ -11,13 +11,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
 // FuzzDecode checks that a body is either refused in one of the two ways that a sender can understand, or becomes an event whose
-// free-form JSON comes back from the API server's decoder as it went in.
+// free-form JSON comes back from the API server's decoder as it went in, and whose body, made again, is of the same event.
 func FuzzDecode(f *testing.F) {
 	for i, delivery := range recorded(f) {
 		if i%40 == 0 && len(delivery.Body) < 10_000 {
@@ -28,6 +30,7 @@ func FuzzDecode(f *testing.F) {
 		`{"a":"\ud800","password":"x","b":123456789012345678901234567890,"c":1e400,"d":[0.1e-7,NaN]}`,
 		valid + `"password":{"a":1e999},"snapshots":{"prechange":{"a":1e999,"password":1},"postchange":{"a":1.0,"last_updated":""}}}`,
 		valid + `"":{"":{"~":1e999}}}`,
+		valid + `"model":null,"snapshots":null,"context":{},"extra":1e999,"\ud800":{"\udbff":1e999,"a":"\u0031e999"}}`,
 	} {
 		f.Add([]byte(body))
 	}
@@ -53,7 +56,7 @@ func FuzzDecode(f *testing.F) {
 		if !slices.IsSorted(event.ChangedFields) || slices.Contains(event.ChangedFields, "last_updated") {
 			t.Fatalf("changed fields %q", event.ChangedFields)
 		}
-		for _, object := range []netbox.Object{event.Data, event.Snapshots, event.Context, event.Request, event.Extra} {
+		for _, object := range []netbox.Object{event.Data, event.Snapshots, event.Context, event.Request, event.Extra, event.Envelope} {
 			kept := generic(t, object)
 			var served any
 			if err := kjson.UnmarshalCaseSensitivePreserveInts(encode(t, kept), &served); err != nil {
@@ -68,6 +71,24 @@ func FuzzDecode(f *testing.F) {
 			}) {
 				t.Fatalf("a secret is left in %s", encode(t, kept))
 			}
+		}
+
+		again, err := event.Body()
+		if err != nil {
+			t.Fatalf("no body: %v", err)
+		}
+		other, err := netbox.Decode(again, redact)
+		if err != nil {
+			t.Fatalf("the body %s is refused: %v", again, err)
+		}
+		if len(event.Redacted) > 0 { // that a redacted value changed is not seen again
+			other.ChangedFields = event.ChangedFields
+		}
+		if diff := cmp.Diff(event, other, cmpopts.IgnoreFields(netbox.Event{}, "Digest"), cmpopts.SortSlices(strings.Compare),
+			cmp.Comparer(func(a, b netbox.Object) bool {
+				return (a == nil) == (b == nil) && reflect.DeepEqual(generic(t, a), generic(t, b))
+			})); diff != "" {
+			t.Fatalf("the body %s is of another event (-sent +made again):\n%s", again, diff)
 		}
 	})
 }
