@@ -1,0 +1,45 @@
+// Package notice keeps notices that could come in floods to one now and then.
+package notice
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+)
+
+// Limiter lets one notice of each key through in an interval, and counts the others. It is safe for concurrent use.
+type Limiter[K comparable] struct {
+	interval time.Duration
+	clock    clock.PassiveClock
+
+	mu   sync.Mutex
+	last map[K]*state // grows with the keys that ever were, which should be few
+}
+
+type state struct {
+	at       time.Time
+	withheld int
+}
+
+// NewLimiter returns a Limiter that has let nothing through yet.
+func NewLimiter[K comparable](interval time.Duration, clock clock.PassiveClock) *Limiter[K] {
+	return &Limiter[K]{interval: interval, clock: clock, last: map[K]*state{}}
+}
+
+// Allow tells whether a notice of a key may be given now, and how many were not since the last that was.
+func (l *Limiter[K]) Allow(key K) (allowed bool, withheld int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last, now := l.last[key], l.clock.Now()
+	if last == nil {
+		last = &state{}
+		l.last[key] = last
+	}
+	if now.Sub(last.at) < l.interval {
+		last.withheld++
+		return false, 0
+	}
+	withheld, last.withheld, last.at = last.withheld, 0, now
+	return true, withheld
+}
