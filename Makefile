@@ -30,6 +30,7 @@ generate: ## Regenerate the deep copies, apply configurations, CRDs and the RBAC
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt \
 		crd paths="./api/..." output:crd:artifacts:config=config/crd/bases
 	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxevents.yaml)
+	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxeventrules.yaml)
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths="./internal/..." output:rbac:artifacts:config=config/rbac
 
 .PHONY: verify

@@ -204,8 +204,6 @@ const (
 	ReasonRetrying = "Retrying"
 	// ReasonDeliveryFailed says that an action was given up.
 	ReasonDeliveryFailed = "DeliveryFailed"
-	// ReasonReplay says that the event was asked for again.
-	ReasonReplay = "Replay"
 
 	// ReasonRulesMatched says that a rule matched.
 	ReasonRulesMatched = "RulesMatched"

@@ -201,6 +201,7 @@ type HTTPAction struct {
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.name.lowerAscii() == b.name.lowerAscii()))",message="a header is named twice; upper and lower case make no difference"
 	Headers []HTTPHeader `json:"headers,omitempty"`
 	// signingSecretRef names the entry of a Secret with which the body is signed as NetBox does it: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
@@ -238,6 +239,7 @@ type HTTPHeader struct {
 	Name string `json:"name,omitempty"`
 	// value is a text that may hold templates, for example ${event.objectType}.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Value string `json:"value,omitempty"`
 	// valueFrom says where the value is.
@@ -372,8 +374,8 @@ const (
 	ReasonInvalid = "Invalid"
 )
 
-// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every few seconds; what was
-// counted since is lost where the operator is killed.
+// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what was
+// counted since is lost where the operator stops.
 type NetBoxEventRuleStatus struct {
 	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where.
 	// +optional

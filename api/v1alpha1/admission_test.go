@@ -1,0 +1,260 @@
+package v1alpha1_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// installPolicies creates the policies and bindings of config/default, with the names that they are installed under.
+func installPolicies(t *testing.T) {
+	t.Helper()
+	kubectl := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), "kustomize", "../../config/default")
+	kubectl.Stderr = t.Output()
+	manifests, err := kubectl.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
+	for {
+		var found unstructured.Unstructured
+		if err := decoder.Decode(&found); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if found.GroupVersionKind().Group == "admissionregistration.k8s.io" {
+			plane.Create(t, &found)
+		}
+	}
+}
+
+// person returns a client of somebody who may write sources, rules and their status in the namespace, and has some more rights, each a verb
+// and the name of what it is about, or *.
+func person(t *testing.T, namespace, name string, rights ...string) client.Client {
+	t.Helper()
+	role := &rbacv1.Role{Rules: []rbacv1.PolicyRule{{
+		APIGroups: []string{v1alpha1.SchemeGroupVersion.Group},
+		Resources: []string{"netboxsources", "netboxeventrules", "netboxeventrules/status"},
+		Verbs:     []string{"create", "update", "patch"},
+	}}}
+	for _, right := range rights {
+		verb, about, _ := strings.Cut(right, " ")
+		resource := map[string]string{"get": "secrets", "list": "secrets", "impersonate": "serviceaccounts"}[verb]
+		rule := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{resource}, Verbs: []string{verb}}
+		if about != "*" {
+			rule.ResourceNames = []string{about}
+		}
+		role.Rules = append(role.Rules, rule)
+	}
+	role.Namespace, role.Name = namespace, name
+	binding := &rbacv1.RoleBinding{
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}},
+	}
+	binding.Namespace, binding.Name = namespace, name
+	plane.Create(t, role, binding)
+
+	config := rest.CopyConfig(plane.Config)
+	config.Impersonate.UserName = name
+	made, err := client.New(config, client.Options{Scheme: plane.Client.Scheme(), Mapper: plane.Client.RESTMapper()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// signing is a rule with an action for each Secret.
+func signing(secrets ...string) string {
+	actions := make([]string, len(secrets))
+	for i, secret := range secrets {
+		actions[i] = fmt.Sprintf(`{"name":"a%d","http":{"url":"https://a","signingSecretRef":{"name":%q,"key":"k"}}}`, i, secret)
+	}
+	return `{"actions":[` + strings.Join(actions, ",") + `]}`
+}
+
+// largest is a rule with as many references as there can be, 304, to Secrets with names as long as they can be.
+func largest(secrets int) string {
+	var made int
+	reference := func() string {
+		made++
+		return fmt.Sprintf(`{"name":"%0253d","key":"k"}`, made%secrets)
+	}
+	actions := make([]string, 16)
+	for i := range actions {
+		headers := make([]string, 16)
+		for j := range headers {
+			headers[j] = fmt.Sprintf(`{"name":"h%d","valueFrom":{"secretKeyRef":%s}}`, j, reference())
+		}
+		actions[i] = fmt.Sprintf(`{"name":"%063d","http":{"url":"https://a","headers":[%s],"signingSecretRef":%s,`+
+			`"tls":{"caSecretRef":%s,"clientCertSecretRef":%s}}}`, i, strings.Join(headers, ","), reference(), reference(),
+			strings.Replace(reference(), `,"key":"k"`, "", 1))
+	}
+	return `{"actions":[` + strings.Join(actions, ",") + `]}`
+}
+
+// TestNobodyGainsRights writes sources and rules as people who lack some right that these would lend them.
+func TestNobodyGainsRights(t *testing.T) {
+	installPolicies(t)
+	namespace := plane.Namespace(t)
+	sending := func(what string) string {
+		return `{"actions":[{"name":"announce","http":{"url":"https://a",` + what + `}}]}`
+	}
+	const (
+		plain  = `{"actions":[{"name":"say","log":{"message":"m"}},{"name":"send","http":{"url":"https://a","headers":[{"name":"a","value":"b"}]}}]}`
+		acting = `{"serviceAccountName":"provisioner","actions":[{"name":"make","apply":{"template":{"a":[1,2.5,{"b":null}]}}}]}`
+		signed = `{"secretRef":{"name":"sink"}}`
+	)
+	var (
+		header    = sending(`"headers":[{"name":"x","value":"y"},{"name":"a","valueFrom":{"secretKeyRef":{"name":"sink","key":"k"}}}]`)
+		signature = sending(`"signingSecretRef":{"name":"sink","key":"k"}`)
+		ca        = sending(`"tls":{"caSecretRef":{"name":"sink","key":"k"}}`)
+		cert      = sending(`"tls":{"clientCertSecretRef":{"name":"sink"}}`)
+		eight     = signing("a", "b", "a", "c", "d", "e", "f", "g", "h", "h", "b")
+		nine      = signing("a", "b", "c", "d", "e", "f", "g", "h", "i")
+	)
+	const (
+		noAccount = `may not impersonate service account "provisioner" in namespace "` // the namespace's name differs from run to run
+		noSecret  = `may not get Secret "sink" in namespace "`
+		tooMany   = "a rule may name 8 different Secrets at most"
+	)
+	may := func(rights ...string) []string { return rights }
+
+	probe := person(t, namespace, "probe")
+	for kind, spec := range map[string]string{"NetBoxEventRule": signature, "NetBoxSource": signed} {
+		eventually(t, "the policy about "+kind, func() error {
+			made := object(t, kind, namespace, "", spec)
+			made.SetGenerateName("probe-")
+			if err := probe.Create(t.Context(), made, client.DryRunAll); !strings.Contains(fmt.Sprint(err), noSecret) {
+				return fmt.Errorf("a probe is answered with %q", fmt.Sprint(err))
+			}
+			return nil
+		})
+	}
+
+	for i, test := range []struct {
+		reason  string
+		kind    string // NetBoxEventRule where it is empty
+		rights  []string
+		before  string // where it is set: the spec that an administrator made
+		spec    string // the spec that is created, or what an object from before is patched with
+		message string // empty where it is taken
+	}{
+		{reason: "no references", spec: plain},
+		{reason: "service account", spec: acting, rights: may("impersonate provisioner")},
+		{reason: "service account, no right", spec: acting, message: noAccount},
+		{reason: "service account, another's right", spec: acting, rights: may("impersonate other", "get *"), message: noAccount},
+		{reason: "header", spec: header, rights: may("get sink")},
+		{reason: "header, no right", spec: header, message: noSecret},
+		{reason: "header, another Secret's right", spec: header, rights: may("get other", "list *", "impersonate *"), message: noSecret},
+		{reason: "signature", spec: signature, rights: may("get *")},
+		{reason: "signature, no right", spec: signature, message: noSecret},
+		{reason: "authority", spec: ca, rights: may("get sink")},
+		{reason: "authority, no right", spec: ca, message: noSecret},
+		{reason: "certificate", spec: cert, rights: may("get sink")},
+		{reason: "certificate, no right", spec: cert, message: noSecret},
+
+		{reason: "8 Secrets", spec: eight, rights: may("get *")},
+		{
+			reason: "8 Secrets, the first missing", spec: eight, message: `may not get Secret "a"`,
+			rights: may("get b", "get c", "get d", "get e", "get f", "get g", "get h"),
+		},
+		{
+			reason: "8 Secrets, one missing", spec: eight, message: `may not get Secret "d" in namespace "` + namespace + `", which action "a4" names`,
+			rights: may("get a", "get b", "get c", "get e", "get f", "get g", "get h"),
+		},
+		{
+			reason: "8 Secrets, the last missing", spec: eight, message: `may not get Secret "h"`,
+			rights: may("get a", "get b", "get c", "get d", "get e", "get f", "get g"),
+		},
+		{reason: "9 Secrets", spec: nine, rights: may("get *"), message: tooMany},
+		{reason: "as large as can be", spec: largest(8), rights: may("get *")},
+		{reason: "as many Secrets as can be", spec: largest(304), rights: may("get *"), message: tooMany},
+
+		{reason: "a label", before: header, spec: `{"metadata":{"labels":{"a":"b"},"finalizers":["a/b"]}}`},
+		{reason: "a label of a rule with a template", before: acting, spec: `{"metadata":{"labels":{"a":"b"}}}`},
+		{reason: "the spec as it was", before: header, spec: `{"spec":{"actions":` + strings.TrimPrefix(header, `{"actions":`) + `}`},
+		{reason: "a status", before: header, spec: `{"status":{"matched":1}}`},
+		{
+			reason: "a URL", before: header, message: noSecret,
+			spec: `{"spec":{"actions":` + strings.ReplaceAll(strings.TrimPrefix(header, `{"actions":`), "https://a", "https://b") + `}`,
+		},
+		{reason: "another field", before: header, spec: `{"spec":{"order":"None"}}`, message: noSecret},
+		{reason: "another field, with the right", before: header, spec: `{"spec":{"order":"None"}}`, rights: may("get sink")},
+		{reason: "a Secret taken out", before: header, spec: `{"spec":` + plain + `}`},
+		{
+			reason: "an action more of a service account", before: acting, message: noAccount,
+			spec: `{"spec":{"actions":[{"name":"make","apply":{"template":{"a":2}}}]}}`,
+		},
+
+		{reason: "source, unsigned", kind: "NetBoxSource", spec: `{"unsigned":"Accept"}`},
+		{reason: "source", kind: "NetBoxSource", spec: signed, rights: may("get sink")},
+		{reason: "source, no right", kind: "NetBoxSource", spec: signed, rights: may("get other"), message: noSecret},
+		{reason: "source, a label", kind: "NetBoxSource", before: signed, spec: `{"metadata":{"labels":{"a":"b"}}}`},
+		{reason: "source, another path", kind: "NetBoxSource", before: signed, spec: `{"spec":{"path":"/mine"}}`, message: noSecret},
+	} {
+		if test.kind == "" {
+			test.kind = "NetBoxEventRule"
+		}
+		name := fmt.Sprintf("person-%d", i)
+		somebody := person(t, namespace, name, test.rights...)
+		if test.before != "" {
+			plane.Create(t, object(t, test.kind, namespace, name, test.before))
+		}
+		// A Role takes a moment to be known: a person's rights grow to what they should be.
+		eventually(t, test.reason, func() (err error) {
+			patch := client.RawPatch(types.MergePatchType, []byte(test.spec))
+			switch {
+			case test.before == "":
+				err = somebody.Create(t.Context(), object(t, test.kind, namespace, name, test.spec))
+			case strings.HasPrefix(test.spec, `{"status"`):
+				err = somebody.Status().Patch(t.Context(), object(t, test.kind, namespace, name, `{}`), patch)
+			default:
+				err = somebody.Patch(t.Context(), object(t, test.kind, namespace, name, `{}`), patch)
+			}
+			if test.message == "" {
+				return err
+			}
+			if err == nil {
+				t.Fatalf("%s is let through", test.reason)
+			}
+			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), test.message) ||
+				test.message != tooMany && !strings.Contains(err.Error(), `"`+name+`" may not`) {
+				return fmt.Errorf("refused with %w, want %q", err, test.message)
+			}
+			return nil
+		})
+	}
+}
+
+// eventually waits until something is as it should be.
+func eventually(t *testing.T, what string, done func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := done()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s: %v", what, err)
+			return
+		}
+	}
+}

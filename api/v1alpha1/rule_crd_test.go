@@ -1,0 +1,173 @@
+package v1alpha1_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+func TestRuleRules(t *testing.T) {
+	namespace := plane.Namespace(t)
+	const logs = `"actions":[{"name":"a","log":{"message":"m"}}]`
+	action := func(what string) string { return `{"actions":[{"name":"a",` + what + `}]}` }
+	sending := func(what string) string { return action(`"http":{"url":"https://a",` + what + `}`) }
+	header := func(what string) string { return sending(`"headers":[{` + what + `}]`) }
+	spec := func(what string) string { return `{` + logs + `,` + what + `}` }
+
+	for reason, test := range map[string]struct{ spec, message string }{
+		"all of it": {`{
+			"match": {"sources": ["netbox"], "events": ["created", "job_end"], "objectTypes": ["dcim.device", "virtualization.*", "netbox_dns.a-b"],
+				"changedFields": ["status"], "cel": "true"},
+			"order": "None", "retry": {"maxAttempts": 1, "backoff": "100ms", "maxBackoff": "24h", "timeout": "5m"}, "serviceAccountName": "a.b-c",
+			"actions": [
+				{"name": "send", "http": {"url": "https://a/${event.objectType}", "format": "CloudEventBinary", "method": "PUT", "headers": [
+					{"name": "A", "value": "b"}, {"name": "!#$%&'*+-.^_|~", "valueFrom": {"secretKeyRef": {"name": "s", "key": "A_b.c-d"}}}],
+					"signingSecretRef": {"name": "s", "key": "k"},
+					"tls": {"caSecretRef": {"name": "s", "key": "k"}, "clientCertSecretRef": {"name": "s"}}}},
+				{"name": "make", "apply": {"template": {"kind": "Job"}, "operation": "Create", "ownedByEvent": true}},
+				{"name": "tell", "event": {"type": "Warning", "reason": "DeviceActive", "message": "m"}},
+				{"name": "say", "log": {"message": "m"}}]
+		}`, ""},
+
+		"no actions":                      {`{}`, "spec.actions"},
+		"an empty list of actions":        {`{"actions":[]}`, "spec.actions"},
+		"17 actions":                      {`{"actions":[` + list(17, `{"name":"a%d","log":{"message":"m"}}`) + `]}`, "must have at most 16 items"},
+		"an action of no kind":            {`{"actions":[{"name":"a"}]}`, "exactly one of the fields in [http apply event log] must be set"},
+		"an action of two kinds":          {action(`"log":{"message":"m"},"event":{"reason":"A","message":"m"}`), "exactly one of the fields in [http apply event log] must be set"},
+		"an action without name":          {`{"actions":[{"log":{"message":"m"}}]}`, "spec.actions[0].name"},
+		"a name that no label may be":     {`{"actions":[{"name":"a_b","log":{"message":"m"}}]}`, "spec.actions[0].name"},
+		"a name twice":                    {`{"actions":[{"name":"a","log":{"message":"m"}},{"name":"a","log":{"message":"n"}}]}`, "Duplicate value"},
+		"apply as nobody":                 {action(`"apply":{"template":{"a":1}}`), "must name the serviceAccountName that it acts as"},
+		"apply as an empty name":          {`{"serviceAccountName":"","actions":[{"name":"a","apply":{"template":{"a":1}}}]}`, "spec.serviceAccountName"},
+		"a service account that is none":  {spec(`"serviceAccountName":"a:b"`), "spec.serviceAccountName"},
+		"an empty template":               {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{}}}]}`, "at least 1 properties"},
+		"a template that is a list":       {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":[]}}]}`, "must be of type object"},
+		"an unknown operation":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Delete"}}]}`, "Unsupported value"},
+		"an event without reason":         {action(`"event":{"message":"m"}`), "reason"},
+		"a reason of two words":           {action(`"event":{"reason":"a b","message":"m"}`), "reason"},
+		"an unknown type of event":        {action(`"event":{"type":"Error","reason":"A","message":"m"}`), "Unsupported value"},
+		"an event that says nothing":      {action(`"event":{"reason":"A","message":""}`), "message"},
+		"a line that says nothing":        {action(`"log":{}`), "message"},
+		"no URL":                          {action(`"http":{}`), "url"},
+		"an unknown format":               {sending(`"format":"XML"`), "Unsupported value"},
+		"a method that has no body":       {sending(`"method":"GET"`), "Unsupported value"},
+		"a header of nothing":             {header(`"name":"a"`), "exactly one of the fields in [value valueFrom] must be set"},
+		"a header of an empty value":      {header(`"name":"a","value":""`), "headers[0].value"}, // which Go would leave out
+		"a header of two values":          {header(`"name":"a","value":"b","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}`), "exactly one of the fields in [value valueFrom] must be set"},
+		"a header from nowhere":           {header(`"name":"a","valueFrom":{}`), "secretKeyRef"},
+		"a header's entry without key":    {header(`"name":"a","valueFrom":{"secretKeyRef":{"name":"s"}}`), "secretKeyRef.key"},
+		"a header with a colon":           {header(`"name":"a:","value":"b"`), "headers[0].name"},
+		"a header with a line break":      {header(`"name":"a\n","value":"b"`), "headers[0].name"},
+		"a header twice":                  {sending(`"headers":[{"name":"a","value":"b"},{"name":"a","value":"c"}]`), "Duplicate value"},
+		"a header twice in another case":  {sending(`"headers":[{"name":"a","value":"b"},{"name":"A","value":"c"}]`), "a header is named twice"},
+		"host":                            {header(`"name":"host","value":"b"`), "are the operator's own"},
+		"Content-Length":                  {header(`"name":"Content-Length","value":"b"`), "are the operator's own"},
+		"TRANSFER-ENCODING":               {header(`"name":"TRANSFER-ENCODING","value":"b"`), "are the operator's own"},
+		"cOnnection":                      {header(`"name":"cOnnection","value":"b"`), "are the operator's own"},
+		"X-Hook-Signature":                {header(`"name":"X-Hook-Signature","value":"b"`), "are the operator's own"},
+		"a Secret that cannot be":         {sending(`"signingSecretRef":{"name":"a/b","key":"k"}`), "signingSecretRef.name"},
+		"a Secret without name":           {sending(`"tls":{"caSecretRef":{"name":"","key":"k"}}`), "caSecretRef.name"},
+		"an entry that cannot be":         {sending(`"signingSecretRef":{"name":"a","key":"k/l"}`), "signingSecretRef.key"},
+		"a certificate of no Secret":      {sending(`"tls":{"clientCertSecretRef":{}}`), "clientCertSecretRef.name"},
+		"tls about nothing":               {sending(`"tls":{}`), "at least 1 properties"},
+		"an unknown order":                {spec(`"order":"PerSource"`), "Unsupported value"},
+		"no attempts":                     {spec(`"retry":{"maxAttempts":0}`), "spec.retry.maxAttempts"},
+		"a pause that is longer":          {spec(`"retry":{"backoff":"2s","maxBackoff":"1s"}`), "backoff must not be longer than maxBackoff"},
+		"a pause longer than the default": {spec(`"retry":{"backoff":"6m"}`), "backoff must not be longer than maxBackoff"},
+		"hardly a pause":                  {spec(`"retry":{"backoff":"99ms"}`), "must be at least 100ms"},
+		"more than a day's pause":         {spec(`"retry":{"maxBackoff":"24h1s"}`), "must be at most 24h"},
+		"a pause in days":                 {spec(`"retry":{"maxBackoff":"1d"}`), "spec.retry.maxBackoff"},
+		"no time":                         {spec(`"retry":{"timeout":"0s"}`), "must be between 10ms and 5m"},
+		"too much time":                   {spec(`"retry":{"timeout":"6m"}`), "must be between 10ms and 5m"},
+		"an empty match":                  {spec(`"match":{}`), ""},
+		"a match of no source":            {spec(`"match":{"sources":[]}`), "spec.match.sources"},
+		"a source without name":           {spec(`"match":{"sources":[""]}`), "spec.match.sources[0]"},
+		"an event twice":                  {spec(`"match":{"events":["created","created"]}`), "Duplicate value"},
+		"a type without application":      {spec(`"match":{"objectTypes":["device"]}`), "spec.match.objectTypes[0]"},
+		"every application":               {spec(`"match":{"objectTypes":["*.device"]}`), "spec.match.objectTypes[0]"},
+		"an empty expression":             {spec(`"match":{"cel":""}`), "spec.match.cel"},
+	} {
+		made := object(t, "NetBoxEventRule", namespace, "", test.spec)
+		made.SetGenerateName("r-")
+		if err := plane.Client.Create(t.Context(), made); !refused(err, test.message) {
+			t.Errorf("%s: %v, want %q", reason, err, test.message)
+		}
+	}
+}
+
+// list is a format of one number, for the numbers from 0.
+func list(length int, format string) string {
+	items := make([]string, length)
+	for i := range items {
+		items[i] = fmt.Sprintf(format, i)
+	}
+	return strings.Join(items, ",")
+}
+
+func TestRuleDefaults(t *testing.T) {
+	namespace := plane.Namespace(t)
+	for name, test := range map[string]struct {
+		retry, want string // want is maxAttempts, backoff, maxBackoff and timeout
+	}{
+		"absent":        {``, "10 1s 5m0s 10s"},
+		"empty":         {`"retry":{},`, "10 1s 5m0s 10s"},
+		"attempts-only": {`"retry":{"maxAttempts":3},`, "3 1s 5m0s 10s"},
+		"pause-only":    {`"retry":{"backoff":"2s"},`, "10 2s 5m0s 10s"},
+		"longest-only":  {`"retry":{"maxBackoff":"1h"},`, "10 1s 1h0m0s 10s"},
+		"timeout-only":  {`"retry":{"timeout":"1s"},`, "10 1s 5m0s 1s"},
+	} {
+		plane.Create(t, object(t, "NetBoxEventRule", namespace, name, `{`+test.retry+`"serviceAccountName":"s","actions":[
+			{"name":"send","http":{"url":"https://a"}}, {"name":"make","apply":{"template":{"a":1}}},
+			{"name":"tell","event":{"reason":"A","message":"m"}}]}`))
+		var stored v1alpha1.NetBoxEventRule
+		if err := plane.Client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: name}, &stored); err != nil {
+			t.Fatal(err)
+		}
+		retry, actions := stored.Spec.Retry, stored.Spec.Actions
+		got := fmt.Sprint(retry.MaxAttempts, retry.Backoff.Duration, retry.MaxBackoff.Duration, retry.Timeout.Duration)
+		if got != test.want || stored.Spec.Order != v1alpha1.OrderPerObject ||
+			actions[0].HTTP.Format != v1alpha1.FormatCloudEvent || actions[0].HTTP.Method != http.MethodPost ||
+			actions[1].Apply.Operation != v1alpha1.OperationApply || actions[2].Event.Type != "Normal" {
+			t.Errorf("%s: %+v", name, stored.Spec)
+		}
+	}
+}
+
+// TestRuleTemplate sees that a template is stored as it was written, and that a client of this package leaves it so.
+func TestRuleTemplate(t *testing.T) {
+	namespace := plane.Namespace(t)
+	const template = `{"apiVersion":"v1","data":null,"items":[{"a":{"b":{"c":[1,2.5,9007199254740993,true,"${data.name}"]}},"n":null}],"kind":"List",` +
+		`"metadata":{"annotations":{"x":null}},"number":7,"spec":{},"text":"t"}`
+	stored := v1alpha1.NetBoxEventRule{Spec: v1alpha1.NetBoxEventRuleSpec{
+		ServiceAccountName: "s",
+		Actions:            []v1alpha1.Action{{Name: "make", Apply: &v1alpha1.ApplyAction{}}},
+	}}
+	stored.Namespace, stored.Name = namespace, "r"
+	if err := json.Unmarshal([]byte(template), &stored.Spec.Actions[0].Apply.Template); err != nil {
+		t.Fatal(err)
+	}
+	plane.Create(t, &stored)
+	key := types.NamespacedName{Namespace: namespace, Name: "r"}
+	for _, reader := range []string{"the API server", "a client of this package"} {
+		if err := plane.Client.Get(t.Context(), key, &stored); err != nil {
+			t.Fatal(err)
+		}
+		got, err := json.Marshal(stored.Spec.Actions[0].Apply.Template)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != template {
+			t.Errorf("%s stores a template as\n%s, want\n%s", reader, got, template)
+		}
+		stored.Spec.Order = v1alpha1.OrderNone
+		if err := plane.Client.Update(t.Context(), &stored); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
