@@ -1,0 +1,157 @@
+package rule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/common/types"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// Rule is a compiled NetBoxEventRule. It is safe for concurrent use.
+type Rule struct {
+	Actions []Action
+
+	match      v1alpha1.Match
+	expression *expression // nil where there is none
+}
+
+// Action is one compiled action. What belongs to another kind of action is empty.
+type Action struct {
+	// Spec is what it was compiled from.
+	Spec *v1alpha1.Action
+	// URL and Headers are of an http action; Headers has the place of spec.http.headers, and nil where the value is in a Secret.
+	URL     *URL
+	Headers []*Text
+	// Objects are those of an apply action.
+	Objects []Object
+	// Message is of an event or log action.
+	Message *Text
+}
+
+// Compile compiles a rule. Its error names every expression and template that is wrong, a line each: where it is in spec, what is wrong with
+// it, and at which line and column. It fits into the message of a condition.
+func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (*Rule, error) {
+	var c compiler
+	compiled := &Rule{match: spec.Match}
+	if spec.Match.CEL != "" {
+		compiled.expression = c.expression("spec.match.cel", spec.Match.CEL, cel.BoolType)
+	}
+	for i := range spec.Actions {
+		compiled.Actions = append(compiled.Actions, c.action(&spec.Actions[i]))
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return compiled, nil
+}
+
+const (
+	// maxExpressions bounds the expressions of one rule: each takes 17 kB of memory.
+	maxExpressions = 1000
+	// maxFaults bounds how many faults are named, and maxFaultBytes how long one may be: the message of a condition takes 32 KiB.
+	maxFaults, maxFaultBytes = 50, 500
+)
+
+// compiler collects the faults of a rule.
+type compiler struct {
+	faults      []error
+	expressions int
+}
+
+func (c *compiler) fault(path string, err error) {
+	c.faults = append(c.faults, bounded(fmt.Errorf("%s: %w", path, err)))
+}
+
+// err returns the faults, nil for none.
+func (c *compiler) err() error {
+	if c.expressions > maxExpressions {
+		c.fault("spec", fmt.Errorf("has %d expressions, more than %d", c.expressions, maxExpressions))
+	}
+	if more := len(c.faults) - maxFaults; more > 0 {
+		c.faults = append(c.faults[:maxFaults], fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(c.faults...)
+}
+
+// expression compiles an expression, whose value must be of the wanted type unless that is nil.
+func (c *compiler) expression(path, text string, want *cel.Type) *expression {
+	compiled := &expression{text: text}
+	if c.expressions++; c.expressions > maxExpressions {
+		return compiled
+	}
+	var err error
+	if compiled.program, err = program(text, want); err != nil {
+		c.fault(path, err)
+	}
+	return compiled
+}
+
+func (c *compiler) action(spec *v1alpha1.Action) Action {
+	action, path := Action{Spec: spec}, fmt.Sprintf("spec.actions[%s]", spec.Name)
+	switch {
+	case spec.HTTP != nil:
+		action.URL = c.url(path+".http.url", spec.HTTP.URL)
+		action.Headers = make([]*Text, len(spec.HTTP.Headers))
+		for i, header := range spec.HTTP.Headers {
+			if header.ValueFrom == nil {
+				action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
+			}
+		}
+	case spec.Apply != nil:
+		action.Objects = c.objects(path+".apply.template", spec.Apply.Template)
+	case spec.Event != nil:
+		action.Message = c.text(path+".event.message", spec.Event.Message)
+	case spec.Log != nil:
+		action.Message = c.text(path+".log.message", spec.Log.Message)
+	}
+	return action
+}
+
+// bounded cuts the text of a long error.
+func bounded(err error) error {
+	text := err.Error()
+	if len(text) <= maxFaultBytes {
+		return err
+	}
+	return errors.New(strings.ToValidUTF8(text[:maxFaultBytes], "") + "…")
+}
+
+// Match tells whether an event matters to the rule. An error says why the rule's expression failed on it: it does not match then.
+func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
+	if !oneOf(r.match.Sources, event.Spec.SourceRef.Name) || !oneOf(r.match.Events, event.Spec.Event) ||
+		!r.matchObjectType(event.Spec.ObjectType) || !r.matchChangedFields(&event.Spec) {
+		return false, nil
+	}
+	if r.expression == nil {
+		return true, nil
+	}
+	value, err := r.expression.evaluate(ctx, in)
+	if err != nil {
+		return false, err
+	}
+	result, ok := value.(types.Bool)
+	if !ok {
+		return false, fmt.Errorf("is a %s and not true or false in %.60q", value.Type().TypeName(), r.expression.text)
+	}
+	return bool(result), nil
+}
+
+func oneOf(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
+
+func (r *Rule) matchObjectType(objectType string) bool {
+	return len(r.match.ObjectTypes) == 0 || slices.ContainsFunc(r.match.ObjectTypes, func(wanted string) bool {
+		application, all := strings.CutSuffix(wanted, "*") // with its dot
+		return wanted == objectType || all && strings.HasPrefix(objectType, application)
+	})
+}
+
+func (r *Rule) matchChangedFields(spec *v1alpha1.NetBoxEventSpec) bool {
+	return len(r.match.ChangedFields) == 0 || spec.Event != "updated" ||
+		slices.ContainsFunc(r.match.ChangedFields, func(field string) bool { return slices.Contains(spec.ChangedFields, field) })
+}

@@ -1,0 +1,495 @@
+package rule_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+var (
+	redact = []string{"auth_key", "auth_psk", "preshared_key", "password", "aws_secret_access_key"}
+	now    = time.Date(2027, 7, 28, 9, 30, 0, 0, time.UTC)
+)
+
+// recorded returns the events of all recorded deliveries, by names such as netbox-4.6.8-live/182, and their bodies.
+func recorded(t testing.TB) (map[string]*v1alpha1.NetBoxEvent, map[string]map[string]any) {
+	t.Helper()
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, bodies := map[string]*v1alpha1.NetBoxEvent{}, map[string]map[string]any{}
+	for _, delivery := range all {
+		decoded, err := netbox.Decode([]byte(delivery.Body), redact)
+		if err != nil {
+			continue // internal/netbox tests that it is no event
+		}
+		decoder := json.NewDecoder(bytes.NewReader([]byte(delivery.Body)))
+		decoder.UseNumber()
+		var body map[string]any
+		if err := decoder.Decode(&body); err != nil {
+			t.Fatal(err)
+		}
+		events[delivery.String()], bodies[delivery.String()] = newEvent(decoded), body
+	}
+	return events, bodies
+}
+
+// newEvent makes of a decoded body what the receiver stores.
+func newEvent(from *netbox.Event) *v1alpha1.NetBoxEvent {
+	object := func(from netbox.Object) v1alpha1.JSONObject {
+		if from == nil {
+			return nil
+		}
+		converted := v1alpha1.JSONObject{}
+		for name, value := range from {
+			converted[name] = v1alpha1.JSON{Raw: value}
+		}
+		return converted
+	}
+	return &v1alpha1.NetBoxEvent{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "netbox", Name: "event-1"},
+		Spec: v1alpha1.NetBoxEventSpec{
+			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: from.Event, ObjectType: from.ObjectType, Model: from.Model,
+			ObjectID: from.ObjectID, ObjectURL: from.ObjectURL, ObjectName: from.ObjectName, Username: from.Username,
+			RequestID: from.RequestID, Request: object(from.Request), Timestamp: metav1.NewMicroTime(from.Timestamp),
+			ChangedFields: from.ChangedFields, Data: object(from.Data), Snapshots: object(from.Snapshots),
+			Context: object(from.Context), Extra: object(from.Extra),
+			Delivery: v1alpha1.Delivery{
+				ReceivedAt: metav1.NewMicroTime(from.Timestamp), Signature: v1alpha1.SignatureVerified, Key: "secret",
+				Stringified: from.Stringified, Redacted: from.Redacted, Envelope: object(from.Envelope),
+			},
+		},
+	}
+}
+
+func compile(t testing.TB, spec *v1alpha1.NetBoxEventRuleSpec) *rule.Rule {
+	t.Helper()
+	compiled, err := rule.Compile(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return compiled
+}
+
+// made returns an event with this data.
+func made(t testing.TB, data string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	event := &v1alpha1.NetBoxEvent{Spec: v1alpha1.NetBoxEventSpec{Event: "updated", ObjectType: "dcim.device"}}
+	if err := json.Unmarshal([]byte(data), &event.Spec.Data); err != nil {
+		t.Fatal(err)
+	}
+	return event
+}
+
+func TestMatch(t *testing.T) {
+	events, _ := recorded(t)
+	const (
+		device     = "netbox-4.6.8-live/182" // an update: planned to active
+		created    = "netbox-4.6.8/1070"     // of an IP address, 192.168.0.4/24
+		deleted    = "netbox-4.6.8/1073"     // of an IP address, 192.168.0.1/24
+		prefix     = "netbox-3.7.8-live/310" // created, 10.1.0.0/16
+		ipv6       = "netbox-3.7.8-live/324" // created, 2001:db8::1/128
+		secret     = "netbox-3.7.8-live/408" // an update: of a secret that was redacted
+		noSnapshot = "netbox-2.9.11/182"     // an update
+		nautobot   = "nautobot-2.4.44/792"   // an update of an IP address; snapshots in the REST shape
+		job        = "netbox-4.6.8-live/265" // job_ended
+		emptyJob   = "netbox-3.7.8-live/698" // job_started, without data
+	)
+	for _, test := range []struct {
+		reason string
+		event  string
+		match  v1alpha1.Match
+		want   bool
+		fault  string // part of the error, "" for none
+	}{
+		{reason: "nothing is asked for", event: device, want: true},
+		{reason: "any entry of each list", event: device, want: true, match: v1alpha1.Match{
+			Sources: []string{"other", "netbox"}, Events: []string{"created", "updated"}, ObjectTypes: []string{"ipam.*", "dcim.device"},
+			ChangedFields: []string{"name", "status"},
+		}},
+		{reason: "another source", event: device, match: v1alpha1.Match{Sources: []string{"netbox2"}}},
+		{reason: "another event", event: device, match: v1alpha1.Match{Events: []string{"created", "deleted"}}},
+		{reason: "another type", event: device, match: v1alpha1.Match{ObjectTypes: []string{"dcim.devicetype", "dcim.devic"}}},
+		{reason: "another application", event: device, match: v1alpha1.Match{ObjectTypes: []string{"dci.*", "dcimm.*"}}},
+		{reason: "an update of other fields", event: device, match: v1alpha1.Match{ChangedFields: []string{"name"}}},
+		{reason: "a creation changes all fields", event: created, match: v1alpha1.Match{ChangedFields: []string{"name"}}, want: true},
+		{reason: "a deletion changes all fields", event: deleted, match: v1alpha1.Match{ChangedFields: []string{"name"}}, want: true},
+		{reason: "a job has no fields", event: job, match: v1alpha1.Match{ChangedFields: []string{"name"}}, want: true},
+		{reason: "nobody knows what an update changed", event: noSnapshot, match: v1alpha1.Match{ChangedFields: []string{"name"}}},
+		{reason: "a redacted field changed", event: secret, match: v1alpha1.Match{ChangedFields: []string{"auth_psk"}}, want: true},
+
+		{reason: "the example of the issue", event: device, match: v1alpha1.Match{CEL: `changedTo("status", "active") && data.role.slug == "leaf"`}, want: true},
+		{reason: "changed to another value", event: device, match: v1alpha1.Match{CEL: `changedTo("status", "planned")`}},
+		{reason: "did not change", event: device, match: v1alpha1.Match{CEL: `changedTo("name", "leaf1")`}},
+		{reason: "a field that no snapshot has", event: device, match: v1alpha1.Match{CEL: `changed("nonsense")`}},
+		{reason: "the name of a field is worked out", event: device, match: v1alpha1.Match{CEL: `["name", "status"].exists(f, changed(f))`}, want: true},
+		{reason: "numbers of snapshots", event: device, match: v1alpha1.Match{CEL: `prechange.site == 2 && postchange.site == 2.0 && !changed("site")`}, want: true},
+		{reason: "a creation changes from nothing", event: created, match: v1alpha1.Match{CEL: `prechange == null && changedTo("status", "active")`}, want: true},
+		{reason: "a deletion changes to nothing", event: deleted, match: v1alpha1.Match{CEL: `postchange == null && changedTo("status", null)`}, want: true},
+		{reason: "no snapshots: nothing is known to have changed", event: noSnapshot, match: v1alpha1.Match{CEL: `changed("status") || changedTo("status", null)`}},
+		{reason: "a redacted field that changed looks the same", event: secret, match: v1alpha1.Match{CEL: `prechange.auth_psk == postchange.auth_psk && changed("auth_psk")`}, want: true},
+		{reason: "Nautobot's snapshots are nested", event: nautobot, match: v1alpha1.Match{CEL: `changed("status") && postchange.status.id != prechange.status.id && data.status.id == postchange.status.id`}, want: true},
+		{reason: "a variable of the same name", event: device, match: v1alpha1.Match{CEL: `[1].all(event, [1].all(postchange, [1].all(prechange, changedTo("status", "active"))))`}, want: true},
+
+		{reason: "an address, which NetBox gives with its mask", event: created, match: v1alpha1.Match{CEL: `cidr("192.168.0.0/16").containsIP(cidr(data.address).ip())`}, want: true},
+		{reason: "another way to it", event: created, match: v1alpha1.Match{CEL: `cidr("192.168.0.0/16").containsIP(ip(data.address.split("/")[0]))`}, want: true},
+		{reason: "an address elsewhere", event: created, match: v1alpha1.Match{CEL: `cidr("10.0.0.0/8").containsIP(cidr(data.address).ip())`}},
+		{reason: "an address is no network", event: created, match: v1alpha1.Match{CEL: `cidr("10.0.0.0/8").containsIP(ip(data.address))`}, fault: "parse error"},
+		{reason: "a prefix within another", event: prefix, match: v1alpha1.Match{CEL: `cidr("10.0.0.0/8").containsCIDR(data.prefix) && cidr(data.prefix).prefixLength() == 16`}, want: true},
+		{reason: "IPv6", event: ipv6, match: v1alpha1.Match{CEL: `cidr("2001:db8::/32").containsIP(cidr(data.address).ip()) && ip("2001:db8::1").family() == 6`}, want: true},
+		{reason: "the other libraries", event: device, want: true, match: v1alpha1.Match{CEL: `quantity("1Gi").isGreaterThan(quantity("1000Mi")) && semver("1.10.0").isGreaterThan(semver("1.9.0")) &&
+			sets.contains(["a", "b"], ["a"]) && data.name.lowerAscii().matches("^leaf[0-9]+$") && data.name.find("[0-9]+") == "1" &&
+			url("https://h/p").getHost() == "h" && !format.dns1123Label().validate(data.name).hasValue() && "%s".format([data.id]) == "1" && [1, 2].sum() == 3`}},
+
+		{reason: "all of event", event: device, want: true, match: v1alpha1.Match{CEL: `event.sourceRef.name == "netbox" && event.namespace == "netbox" && event.event == "updated" && event.objectID == "1" &&
+			event.changedFields == ["status"] && event.request.method == "PATCH" && event.delivery.signature == "Verified" &&
+			event.timestamp < now && now - event.timestamp < duration("1000000h") && event.data == data && event.snapshots.prechange == prechange`}},
+		{reason: "what is absent is null", event: emptyJob, match: v1alpha1.Match{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}, want: true},
+		{reason: "a key of nothing", event: emptyJob, match: v1alpha1.Match{CEL: `data.name == "x"`}, fault: "no such key: name"},
+		{reason: "a missing key", event: device, match: v1alpha1.Match{CEL: `data.rolle.slug == "leaf"`}, fault: "no such key: rolle"},
+		{reason: "a missing key that has tells of", event: device, match: v1alpha1.Match{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}},
+		{reason: "an optional key", event: device, match: v1alpha1.Match{CEL: `data.?rolle.slug.orValue("leaf") == "leaf"`}, want: true},
+		{reason: "a missing key that does not matter", event: device, match: v1alpha1.Match{CEL: `data.rolle.slug == "x" || true`}, want: true},
+		{reason: "no truth", event: device, match: v1alpha1.Match{CEL: `data.name`}, fault: "not true or false"},
+		{reason: "null is no truth", event: device, match: v1alpha1.Match{CEL: `data.tenant`}, fault: "not true or false"},
+		{reason: "the lists come first", event: device, match: v1alpha1.Match{Events: []string{"created"}, CEL: `data.rolle.slug == "x"`}},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			event := events[test.event]
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: test.match})
+			got, err := compiled.Match(t.Context(), event, rule.NewInput(event, now))
+			if got != test.want || (err != nil) != (test.fault != "") || err != nil && !strings.Contains(err.Error(), test.fault) {
+				t.Errorf("matched: %t, error: %v; want %t, %q", got, err, test.want, test.fault)
+			}
+		})
+	}
+}
+
+// TestMatchRecorded compares what rules make of all recorded deliveries with an independent reading of the bodies.
+func TestMatchRecorded(t *testing.T) {
+	events, bodies := recorded(t)
+	names := []string{"status", "name", "description", "tags", "custom_fields", "site", "auth_psk", "primary_ip4"}
+	dcim := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{ObjectTypes: []string{"dcim.*"}}})
+	changed, narrowed := map[string]*rule.Rule{}, map[string]*rule.Rule{}
+	for _, name := range names {
+		changed[name] = compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: fmt.Sprintf("changed(%q)", name)}})
+		narrowed[name] = compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{ChangedFields: []string{name}}})
+	}
+	toActive := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: `changedTo("status", "active")`}})
+
+	counts := map[string]int{}
+	for delivery, event := range events {
+		in := rule.NewInput(event, now)
+		check := func(what string, compiled *rule.Rule, want bool) {
+			t.Helper()
+			got, err := compiled.Match(t.Context(), event, in)
+			if err != nil || got != want {
+				t.Errorf("%s: %s: matched: %t, error: %v; want %t", delivery, what, got, err, want)
+			}
+			if got {
+				counts[what]++
+			}
+		}
+		body := bodies[delivery]
+		data, _ := body["data"].(map[string]any)
+		url, _ := data["url"].(string)
+		objectType, _ := body["object_type"].(string)
+		check("dcim.*", dcim, strings.HasPrefix(objectType, "dcim.") || strings.Contains(url, "/api/dcim/"))
+
+		snapshots, _ := body["snapshots"].(map[string]any)
+		before, _ := snapshots["prechange"].(map[string]any)
+		after, _ := snapshots["postchange"].(map[string]any)
+		for _, name := range names {
+			differs := !reflect.DeepEqual(before[name], after[name])
+			check("changed "+name, changed[name], differs)
+			check("narrowed to "+name, narrowed[name], body["event"] != "updated" || before != nil && after != nil && differs)
+		}
+		check("to active", toActive, before["status"] != "active" && after["status"] == "active")
+	}
+	for _, what := range []string{"dcim.*", "to active", "changed status", "changed auth_psk", "changed custom_fields"} {
+		if counts[what] < 10 || counts[what] > len(events)-10 {
+			t.Errorf("%s: %d of %d events match: a poor test", what, counts[what], len(events))
+		}
+	}
+}
+
+// TestEvent compares what expressions see with what kubectl shows, of all recorded deliveries: no field is left out.
+func TestEvent(t *testing.T) {
+	events, _ := recorded(t)
+	see := compile(t, &v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{{Name: "line", Log: &v1alpha1.LogAction{Message: "${event}"}}}})
+	for delivery, event := range events {
+		seen, err := see.Actions[0].Message.Value(t.Context(), rule.NewInput(event, now))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := generic(t, seen).(map[string]any)
+		if got["name"] != event.Name || got["namespace"] != event.Namespace {
+			t.Errorf("%s: is %v/%v", delivery, got["namespace"], got["name"])
+		}
+		delete(got, "name")
+		delete(got, "namespace")
+		want := generic(t, event.Spec).(map[string]any)
+		for _, object := range []map[string]any{got, want, got["delivery"].(map[string]any), want["delivery"].(map[string]any)} {
+			for name, value := range object {
+				if list, ok := value.([]any); value == nil || value == "" || ok && len(list) == 0 {
+					delete(object, name) // absent in the API
+				}
+				if text, ok := value.(string); ok && (name == "timestamp" || name == "receivedAt") {
+					if object[name], err = time.Parse(time.RFC3339, text); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", delivery, diff)
+		}
+	}
+
+	var declare func(path string, of reflect.Type)
+	declare = func(path string, of reflect.Type) {
+		for field := range of.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			match := v1alpha1.Match{CEL: fmt.Sprintf("has(%s.%s)", path, name)}
+			if _, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: match}); err != nil {
+				t.Error(err)
+			}
+			if field.Type.Kind() == reflect.Struct && field.Type.PkgPath() == of.PkgPath() {
+				declare(path+"."+name, field.Type)
+			}
+		}
+	}
+	declare("event", reflect.TypeFor[v1alpha1.NetBoxEventSpec]())
+}
+
+// generic makes maps, lists, texts and numbers of a value.
+func generic(t testing.TB, value any) (decoded any) {
+	t.Helper()
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(encoded, &decoded); err != nil {
+		t.Fatal(err)
+	}
+	return decoded
+}
+
+func TestCompile(t *testing.T) {
+	log := func(message string) v1alpha1.Action {
+		return v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: message}}
+	}
+	http := func(url string) v1alpha1.Action {
+		return v1alpha1.Action{Name: "announce", HTTP: &v1alpha1.HTTPAction{URL: url}}
+	}
+	apply := func(template string) v1alpha1.Action {
+		action := v1alpha1.Action{Name: "job", Apply: &v1alpha1.ApplyAction{}}
+		if err := json.Unmarshal([]byte(template), &action.Apply.Template); err != nil {
+			t.Fatal(err)
+		}
+		return action
+	}
+	for _, test := range []struct {
+		reason  string
+		cel     string
+		actions []v1alpha1.Action
+		want    []string // how each line of the error begins, none for no error
+	}{
+		{reason: "nothing is asked for"},
+		{reason: "a misspelt field of event", cel: `event.objectTyp == "dcim.device"`, want: []string{"spec.match.cel: 1:6: undefined field 'objectTyp'"}},
+		{reason: "a misspelt field of its parts", cel: `event.delivery.keys == ""`, want: []string{"spec.match.cel: 1:15: undefined field 'keys'"}},
+		{reason: "a misspelt variable", cel: `dat.name == "x"`, want: []string{"spec.match.cel: 1:1: undeclared reference to 'dat'"}},
+		{reason: "what the parser says, in the second line", cel: "data.name == \"x\"\n  && && true", want: []string{"spec.match.cel: 2:6: Syntax error"}},
+		{reason: "two faults", cel: `dat.name == "x" && even.name == "y"`, want: []string{"spec.match.cel: 1:1: undeclared reference to 'dat' (in container ''); 1:20: undeclared"}},
+		{reason: "a type that cannot be right", cel: `event.objectID == 14`, want: []string{"spec.match.cel: 1:16: found no matching overload"}},
+		{reason: "a text is no truth", cel: `event.objectID`, want: []string{"spec.match.cel: 1:1: must be bool, is string"}},
+		{reason: "a helper without its argument", cel: `changed()`, want: []string{"spec.match.cel: 1:8: changed takes the name of a field"}},
+		{reason: "a helper with too many", cel: `changedTo("status", "planned", "active")`, want: []string{"spec.match.cel: 1:10: changedTo takes the name of a field and a value"}},
+		{reason: "a helper of a number", cel: `changed(1)`, want: []string{"spec.match.cel: 1:8: found no matching overload"}},
+		{reason: "deeper than CEL goes", cel: strings.Repeat("(", 2000) + "true" + strings.Repeat(")", 2000), want: []string{"spec.match.cel: "}},
+
+		{reason: "a brace in a text, a map, a comment", actions: []v1alpha1.Action{log("${'}'}${\"}\\\"}\"}${r'\\'}${'''}'}'''}${{'a': {'b': 1}}.a}${1 // }\n}")}},
+		{reason: "no closing brace", actions: []v1alpha1.Action{log(`a ${data.name`)}, want: []string{"spec.actions[line].log.message: ${data.name…: no } closes it"}},
+		{reason: "a text that does not end", actions: []v1alpha1.Action{log(`a ${"data.name} b`)}, want: []string{"spec.actions[line].log.message: ${\"data.name} b…: no } closes it"}},
+		{reason: "too long", actions: []v1alpha1.Action{log("${" + strings.Repeat(" ", 4096) + "1}")}, want: []string{"spec.actions[line].log.message: "}},
+		{reason: "no expression", actions: []v1alpha1.Action{log(`a ${} b`)}, want: []string{"spec.actions[line].log.message: ${}: 1:1: Syntax error"}},
+		{reason: "all that is wrong in a text", actions: []v1alpha1.Action{log(`${dat.name}, ${data.name}, ${data.+} and ${`)}, want: []string{
+			"spec.actions[line].log.message: ${dat.name}: 1:1: undeclared", "spec.actions[line].log.message: ${data.+}: 1:6: Syntax", "spec.actions[line].log.message: ${…: no } closes",
+		}},
+
+		{reason: "URLs", actions: []v1alpha1.Action{
+			http("https://hooks.example.com/netbox/${event.objectType}?id=${data.id}"), http("http://${data.host}:8080"), http("HTTPS://[::1]/${data.id}"),
+		}},
+		{reason: "a URL that the event would choose", actions: []v1alpha1.Action{http(`${data.url}`)}, want: []string{"spec.actions[announce].http.url: \"${data.url}\" must begin"}},
+		{reason: "its scheme, too", actions: []v1alpha1.Action{http(`http${data.s}://example.com`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "no scheme", actions: []v1alpha1.Action{http(`example.com/${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "another scheme", actions: []v1alpha1.Action{http(`ftp://example.com/${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "the scheme of a part", actions: []v1alpha1.Action{http(`x?y=http://${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "no host", actions: []v1alpha1.Action{http(`https:///${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "dots", actions: []v1alpha1.Action{http(`https://example.com/../${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "an expression that is wrong does not make the URL wrong", actions: []v1alpha1.Action{http(`https://${dat.host}/${dat.id}`)}, want: []string{
+			"spec.actions[announce].http.url: ${dat.host}: 1:1: ", "spec.actions[announce].http.url: ${dat.id}: 1:1: ",
+		}},
+
+		{reason: "several objects", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "ConfigMap"}, {"apiVersion": "v1", "kind": "Secret"}]}`)}},
+		{reason: "what an object must have", actions: []v1alpha1.Action{apply(`{"metadata": "${data.meta}", "kind": "${data.kind}", "${data.key}": 1, "a": {"b": ["${dat}"]}}`)}, want: []string{
+			"spec.actions[job].apply.template.apiVersion: must be", "spec.actions[job].apply.template.kind: must be",
+			"spec.actions[job].apply.template.metadata: must be an object", "spec.actions[job].apply.template: the name \"${data.key}\"",
+			"spec.actions[job].apply.template.a.b[0]: ${dat}: 1:1: undeclared",
+		}},
+		{reason: "no object at all", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{}}}, want: []string{
+			"spec.actions[job].apply.template.apiVersion: ", "spec.actions[job].apply.template.kind: ",
+		}},
+		{reason: "an empty List", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": []}`)}, want: []string{"spec.actions[job].apply.template.items: must hold"}},
+		{reason: "a List of something else", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": ["${data}", {"kind": "Secret"}]}`)}, want: []string{
+			"spec.actions[job].apply.template.items[0]: must be an object", "spec.actions[job].apply.template.items[1].apiVersion: must be",
+		}},
+
+		{reason: "all faults at once, each with its place", cel: `dat`, actions: []v1alpha1.Action{
+			{Name: "announce", HTTP: &v1alpha1.HTTPAction{URL: "https://example.com/${dat}", Headers: []v1alpha1.HTTPHeader{
+				{Name: "X-A", Value: "${data.name}"}, {Name: "X-B", ValueFrom: &v1alpha1.HTTPHeaderSource{}}, {Name: "X-C", Value: "${dat}"},
+			}}},
+			apply(`{"apiVersion": "v1", "kind": "ConfigMap", "data": {"b": "${dat}", "a": "${dat}"}}`),
+			{Name: "note", Event: &v1alpha1.EventAction{Message: "${dat}"}}, log("${dat}"),
+		}, want: []string{
+			"spec.match.cel: 1:1: ", "spec.actions[announce].http.url: ${dat}: 1:1: ", "spec.actions[announce].http.headers[X-C].value: ${dat}: 1:1: ",
+			"spec.actions[job].apply.template.data.a: ${dat}: 1:1: ", "spec.actions[job].apply.template.data.b: ${dat}: 1:1: ",
+			"spec.actions[note].event.message: ${dat}: 1:1: ", "spec.actions[line].log.message: ${dat}: 1:1: ",
+		}},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: test.cel}, Actions: test.actions})
+			var lines []string
+			if err != nil {
+				lines = strings.Split(err.Error(), "\n")
+			}
+			if (err == nil) != (compiled != nil) || len(lines) != len(test.want) {
+				t.Fatalf("error:\n%v\nwant:\n%s", err, strings.Join(test.want, "\n"))
+			}
+			for i, line := range lines {
+				if !strings.HasPrefix(line, test.want[i]) {
+					t.Errorf("error is\n%s\nwant\n%s", line, test.want[i])
+				}
+			}
+		})
+	}
+}
+
+// TestLimits checks that a rule cannot take more than its share, whoever wrote it.
+func TestLimits(t *testing.T) {
+	list := "[" + strings.Repeat("1, ", 999) + "1]"
+	event := made(t, `{"list": `+list+`, "text": "`+strings.Repeat("x", 200_000)+`"}`)
+	for _, test := range []struct {
+		reason, message string
+		fault           string
+	}{
+		{reason: "a billion steps", message: "${data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > 0)))}", fault: "cost limit"},
+		{reason: "a value that is in memory once", message: "${[" + strings.Repeat("data, ", 20) + "data]}", fault: "is larger than"},
+		{reason: "a list that doubles", message: "${[[1]]" + strings.Repeat(".map(x, x + x)", 60) + "}", fault: "is larger than"},
+		{reason: "a value that is named often", message: strings.Repeat("${data.text}", 20), fault: "is larger than"},
+		{reason: "an error that tells all", message: "${data[data.text]}", fault: "no such key"},
+		{reason: "an error that shows all", message: "${ip(data.text)}", fault: "IP Address"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{{Name: "line", Log: &v1alpha1.LogAction{Message: test.message}}}})
+			begin := time.Now()
+			text, err := compiled.Actions[0].Message.Message(t.Context(), rule.NewInput(event, now))
+			if err == nil || !strings.Contains(err.Error(), test.fault) || len(err.Error()) > 1000 {
+				t.Errorf("error is %.2000v, text of %d bytes", err, len(text))
+			}
+			if took := time.Since(begin); took > 3*time.Second { // 0.3 s on an idle machine
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+
+	t.Run("a deadline", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: "data.list.all(a, data.list.all(b, a + b > 0))"}})
+		if _, err := compiled.Match(ctx, event, rule.NewInput(event, now)); !errors.Is(err, context.Canceled) {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("many expressions", func(t *testing.T) {
+		message := strings.Repeat("${1}", 1001)
+		_, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{{Name: "line", Log: &v1alpha1.LogAction{Message: message}}}})
+		if err == nil || !strings.Contains(err.Error(), "1001 expressions") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("faults fit into a condition", func(t *testing.T) {
+		spec := &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: strings.Repeat("ü)", 2000)}}
+		for range 16 {
+			spec.Actions = append(spec.Actions, v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: strings.Repeat("${"+strings.Repeat("(", 400)+"}", 10)}})
+		}
+		_, err := rule.Compile(spec)
+		if err == nil || len(err.Error()) > 32<<10 || !strings.Contains(err.Error(), "and 111 more") {
+			t.Errorf("error of %d bytes: %v", len(err.Error()), err)
+		}
+	})
+}
+
+func TestCache(t *testing.T) {
+	cache := rule.NewCache()
+	of := func(uid string, generation int64, cel string) *v1alpha1.NetBoxEventRule {
+		return &v1alpha1.NetBoxEventRule{
+			ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Generation: generation},
+			Spec:       v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: cel}},
+		}
+	}
+	get := func(from *v1alpha1.NetBoxEventRule) *rule.Rule {
+		t.Helper()
+		compiled, err := cache.Get(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return compiled
+	}
+	first := get(of("a", 1, "true"))
+	if get(of("a", 1, "true")) != first {
+		t.Error("a rule was compiled twice")
+	}
+	if get(of("a", 2, "false")) == first || get(of("b", 1, "false")) == first {
+		t.Error("another rule is taken for it")
+	}
+	if _, err := cache.Get(of("c", 1, "dat")); err == nil {
+		t.Error("a wrong rule was compiled")
+	}
+	if _, err := cache.Get(of("c", 1, "dat")); err == nil {
+		t.Error("a wrong rule is good when it is asked for again")
+	}
+
+	var all sync.WaitGroup // with the race detector
+	for i := range 8 {
+		all.Go(func() {
+			compiled, err := cache.Get(of("d", int64(i%2), "data.name == 'x'"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			event := made(t, `{"name": "x"}`)
+			if matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); !matched || err != nil {
+				t.Error(matched, err)
+			}
+		})
+	}
+	all.Wait()
+}
