@@ -1,0 +1,291 @@
+package action
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/lru"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+)
+
+// accountsKept is for how many service accounts a client is kept.
+const accountsKept = 256
+
+// applier makes objects as service accounts. It never does so as the operator itself.
+type applier struct {
+	config  *rest.Config
+	mapper  meta.RESTMapper
+	clients *lru.Cache // of user names: dynamic.Interface
+}
+
+func newApplier(options Options) *applier {
+	return &applier{config: options.Config, mapper: options.Mapper, clients: lru.New(accountsKept)}
+}
+
+// as returns a client that is a service account: the API server gives it the rights of that account and no others.
+func (a *applier) as(namespace, serviceAccount string) (dynamic.Interface, error) {
+	user := "system:serviceaccount:" + namespace + ":" + serviceAccount
+	if client, ok := a.clients.Get(user); ok {
+		return client.(dynamic.Interface), nil
+	}
+	config := rest.CopyConfig(a.config)
+	config.Impersonate = rest.ImpersonationConfig{UserName: user}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	a.clients.Add(user, client)
+	return client, nil
+}
+
+// do makes the objects of an apply action, one after the other, up to the first that fails.
+func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (string, error) {
+	client, err := a.as(task.Rule.Namespace, task.Rule.Spec.ServiceAccountName)
+	if err != nil {
+		return "", err
+	}
+	var made []string
+	for i, template := range task.Action.Objects {
+		one, err := a.makeOne(ctx, client, task, spec, i, template)
+		if err != nil {
+			return strings.Join(made, ", "), err
+		}
+		made = append(made, one)
+	}
+	return strings.Join(made, ", "), nil
+}
+
+// makeOne makes one object and returns what it is, for people.
+func (a *applier) makeOne(
+	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
+) (string, error) {
+	object, err := finish(ctx, task, spec, index, template)
+	if err != nil {
+		return "", err
+	}
+	kind := object.GroupVersionKind()
+	mapping, err := a.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", describe(object), err)
+	}
+	var resource dynamic.ResourceInterface
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		if object.GetNamespace() == "" {
+			object.SetNamespace(task.Rule.Namespace)
+		}
+		resource = client.Resource(mapping.Resource).Namespace(object.GetNamespace())
+	} else {
+		object.SetNamespace("")
+		resource = client.Resource(mapping.Resource)
+	}
+	if spec.OwnedByEvent && object.GetNamespace() != task.Event.Namespace {
+		return "", final(fmt.Errorf("%s: an event can only own objects of its own namespace, %s; leave ownedByEvent off",
+			describe(object), task.Event.Namespace))
+	}
+	if spec.Operation == v1alpha1.OperationCreate {
+		err = create(ctx, resource, task, object)
+	} else {
+		err = apply(ctx, resource, task, object)
+	}
+	if err != nil {
+		return "", explain(describe(object), err)
+	}
+	return describe(object), nil
+}
+
+// finish renders an object, and gives it its name, its labels and its owner.
+func finish(ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object) (*unstructured.Unstructured, error) {
+	rendered, err := template.Render(ctx, task.Input)
+	if err != nil {
+		return nil, rendering(ctx, err)
+	}
+	if rendered["metadata"] == nil {
+		rendered["metadata"] = map[string]any{}
+	}
+	metadata := rendered["metadata"].(map[string]any) // the rule would not have been accepted
+	for _, field := range []string{"name", "generateName", "namespace"} {
+		if err := checkName(metadata, field); err != nil {
+			return nil, final(err)
+		}
+	}
+	labels, _, err := unstructured.NestedStringMap(metadata, "labels")
+	if err != nil {
+		return nil, final(fmt.Errorf("template.metadata.labels must be texts, as ${string(data.id)} is: %w", err))
+	}
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[v1alpha1.LabelEvent] = labelValue(task.Event.Name)
+	labels[v1alpha1.LabelRule] = labelValue(task.Rule.Name)
+	object := &unstructured.Unstructured{Object: rendered}
+	object.SetLabels(labels)
+	if object.GetName() == "" {
+		object.SetName(generatedName(task, index, object.GetGenerateName()))
+	}
+	object.SetGenerateName("")
+	if spec.OwnedByEvent {
+		object.SetOwnerReferences(append(object.GetOwnerReferences(), metav1.OwnerReference{
+			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent", Name: task.Event.Name, UID: task.Event.UID,
+		}))
+	}
+	return object, nil
+}
+
+// checkName looks at what becomes part of a path at the API server. What is not there is good.
+func checkName(metadata map[string]any, field string) error {
+	value, found := metadata[field]
+	if !found {
+		return nil
+	}
+	name, ok := value.(string)
+	if !ok || name == "" {
+		return fmt.Errorf("template.metadata.%s must be a text that is not empty, as ${string(data.id)} is, and is %.60s", field, fmt.Sprintf("%#v", value))
+	}
+	if faults := path.IsValidPathSegmentName(name); len(faults) > 0 || len(name) > maxNameBytes {
+		return fmt.Errorf("template.metadata.%s is %.60q, which is no name of an object; make one of it, as ${string(data.id)} is", field, name)
+	}
+	return nil
+}
+
+// maxNameBytes bounds the name of an object.
+const maxNameBytes = 253
+
+// apply makes an object what it should be. Fields that somebody else manages are not taken from him.
+func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
+	body, err := object.MarshalJSON()
+	if err != nil {
+		return final(err)
+	}
+	_, err = resource.Patch(ctx, object.GetName(), types.ApplyPatchType, body, metav1.PatchOptions{
+		FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict,
+	})
+	return err
+}
+
+// create makes an object that is not there. One that the event made before is as good.
+func create(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
+	_, err := resource.Create(ctx, object, metav1.CreateOptions{
+		FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict,
+	})
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	existing, getErr := resource.Get(ctx, object.GetName(), metav1.GetOptions{})
+	if getErr != nil {
+		return fmt.Errorf("it exists already, and whether this event made it cannot be seen: %w", getErr)
+	}
+	made, wanted := existing.GetLabels(), object.GetLabels()
+	if made[v1alpha1.LabelEvent] == wanted[v1alpha1.LabelEvent] && made[v1alpha1.LabelRule] == wanted[v1alpha1.LabelRule] {
+		return nil
+	}
+	return err
+}
+
+// explain says of an error of the API server what to do, and whether trying again is of use.
+func explain(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	hopeless, advice := judge(err)
+	text := what + ": " + short(err.Error(), maxTextBytes/2) // the advice must not be cut off
+	if advice != "" {
+		text += "; " + advice
+	}
+	failure := &Failure{Err: errors.New(text), Final: hopeless}
+	if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
+		failure.RetryAfter = min(maxRetryAfter, time.Duration(seconds)*time.Second)
+	} else if !hopeless {
+		return failure.Err
+	}
+	return failure
+}
+
+// judge tells whether a request is hopeless: it is where it is wrong itself, or not allowed. A namespace or a kind that is not there may
+// come, and a quota be raised.
+func judge(err error) (hopeless bool, advice string) {
+	text := err.Error()
+	contains := func(part string) bool { return strings.Contains(text, part) }
+	switch apierrors.ReasonForError(err) {
+	case metav1.StatusReasonForbidden:
+		switch {
+		case contains("cannot impersonate"): // and more from Kubernetes 1.36 on: cannot impersonate-on:serviceaccount:patch
+			return true, "give the operator the right to impersonate the rule's service account, and replay the event"
+		case contains(`" cannot `): // RBAC's text
+			return true, "give that account the right, by a Role and a RoleBinding, and replay the event"
+		case contains("exceeded quota"), contains("status unknown for quota"), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+			return false, ""
+		default: // by admission
+			return true, ""
+		}
+	case metav1.StatusReasonConflict: // not all are: others changed the object at the same time
+		return apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict), "leave these fields out of the template, or name another object"
+	case metav1.StatusReasonAlreadyExists:
+		return true, "this event did not make it: put ${event.name} into the name, or use operation Apply"
+	case metav1.StatusReasonInvalid, metav1.StatusReasonBadRequest, metav1.StatusReasonMethodNotAllowed,
+		metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnsupportedMediaType:
+		return true, ""
+	case metav1.StatusReasonUnknown: // with status 500
+		if contains("failed to create typed patch object") {
+			return true, "mend the template, which does not fit the schema of its kind; where a text is wanted, write ${string(data.id)}"
+		}
+	}
+	return false, ""
+}
+
+// generatedName makes a name that is the same whenever the same is done.
+func generatedName(task Task, index int, prefix string) string {
+	if prefix == "" {
+		prefix = task.Rule.Name + "-"
+	}
+	hash := digest(task, fmt.Sprint(index))
+	return prefix[:min(len(prefix), maxLabelBytes-len(hash))] + hash
+}
+
+// digest is a text of 16 hex digits that tells tasks apart.
+func digest(task Task, more string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
+	return hex.EncodeToString(sum[:8])
+}
+
+// fieldManager is who manages the fields of what an action made. Each has its own, so that two do not take fields from each other.
+func fieldManager(task Task) string {
+	const longest = 128 // for the API server
+	name := "netbox-events.io/" + task.Rule.Name + "/" + task.Action.Spec.Name
+	if len(name) <= longest {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	hash := hex.EncodeToString(sum[:8])
+	return name[:longest-len(hash)] + hash
+}
+
+const maxLabelBytes = 63
+
+// labelValue is a name as the value of a label. Of one that is too long it keeps the end, which tells events apart.
+func labelValue(name string) string {
+	return strings.TrimLeft(name[max(0, len(name)-maxLabelBytes):], "-.")
+}
+
+func describe(object *unstructured.Unstructured) string {
+	name := object.GetName()
+	if object.GetNamespace() != "" {
+		name = object.GetNamespace() + "/" + name
+	}
+	return object.GetKind() + " " + name
+}

@@ -1,0 +1,103 @@
+package action
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/cloudevents/sdk-go/v2/binding"
+	cloudevents "github.com/cloudevents/sdk-go/v2/event"
+	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+)
+
+// encode returns the body of a request, and the headers that belong to it.
+func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HTTPFormat) ([]byte, http.Header, error) {
+	switch format {
+	case v1alpha1.FormatNetBox:
+		body, err := netboxBody(event)
+		return body, http.Header{"Content-Type": {"application/json"}}, err
+	case v1alpha1.FormatCloudEventBinary:
+		return encodeCloudEvent(binding.WithForceBinary(ctx), event, percentEncode)
+	default:
+		return encodeCloudEvent(binding.WithForceStructured(ctx), event, func(text string) string { return text })
+	}
+}
+
+// encodeCloudEvent writes a CloudEvents 1.0 event. Its id is the same at each attempt.
+func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribute func(string) string) ([]byte, http.Header, error) {
+	spec := event.Spec
+	spec.Delivery.Envelope = nil // it is all there, normalised
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	objectType := spec.ObjectType
+	if objectType == "" {
+		objectType = spec.Model
+	}
+	encoded := cloudevents.New()
+	encoded.SetID(event.Name)
+	encoded.SetSource(fmt.Sprintf("/apis/%s/namespaces/%s/netboxsources/%s", v1alpha1.SchemeGroupVersion, event.Namespace, spec.SourceRef.Name))
+	encoded.SetType(attribute("io.netbox-events." + objectType + "." + spec.Event))
+	encoded.SetSubject(attribute(strings.TrimSuffix(objectType+"/"+spec.ObjectID, "/")))
+	encoded.SetTime(spec.Timestamp.Time)
+	for name, value := range map[string]string{"objecttype": objectType, "objectid": spec.ObjectID, "requestid": spec.RequestID} {
+		if value != "" {
+			encoded.SetExtension(name, attribute(value))
+		}
+	}
+	if err := encoded.SetData("application/json", data); err != nil {
+		return nil, nil, err
+	}
+	request := &http.Request{Header: http.Header{}}
+	if err := cehttp.WriteRequest(ctx, binding.ToMessage(&encoded), request); err != nil {
+		return nil, nil, err
+	}
+	body, err := io.ReadAll(request.Body)
+	return body, request.Header, err
+}
+
+// percentEncode writes an attribute as the value of a header (CloudEvents' HTTP binding, 3.1.3.2), which the SDK does not do.
+func percentEncode(text string) string {
+	var encoded strings.Builder
+	for _, b := range []byte(text) {
+		if b <= ' ' || b > '~' || b == '"' || b == '%' {
+			fmt.Fprintf(&encoded, "%%%02X", b)
+		} else {
+			encoded.WriteByte(b)
+		}
+	}
+	return encoded.String()
+}
+
+// netboxBody makes the body again that NetBox sent.
+func netboxBody(event *v1alpha1.NetBoxEvent) ([]byte, error) {
+	spec := &event.Spec
+	sent := netbox.Event{
+		Envelope:    netboxObject(spec.Delivery.Envelope),
+		Data:        netboxObject(spec.Data),
+		Snapshots:   netboxObject(spec.Snapshots),
+		Context:     netboxObject(spec.Context),
+		Request:     netboxObject(spec.Request),
+		Extra:       netboxObject(spec.Extra),
+		Stringified: spec.Delivery.Stringified,
+	}
+	return sent.Body()
+}
+
+func netboxObject(object v1alpha1.JSONObject) netbox.Object {
+	if object == nil {
+		return nil
+	}
+	converted := make(netbox.Object, len(object))
+	for name, value := range object {
+		converted[name] = value.Raw
+	}
+	return converted
+}

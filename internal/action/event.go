@@ -1,0 +1,59 @@
+package action
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// What event actions may do:
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create
+
+const (
+	reportingController = "netbox-events.io/netbox-event-operator"
+	reportingInstance   = "netbox-event-operator"
+	maxNoteBytes        = 1024 // of a Kubernetes Event
+)
+
+// record writes the Kubernetes Event of an event action. It has a name of its own, so that there is one however often it is tried; a
+// replay makes another.
+func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventAction) (string, error) {
+	message, err := task.Action.Message.Message(ctx, task.Input)
+	if err != nil {
+		return "", rendering(ctx, fmt.Errorf("message: %w", err))
+	}
+	on := task.Event
+	hash := digest(task, on.Annotations[v1alpha1.AnnotationReplay])
+	err = r.events.Create(ctx, &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: on.Namespace,
+			Name:      strings.TrimRight(on.Name[:min(len(on.Name), maxNameBytes-len(".")-len(hash))], "-.") + "." + hash,
+		},
+		EventTime:           metav1.NewMicroTime(r.clock.Now()),
+		ReportingController: reportingController,
+		ReportingInstance:   reportingInstance,
+		Action:              "Rule",
+		Reason:              spec.Reason,
+		Type:                spec.Type,
+		Note:                short(message, maxNoteBytes),
+		Regarding: corev1.ObjectReference{
+			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent",
+			Namespace: on.Namespace, Name: on.Name, UID: on.UID,
+		},
+		Related: &corev1.ObjectReference{
+			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEventRule",
+			Namespace: task.Rule.Namespace, Name: task.Rule.Name, UID: task.Rule.UID,
+		},
+	})
+	if apierrors.IsAlreadyExists(err) {
+		return "", nil
+	}
+	return "", explain("Event of "+on.Name, err)
+}

@@ -1,0 +1,17 @@
+package action
+
+import (
+	"context"
+	"fmt"
+)
+
+// write writes the line of a log action.
+func (r *Runner) write(ctx context.Context, task Task) error {
+	message, err := task.Action.Message.Message(ctx, task.Input)
+	if err != nil {
+		return rendering(ctx, fmt.Errorf("message: %w", err))
+	}
+	r.log.Info("NetBox event rule", "message", message, "rule", task.Rule.Name, "action", task.Action.Spec.Name,
+		"namespace", task.Event.Namespace, "name", task.Event.Name, "requestID", task.Event.Spec.RequestID)
+	return nil
+}

@@ -1,0 +1,66 @@
+package action
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/cache"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// What http actions may read:
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+
+// Secrets are kept for a moment, because a bulk edit makes many deliveries that need the same.
+const (
+	secretTTL   = 2 * time.Second
+	secretsKept = 256
+)
+
+type secretReader struct {
+	api  client.Reader
+	kept *cache.LRUExpireCache
+}
+
+func newSecretReader(api client.Reader, clock clock.PassiveClock) *secretReader {
+	return &secretReader{api: api, kept: cache.NewLRUExpireCacheWithClock(secretsKept, clock)}
+}
+
+func (s *secretReader) get(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	key := types.NamespacedName{Namespace: namespace, Name: name}
+	if kept, ok := s.kept.Get(key); ok {
+		return kept.(*corev1.Secret), nil
+	}
+	var secret corev1.Secret
+	err := s.api.Get(ctx, key, &secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("Secret %s does not exist in namespace %s; create it", name, namespace)
+	case err != nil:
+		return nil, fmt.Errorf("reading Secret %s: %w", name, err)
+	}
+	s.kept.Add(key, &secret, secretTTL)
+	return &secret, nil
+}
+
+// entry returns an entry of a Secret without the white space at its end, which editors and echo add.
+func (s *secretReader) entry(ctx context.Context, namespace string, ref v1alpha1.SecretKeyReference) ([]byte, error) {
+	secret, err := s.get(ctx, namespace, ref.Name)
+	if err != nil {
+		return nil, err
+	}
+	value := []byte(strings.TrimRightFunc(string(secret.Data[ref.Key]), unicode.IsSpace))
+	if len(value) == 0 {
+		return nil, fmt.Errorf("Secret %s has no entry %s, or it is empty", ref.Name, ref.Key)
+	}
+	return value, nil
+}
