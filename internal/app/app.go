@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
@@ -22,10 +23,14 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
+	rulecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/rule"
 	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
@@ -75,6 +80,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err != nil {
 		return err
 	}
+	shared := shared{compiled: rule.NewCache(), metrics: event.NewMetrics(metrics.Registry)}
 	receiver := ingest.NewReceiver(ingest.Options{
 		Sources:  outer.GetClient(),
 		Secrets:  outer.GetAPIReader(),
@@ -97,7 +103,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		outer.AddHealthzCheck("ping", healthz.Ping),
 		outer.AddReadyzCheck("receiver", server.Ready),
 		outer.Add(server),
-		outer.Add(everyReplica(func(ctx context.Context) error { return campaign(ctx, config, scheme, options, log) })),
+		outer.Add(everyReplica(func(ctx context.Context) error { return campaign(ctx, config, scheme, options, shared, log) })),
 	)
 	if err != nil {
 		return err
@@ -117,10 +123,16 @@ type onLeader struct{ cache.Cache }
 
 func (onLeader) NeedLeaderElection() bool { return true }
 
+// shared is what outlives the controllers.
+type shared struct {
+	compiled *rule.Cache
+	metrics  *event.Metrics
+}
+
 // campaign runs the controllers whenever this replica leads, until ctx is done.
-func campaign(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, log logr.Logger) error {
+func campaign(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, shared shared, log logr.Logger) error {
 	for {
-		err := lead(ctx, config, scheme, options, log)
+		err := lead(ctx, config, scheme, options, shared, log)
 		if ctx.Err() != nil {
 			return err
 		}
@@ -133,11 +145,14 @@ func campaign(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, 
 }
 
 // lead runs the controllers once, from when this replica leads until it no longer does.
-func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, log logr.Logger) error {
+func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, shared shared, log logr.Logger) error {
 	inner, err := manager.New(config, manager.Options{
-		Scheme:                        scheme,
-		Logger:                        log,
-		Cache:                         cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxSource{}: {}}),
+		Scheme: scheme,
+		Logger: log,
+		Cache: cacheOptions(options, map[client.Object]cache.ByObject{
+			&v1alpha1.NetBoxSource{}:    {},
+			&v1alpha1.NetBoxEventRule{}: {Transform: cache.TransformStripManagedFields()},
+		}),
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress:        "0",
 		LeaderElection:                options.LeaderElect,
@@ -151,23 +166,6 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	if err := IndexSources(ctx, inner.GetFieldIndexer()); err != nil {
 		return err
 	}
-	eventCacheOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
-	eventCacheOptions.Scheme, eventCacheOptions.Mapper = scheme, inner.GetRESTMapper()
-	eventCacheOptions.HTTPClient = inner.GetHTTPClient()
-	events, err := cache.New(config, eventCacheOptions)
-	if err != nil {
-		return err
-	}
-	store, err := eventstore.New(config, inner.GetHTTPClient(), scheme)
-	if err != nil {
-		return err
-	}
-	eventReconciler := &event.Reconciler{
-		Events: events,
-		Status: store,
-		Clock:  clock.RealClock{},
-		Log:    log.WithName("event"),
-	}
 	sourceReconciler := &sourcecontroller.Reconciler{
 		Sources: inner.GetClient(),
 		Secrets: inner.GetAPIReader(),
@@ -175,14 +173,74 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 		Clock:   clock.RealClock{},
 	}
 	err = errors.Join(
-		inner.Add(onLeader{events}),
-		eventReconciler.SetupWithManager(ctx, inner, events),
 		sourceReconciler.SetupWithManager(inner),
+		setUpEvents(ctx, inner, options, shared, log),
 	)
 	if err != nil {
 		return err
 	}
 	return inner.Start(ctx)
+}
+
+// setUpEvents adds the controllers of events and rules to the inner manager.
+func setUpEvents(ctx context.Context, inner manager.Manager, options Options, shared shared, log logr.Logger) error {
+	config, scheme := inner.GetConfig(), inner.GetScheme()
+	pendingOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
+	pendingOptions.Scheme, pendingOptions.Mapper = scheme, inner.GetRESTMapper()
+	pendingOptions.HTTPClient = inner.GetHTTPClient()
+	pending, err := cache.New(config, pendingOptions)
+	if err != nil {
+		return err
+	}
+	store, err := eventstore.New(config, inner.GetHTTPClient(), scheme)
+	if err != nil {
+		return err
+	}
+	eventMetadata, err := metadata.NewForConfigAndClient(config, inner.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	tally := rulecontroller.NewTally(clock.RealClock{})
+	ruleReconciler := &rulecontroller.Reconciler{
+		Rules:    inner.GetAPIReader(),
+		Compiled: shared.compiled,
+		Tally:    tally,
+		Status:   inner.GetClient(),
+		Clock:    clock.RealClock{},
+	}
+	eventReconciler := &event.Reconciler{
+		Events:   pending,
+		Rules:    inner.GetClient(),
+		Compiled: shared.compiled,
+		Actions: action.NewRunner(action.Options{
+			Config:         config,
+			Mapper:         inner.GetRESTMapper(),
+			Secrets:        inner.GetAPIReader(),
+			Events:         inner.GetClient(),
+			SinkAllowCIDRs: options.SinkAllowCIDRs,
+			Clock:          clock.RealClock{},
+			Log:            log.WithName("rule"),
+		}),
+		Tally:    tally,
+		Status:   store,
+		Metrics:  shared.metrics,
+		Recorder: inner.GetEventRecorder("netbox-event-operator"),
+		Clock:    clock.RealClock{},
+		Log:      log.WithName("event"),
+	}
+	replayReconciler := &replay.Reconciler{
+		Events:     inner.GetAPIReader(),
+		Metadata:   eventMetadata,
+		Status:     store,
+		Namespaces: options.WatchNamespaces,
+		Log:        log.WithName("replay"),
+	}
+	return errors.Join(
+		inner.Add(onLeader{pending}),
+		ruleReconciler.SetupWithManager(inner),
+		eventReconciler.SetupWithManager(ctx, inner, pending, inner.GetCache()),
+		replayReconciler.SetupWithManager(inner),
+	)
 }
 
 // cacheOptions declares everything that a cache may hold: reading anything else fails, instead of watching it.

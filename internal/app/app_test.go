@@ -370,15 +370,30 @@ func TestRights(t *testing.T) {
 	config := rest.CopyConfig(plane.Config)
 	config.Impersonate.UserName = "system:serviceaccount:system:manager"
 	from := newSource(t)
-	m := start(t, config, "--leader-elect", "--leader-election-namespace=system")
+	provisioner(t, from.Namespace, config.Impersonate.UserName)
+	to := newSink(t, from.Namespace)
+	plane.Create(t, everyAction(from.Namespace, to.URL))
+	m := start(t, config, "--leader-elect", "--leader-election-namespace=system", allowLoopback)
 	served(t, m.url(from))
-	if status, _ := post(t.Context(), m.url(from), body(1)); status != http.StatusOK {
+	status, event := post(t.Context(), m.url(from), body(1))
+	if status != http.StatusOK {
 		t.Errorf("answered with %d", status)
 	}
 	allDone(t, from)
-	var event eventsv1.EventList
-	eventually(t, "the refused body made no Kubernetes Event", 10*time.Second, func() bool {
-		return plane.Client.List(t.Context(), &event, client.InNamespace(from.Namespace)) == nil && len(event.Items) > 0
+	if came, _ := to.counts(map[string]bool{event: true}); came != 1 {
+		t.Error("the sink did not get the event")
+	}
+	hasJob(t, from.Namespace, 1)
+	reasons := map[string]bool{}
+	eventually(t, "the refused body and the rule made no Kubernetes Events", 10*time.Second, func() bool {
+		var events eventsv1.EventList
+		if err := plane.Client.List(t.Context(), &events, client.InNamespace(from.Namespace)); err != nil {
+			t.Fatal(err)
+		}
+		for _, event := range events.Items {
+			reasons[event.Reason] = true
+		}
+		return reasons["MalformedBody"] && reasons["Changed"]
 	})
 	m.signal(t, syscall.SIGTERM)
 	if err := m.waitEnd(t); err != nil {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"flag"
+	"net/netip"
 	"os"
 	"strings"
 )
@@ -16,8 +17,10 @@ type Options struct {
 	WebhookCertDir          string
 	LeaderElect             bool
 	LeaderElectionNamespace string
-	// WatchNamespaces are those whose sources and events are seen; all where it is empty.
+	// WatchNamespaces are those whose sources, rules and events are seen; all where it is empty.
 	WatchNamespaces []string
+	// SinkAllowCIDRs are addresses that http actions may connect to although they are loopback, link-local or a cloud's metadata service.
+	SinkAllowCIDRs []netip.Prefix
 }
 
 // Bind defines the flags of the options, with their defaults.
@@ -36,11 +39,23 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.LeaderElectionNamespace, "leader-election-namespace", podNamespace(),
 		"`namespace` of the Lease that the leader holds")
 	flags.Func("watch-namespaces",
-		"comma-separated `namespaces` whose NetBoxSources and NetBoxEvents are seen; all where it is not given", func(value string) error {
+		"comma-separated `namespaces` whose NetBoxSources, NetBoxEventRules and NetBoxEvents are seen; all where it is not given", func(value string) error {
 			for name := range strings.SplitSeq(value, ",") {
 				if name = strings.TrimSpace(name); name != "" {
 					o.WatchNamespaces = append(o.WatchNamespaces, name)
 				}
+			}
+			return nil
+		})
+	flags.Func("sink-allow-cidrs",
+		"comma-separated `CIDRs` that http actions of rules may connect to although they are loopback, link-local or a cloud's metadata "+
+			"service, for example 127.0.0.0/8; none where it is not given", func(value string) error {
+			for text := range strings.SplitSeq(value, ",") {
+				prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+				if err != nil {
+					return err
+				}
+				o.SinkAllowCIDRs = append(o.SinkAllowCIDRs, prefix)
 			}
 			return nil
 		})

@@ -32,18 +32,20 @@ func (c *ControlPlane) Create(t testing.TB, objects ...client.Object) {
 	}
 }
 
-// Run runs a manager until the test ends.
-func Run(t testing.TB, mgr manager.Manager) {
+// Run runs a manager until the test ends, or until the function that it returns is called.
+func Run(t testing.TB, mgr manager.Manager) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
 	go func() { stopped <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // AnyAddress asks FreeAddress for no port in particular.

@@ -1,4 +1,5 @@
-// Command demo shows the operator at work: it starts a real Kubernetes API server, the manager, and sends it recorded deliveries.
+// Command demo shows the operator at work: it starts a real Kubernetes API server, the manager and a sink, and sends recorded deliveries,
+// which rules turn into CloudEvents to the sink and a Job.
 //
 // With DEMO_ONCE=1 it ends by itself, with status 0 only if every answer and every stored event was as expected. Otherwise it stays up
 // until it is interrupted.
@@ -6,16 +7,20 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -65,6 +70,12 @@ func run(once bool) (err error) {
 	if err := createSource(ctx, plane.Client); err != nil {
 		return err
 	}
+	sink := newSink()
+	defer sink.server.Close()
+	heading("Creating a rule that sends DCIM's events to a sink at " + sink.server.URL + ", and one that makes a Job for a device that turns active")
+	if err := createRules(ctx, plane.Client, kubeconfig, sink.server.URL); err != nil {
+		return err
+	}
 	manager, err := startManager(ctx, directory, kubeconfig)
 	if err != nil {
 		return err
@@ -83,8 +94,16 @@ func run(once bool) (err error) {
 	if err := manager.showLog("NetBox event"); err != nil {
 		return err
 	}
+	heading("What the sink got")
+	if err := sink.show(); err != nil {
+		return err
+	}
+	if err := waitUntilCounted(ctx, plane.Client); err != nil {
+		return err
+	}
 	for _, arguments := range []string{
 		"get netboxsources -n " + namespace, "get netboxevents -n " + namespace, "get netboxevents -n " + namespace + " -o wide",
+		"get netboxeventrules -n " + namespace, "get jobs -n " + namespace + " -L site",
 	} {
 		heading("kubectl " + arguments)
 		if err := kubectl(ctx, kubeconfig, arguments); err != nil {
@@ -124,6 +143,58 @@ func createSource(ctx context.Context, api client.Client) error {
 	return nil
 }
 
+// createRules creates a rule of its own, and the one of the samples that makes a Job, with the service account that may.
+func createRules(ctx context.Context, api client.Client, kubeconfig, sinkURL string) error {
+	rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "announce"}}
+	rule.Spec.Match.ObjectTypes = []string{"dcim.*"}
+	rule.Spec.Actions = []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sinkURL + "/${event.objectType}"}}}
+	if err := api.Create(ctx, rule); err != nil {
+		return err
+	}
+	return kubectl(ctx, kubeconfig, "apply -f config/samples/rule_provision.yaml")
+}
+
+// sink takes CloudEvents.
+type sink struct {
+	server *httptest.Server
+
+	mu  sync.Mutex
+	got []string
+}
+
+func newSink() *sink {
+	s := &sink{}
+	s.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var event struct{ Type, Subject, Time string }
+		if err := json.NewDecoder(r.Body).Decode(&event); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.got = append(s.got, fmt.Sprintf("%s %s\t%s\t%s\t%s", r.Method, r.URL.Path, event.Type, event.Subject, event.Time))
+	}))
+	return s
+}
+
+// show prints what came, which should be the events of DCIM.
+func (s *sink) show() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.Sort(s.got)
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, line := range s.got {
+		fmt.Fprintln(table, line)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(s.got) != dcimEvents {
+		return fmt.Errorf("the sink got %d events, want %d", len(s.got), dcimEvents)
+	}
+	return nil
+}
+
 // manager is a running bin/manager.
 type manager struct {
 	url     string
@@ -151,7 +222,7 @@ func startManager(ctx context.Context, directory, kubeconfig string) (*manager, 
 		return nil, err
 	}
 	m.command = exec.Command("bin/manager", "--kubeconfig="+kubeconfig, "--webhook-bind-address="+webhooks,
-		"--health-probe-bind-address="+probes, "--metrics-bind-address=0")
+		"--health-probe-bind-address="+probes, "--metrics-bind-address=0", "--sink-allow-cidrs=127.0.0.0/8")
 	m.command.Stderr = log
 	m.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which stops the manager
 	heading("Starting the manager: " + strings.Join(m.command.Args, " "))
@@ -225,6 +296,7 @@ func requests() ([]request, error) {
 		return all[i]
 	}
 	device := find("netbox-4.6.8", `"event": "updated"`, `"object_type": "dcim.device",`)
+	activeDevice := find("netbox-4.6.8", `"event": "created"`, `"object_type": "dcim.device",`, `"status": "active"`)
 	set := func(header, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set(header, value) }
 	}
@@ -233,6 +305,7 @@ func requests() ([]request, error) {
 		{what: "NetBox 2.11: region created", from: find("netbox-2.11.12", `"created"`, `"model": "region"`), status: 200, result: `"ok"`},
 		{what: "NetBox 3.7: IP address deleted", from: find("netbox-3.7.8", `"deleted"`, `"model": "ipaddress"`), status: 200, result: `"ok"`},
 		{what: "NetBox 4.6: device updated", from: device, status: 200, result: `"ok"`},
+		{what: "NetBox 4.6: device created, active", from: activeDevice, status: 200, result: `"ok"`},
 		{what: "NetBox 4.6: script ended", from: find("netbox-4.6.8-live", "job_ended"), status: 200, result: `"ok"`},
 		{what: "NetBox 4.7: region created", from: find("netbox-4.7.0-beta1", `"created"`, `"object_type": "dcim.region"`), status: 200, result: `"ok"`},
 		{what: "Nautobot 2.4: device created", from: find("nautobot-2.4.44", `"event": "created"`, `"model": "device",`), status: 200, result: `"ok"`},
@@ -284,11 +357,14 @@ func sendAll(ctx context.Context, url string) (wrong int, err error) {
 	return wrong, table.Flush()
 }
 
-// waitUntilDone waits until the stored events are those of the seven deliveries that were answered with ok, all of them done.
+// dcimEvents is how many of the events are DCIM's.
+const dcimEvents = 5
+
+// waitUntilDone waits until the stored events are those of the eight deliveries that were answered with ok, all of them done.
 func waitUntilDone(ctx context.Context, api client.Client) error {
 	want := []string{
 		"circuits.circuit updated testuser", "dcim.region created testuser", "ipam.ipaddress deleted testuser",
-		"dcim.device updated testuser", "extras.script job_ended admin", "dcim.region created testuser", "dcim.device created nautobotuser",
+		"dcim.device updated testuser", "dcim.device created testuser", "extras.script job_ended admin", "dcim.region created testuser", "dcim.device created nautobotuser",
 	}
 	slices.Sort(want)
 	var got []string
@@ -312,6 +388,23 @@ func waitUntilDone(ctx context.Context, api client.Client) error {
 	return nil
 }
 
+// waitUntilCounted waits until the status of the rules says how many events they matched.
+func waitUntilCounted(ctx context.Context, api client.Client) error {
+	want, got := map[string]int64{"announce": dcimEvents, "provision-active-devices": 1}, map[string]int64{}
+	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+		var rules v1alpha1.NetBoxEventRuleList
+		err := api.List(ctx, &rules, client.InNamespace(namespace))
+		for i := range rules.Items {
+			got[rules.Items[i].Name] = rules.Items[i].Status.Matched
+		}
+		return maps.Equal(got, want), err
+	})
+	if err != nil {
+		return fmt.Errorf("the rules matched %v events, want %v: %w", got, want, err)
+	}
+	return nil
+}
+
 func kubectl(ctx context.Context, kubeconfig, arguments string) error {
 	command := exec.CommandContext(ctx, filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), strings.Fields(arguments)...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
@@ -324,13 +417,14 @@ func invite(kubeconfig, url string) {
 	fmt.Printf(`
 The operator stays up until Ctrl-C. In another terminal:
 
-  export KUBECONFIG=%s PATH=%s:$PATH
-  kubectl get netboxevents -n %s --watch
+  export KUBECONFIG=%[1]s PATH=%[2]s:$PATH
+  kubectl get netboxevents -n %[3]s --watch
+  kubectl describe netboxeventrules -n %[3]s
 
   body='{"event":"created","timestamp":"2026-01-31T12:00:00.000000+00:00","object_type":"dcim.site","data":{"id":1,"name":"Mine"}}'
-  curl -i %s -H 'Content-Type: application/json' -d "$body" \
-    -H "X-Hook-Signature: $(printf %%s "$body" | openssl dgst -sha512 -hmac '%s' | sed 's/.* //')"
+  curl -i %[4]s -H 'Content-Type: application/json' -d "$body" \
+    -H "X-Hook-Signature: $(printf %%s "$body" | openssl dgst -sha512 -hmac '%[5]s' | sed 's/.* //')"
 
-The API is described at %sdocs
+The API is described at %[6]sdocs
 `, kubeconfig, os.Getenv("KUBEBUILDER_ASSETS"), namespace, url, keys["lab"], strings.Join(docs[:3], ""))
 }

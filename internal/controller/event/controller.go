@@ -1,5 +1,5 @@
-// Package event works off NetBoxEvents: one lane for each NetBox object, in which one event at a time is done, in the order of their
-// timestamps.
+// Package event works off NetBoxEvents: one lane for each NetBox object, in which events are logged, matched with the rules and delivered in
+// the order of their timestamps.
 //
 // It runs on the leader. It may not know the receiver.
 package event
@@ -10,19 +10,19 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -30,14 +30,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
 // What the controller may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules,verbs=get;list;watch
 
-// lanesAtOnce is how many lanes move at one time. A lane waits for the API server most of its time.
+// lanesAtOnce is how many lanes move at one time. A lane waits for the API server most of its time, and never for a sink.
 const lanesAtOnce = 32
 
 // minBackoff and maxBackoff bound the pause after the API server did not take a status. It grows with each failure; after an outage
@@ -47,10 +50,13 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
+// retryPriority is that of a lane in which an attempt failed: what is new goes first.
+const retryPriority = -10
+
 // laneIndex is the name of the cache's index of events by Lane.
 const laneIndex = "lane"
 
-// Lane names a NetBox object. Events of one lane are done one at a time.
+// Lane names a NetBox object. Within a lane each rule does the events in their order.
 type Lane struct {
 	Namespace, Source, ObjectType, ObjectID string
 }
@@ -68,32 +74,72 @@ var Pending = cache.ByObject{
 	Transform: cache.TransformStripManagedFields(),
 }
 
+// Doer does an action once, as action.Runner does.
+type Doer interface {
+	Do(ctx context.Context, task action.Task) (response string, err error)
+}
+
+// Tally counts what becomes of a rule.
+type Tally interface {
+	Matched(rule types.NamespacedName, at time.Time)
+	Failed(rule types.NamespacedName)
+	ExpressionFailed(rule types.NamespacedName, message string)
+}
+
 // Reconciler does the work on events.
 type Reconciler struct {
 	// Events reads a cache of the events that Pending selects.
 	Events client.Reader
+	// Rules reads a cache of all NetBoxEventRules.
+	Rules client.Reader
+	// Compiled compiles them.
+	Compiled *rule.Cache
+	// Actions does what they ask for.
+	Actions Doer
+	// Tally counts for their status.
+	Tally Tally
 	// Status writes the status of events.
-	Status *eventstore.Store
-	Clock  clock.PassiveClock
-	Log    logr.Logger
+	Status  *eventstore.Store
+	Metrics *Metrics
+	// Recorder writes Kubernetes Events on rules.
+	Recorder events.EventRecorder
+	Clock    clock.PassiveClock
+	Log      logr.Logger
 
-	progress progress
+	notices  *notices
+	works    works
+	delivery *dispatcher
+	queue    priorityqueue.PriorityQueue[Lane]
 }
 
-// SetupWithManager adds the controller to a manager. The cache must hold what Pending selects and is started by the caller.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager, events cache.Cache) error {
+// SetupWithManager adds the controller to a manager. The caches must hold what Pending selects, and all rules; the first is started by the
+// caller.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager, pending, rules cache.Cache) error {
 	byLane := func(object client.Object) []string {
 		return []string{laneOf(object.(*v1alpha1.NetBoxEvent)).key()}
 	}
-	if err := events.IndexField(ctx, &v1alpha1.NetBoxEvent{}, laneIndex, byLane); err != nil {
+	if err := pending.IndexField(ctx, &v1alpha1.NetBoxEvent{}, laneIndex, byLane); err != nil {
+		return err
+	}
+	// A rule that is not there yet would be one that an event does not match: rules are complete before the first event is looked at.
+	if _, err := rules.GetInformer(ctx, &v1alpha1.NetBoxEventRule{}); err != nil {
+		return err
+	}
+	r.delivery, r.notices = newDispatcher(), newNotices(r)
+	if err := mgr.Add(drain{r}); err != nil {
 		return err
 	}
 	return builder.TypedControllerManagedBy[Lane](mgr).
 		Named("event").
-		WatchesRawSource(source.TypedKind(events, &v1alpha1.NetBoxEvent{}, newLanes(&r.progress))).
+		WatchesRawSource(source.TypedFunc[Lane](r.keepQueue)).
+		WatchesRawSource(source.TypedKind(pending, &v1alpha1.NetBoxEvent{}, newLanes(&r.works))).
+		WatchesRawSource(source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, handler.TypedFuncs[*v1alpha1.NetBoxEventRule, Lane]{
+			DeleteFunc: r.ruleDeleted,
+		})).
 		WithOptions(controller.TypedOptions[Lane]{
 			MaxConcurrentReconciles: lanesAtOnce,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[Lane](minBackoff, maxBackoff),
+			UsePriorityQueue:        new(true),
 			SkipNameValidation:      new(true), // the manager is made again when leadership was lost
 		}).
 		WithLogConstructor(func(lane *Lane) logr.Logger {
@@ -105,50 +151,72 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager, 
 		Complete(r)
 }
 
-// Reconcile does all pending events of a lane, in order. An event whose status cannot be written holds back those behind it.
+// keepQueue keeps the controller's queue, so that deliveries can wake lanes.
+func (r *Reconciler) keepQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[Lane]) error {
+	r.queue = queue.(priorityqueue.PriorityQueue[Lane])
+	return nil
+}
+
+// ruleDeleted wakes the lanes in which something may wait for a rule.
+func (r *Reconciler) ruleDeleted(
+	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[Lane],
+) {
+	for _, lane := range r.works.lanes(gone.Object.Namespace) {
+		queue.Add(lane)
+	}
+}
+
+// Reconcile moves all pending events of a lane as far as they can go now, in order, without waiting for a sink. An event whose status
+// cannot be written holds back those behind it.
 func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result, error) {
-	pending, err := r.pending(ctx, lane)
+	known := r.works.of(lane) // before the cache is read: see works
+	events, err := r.pending(ctx, lane)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	for i := range pending {
-		if err := r.do(ctx, &pending[i]); err != nil {
+	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]bool{}}
+	for _, event := range events {
+		w := known[event.UID]
+		if w != nil {
+			if replaced, running := w.isReplaced(event); replaced && running {
+				continue // what runs wakes the lane
+			} else if replaced {
+				w = nil
+			}
+		}
+		if w == nil {
+			if w, err = r.begin(ctx, event, turn.now); err != nil {
+				return reconcile.Result{}, err
+			}
+			r.works.put(lane, w)
+		}
+		due, err := w.advance(&turn)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		for _, name := range due {
+			r.start(lane, w, name)
+		}
+		if err := r.save(ctx, w, &turn); err != nil {
 			return reconcile.Result{}, err
 		}
 	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: turn.pause()}, nil
 }
 
-// do logs an event and says so in its status.
-func (r *Reconciler) do(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
-	started := r.Clock.Now()
-	if !r.progress.reached(event.UID, logged) {
-		logEvent(r.Log, event)
-	}
-	r.progress.set(event.UID, finished) // before the cache can learn of it
-	err := r.Status.ApplyStatus(ctx, succeeded(event, started, r.Clock.Now()))
-	switch {
-	case err == nil, apierrors.IsNotFound(err): // it may have been deleted meanwhile
-		return nil
-	case eventstore.IsTooLarge(err):
-		r.Log.Error(err, "the event leaves no room for its status and stays Pending; delete it", "namespace", event.Namespace, "name", event.Name)
-		return nil
-	default:
-		r.progress.set(event.UID, logged)
-		return err
-	}
-}
-
-// pending returns the events of a lane that are still to be done, in the order in which NetBox made them.
-func (r *Reconciler) pending(ctx context.Context, lane Lane) ([]v1alpha1.NetBoxEvent, error) {
+// pending returns the events of a lane in the cache, in the order in which NetBox made them.
+func (r *Reconciler) pending(ctx context.Context, lane Lane) ([]*v1alpha1.NetBoxEvent, error) {
 	var events v1alpha1.NetBoxEventList
 	err := r.Events.List(ctx, &events, client.InNamespace(lane.Namespace), client.MatchingFields{laneIndex: lane.key()},
 		client.UnsafeDisableDeepCopy) // they are only read
 	if err != nil {
 		return nil, err
 	}
-	pending := slices.DeleteFunc(events.Items, func(event v1alpha1.NetBoxEvent) bool { return r.progress.reached(event.UID, finished) })
-	slices.SortFunc(pending, func(a, b v1alpha1.NetBoxEvent) int {
+	pending := make([]*v1alpha1.NetBoxEvent, len(events.Items))
+	for i := range events.Items {
+		pending[i] = &events.Items[i]
+	}
+	slices.SortFunc(pending, func(a, b *v1alpha1.NetBoxEvent) int {
 		return cmp.Or(
 			a.Spec.Timestamp.Compare(b.Spec.Timestamp.Time),
 			a.Spec.Delivery.ReceivedAt.Compare(b.Spec.Delivery.ReceivedAt.Time),
@@ -158,55 +226,44 @@ func (r *Reconciler) pending(ctx context.Context, lane Lane) ([]v1alpha1.NetBoxE
 	return pending, nil
 }
 
+// ruleGetter returns a function that gets a rule of a namespace, nil if there is none, and asks the cache once for each.
+func (r *Reconciler) ruleGetter(ctx context.Context, namespace string) func(name string) (*v1alpha1.NetBoxEventRule, error) {
+	got := map[string]*v1alpha1.NetBoxEventRule{}
+	return func(name string) (*v1alpha1.NetBoxEventRule, error) {
+		if found, ok := got[name]; ok {
+			return found, nil
+		}
+		var found v1alpha1.NetBoxEventRule
+		err := r.Rules.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &found, client.UnsafeDisableDeepCopy)
+		switch {
+		case err == nil:
+			got[name] = &found
+		case client.IgnoreNotFound(err) == nil:
+			got[name] = nil
+		default:
+			return nil, err
+		}
+		return got[name], nil
+	}
+}
+
 // lanes wakes the lane of each event that comes or changes, and forgets each that goes.
 type lanes struct {
 	handler.TypedEventHandler[*v1alpha1.NetBoxEvent, Lane]
-	progress *progress
+	works *works
 }
 
-func newLanes(progress *progress) lanes {
+func newLanes(works *works) lanes {
 	wake := func(_ context.Context, event *v1alpha1.NetBoxEvent) []Lane { return []Lane{laneOf(event)} }
-	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), progress}
+	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), works}
 }
 
-// Delete is called when an event leaves the cache: it is finished, or was deleted.
+// Delete is called when an event leaves the cache: it is finished, or was deleted. The lane is woken for those that it held back.
 func (l lanes) Delete(
-	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEvent], _ workqueue.TypedRateLimitingInterface[Lane],
+	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEvent], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
-	l.progress.forget(gone.Object.UID)
-}
-
-// stage is how far the work on an event is.
-type stage int
-
-const (
-	logged   stage = iota + 1
-	finished       // its status is written, or being written
-)
-
-// progress remembers the stages of events until the cache, which lags behind our own writes, lets go of them.
-type progress struct {
-	mu     sync.Mutex
-	stages map[types.UID]stage
-}
-
-func (p *progress) set(uid types.UID, to stage) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stages == nil {
-		p.stages = map[types.UID]stage{}
+	lane := laneOf(gone.Object)
+	if l.works.forget(lane, gone.Object.UID) {
+		queue.Add(lane)
 	}
-	p.stages[uid] = to
-}
-
-func (p *progress) reached(uid types.UID, at stage) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stages[uid] >= at
-}
-
-func (p *progress) forget(uid types.UID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.stages, uid)
 }

@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zapcore"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -22,8 +25,12 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
+	rulecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
@@ -34,18 +41,27 @@ func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 // start runs the controller for a namespace and returns the lines that it logs.
 func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *lines {
 	t.Helper()
-	logged := &lines{}
+	logged, _ := startWith(t, config, namespace, verbosity, nil)
+	return logged
+}
+
+// startWith runs the controller for a namespace, with actions done by a function, nil for none.
+func startWith(t *testing.T, config *rest.Config, namespace string, verbosity int, do doFunc) (logged *lines, stop func()) {
+	t.Helper()
+	logged = &lines{}
 	log := zap.New(zap.WriteTo(logged), zap.Level(zapcore.Level(-verbosity)))
 	scheme := plane.Client.Scheme()
+	namespaces := map[string]cache.Config{namespace: {}}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Logger: logr.Discard(), Metrics: metricsserver.Options{BindAddress: "0"},
+		Cache: cache.Options{DefaultNamespaces: namespaces},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, err := cache.New(config, cache.Options{
+	pending, err := cache.New(config, cache.Options{
 		Scheme:            scheme,
-		DefaultNamespaces: map[string]cache.Config{namespace: {}},
+		DefaultNamespaces: namespaces,
 		ByObject:          map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending},
 	})
 	if err != nil {
@@ -55,16 +71,36 @@ func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	reconciler := &event.Reconciler{Events: events, Status: store, Clock: clock.RealClock{}, Log: log}
-	if err := mgr.Add(events); err != nil {
+	eventMetadata, err := metadata.NewForConfig(config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := reconciler.SetupWithManager(t.Context(), mgr, events); err != nil {
-		t.Fatal(err)
+	tally, compiled := rulecontroller.NewTally(clock.RealClock{}), rule.NewCache()
+	reconciler := &event.Reconciler{
+		Events: pending, Rules: mgr.GetClient(), Compiled: compiled, Actions: do, Tally: tally, Status: store,
+		Metrics: event.NewMetrics(prometheus.NewRegistry()), Recorder: mgr.GetEventRecorder("test"), Clock: clock.RealClock{}, Log: log,
 	}
-	controlplane.Run(t, mgr)
-	return logged
+	rules := &rulecontroller.Reconciler{
+		Rules: mgr.GetAPIReader(), Compiled: compiled, Tally: tally, Status: mgr.GetClient(), Clock: clock.RealClock{},
+	}
+	replays := &replay.Reconciler{
+		Events: mgr.GetAPIReader(), Metadata: eventMetadata, Status: store, Namespaces: []string{namespace}, Log: log,
+	}
+	for _, err := range []error{
+		mgr.Add(pending), reconciler.SetupWithManager(t.Context(), mgr, pending, mgr.GetCache()), rules.SetupWithManager(mgr),
+		replays.SetupWithManager(mgr),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return logged, controlplane.Run(t, mgr)
 }
+
+// doFunc does actions.
+type doFunc func(ctx context.Context, task action.Task) (string, error)
+
+func (f doFunc) Do(ctx context.Context, task action.Task) (string, error) { return f(ctx, task) }
 
 // lines are the JSON objects that were logged.
 type lines struct {

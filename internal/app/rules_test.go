@@ -1,0 +1,207 @@
+package app_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+const allowLoopback = "--sink-allow-cidrs=127.0.0.0/8"
+
+// sink is a server that counts how often it got each event.
+type sink struct {
+	*httptest.Server
+
+	mu   sync.Mutex
+	got  map[string]int // by namespace/name
+	fail func(n int) bool
+	n    int
+}
+
+func newSink(t *testing.T, namespace string) *sink {
+	t.Helper()
+	s := &sink{got: map[string]int{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var event struct{ ID string }
+		err := json.NewDecoder(r.Body).Decode(&event)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.n++
+		if err != nil || s.fail != nil && s.fail(s.n) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		s.got[namespace+"/"+event.ID]++
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// counts returns how many of some events came, and how many came again.
+func (s *sink) counts(events map[string]bool) (came, again int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range events {
+		if n := s.got[name]; n > 0 {
+			came++
+			again += n - 1
+		}
+	}
+	return came, again
+}
+
+func newRule(namespace, name string, actions ...v1alpha1.Action) *v1alpha1.NetBoxEventRule {
+	rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	rule.Spec.Actions = actions
+	return rule
+}
+
+func httpAction(url string) v1alpha1.Action {
+	return v1alpha1.Action{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: url}}
+}
+
+// TestDeliveryFailover kills the leader of two replicas while it delivers, beside a rule whose sink is down for good.
+func TestDeliveryFailover(t *testing.T) {
+	from := newSource(t)
+	to := newSink(t, from.Namespace)
+	to.fail = func(n int) bool { return n%3 == 0 }
+	good, down := newRule(from.Namespace, "good", httpAction(to.URL)), newRule(from.Namespace, "down", httpAction("http://127.0.0.1:1"))
+	good.Spec.Retry.MaxBackoff.Duration = time.Second
+	down.Spec.Retry.MaxAttempts = 1000
+	plane.Create(t, good, down)
+	leader := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
+	served(t, leader.url(from))
+	if status, _ := post(t.Context(), leader.url(from), body(-1)); status != http.StatusOK {
+		t.Fatalf("answered with %d", status)
+	}
+	eventually(t, "the first replica does not lead", 20*time.Second, func() bool {
+		to.mu.Lock()
+		defer to.mu.Unlock()
+		return to.n > 0
+	})
+	other := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
+	served(t, other.url(from))
+	stop := stream(t, other.url(from))
+	time.Sleep(2 * time.Second)
+	leader.signal(t, syscall.SIGKILL)
+	_ = leader.waitEnd(t)
+	time.Sleep(time.Second)
+	stored := stop()
+	if len(stored) < 200 {
+		t.Fatalf("only %d events were stored", len(stored))
+	}
+	eventually(t, "not every event was delivered", 120*time.Second, func() bool {
+		came, _ := to.counts(stored)
+		return came == len(stored)
+	})
+	_, again := to.counts(stored)
+	t.Logf("%d events, of which the sink got %d twice", len(stored), again)
+	if again > 100 {
+		t.Errorf("%d deliveries were made twice", again)
+	}
+	// The rule whose sink is down ends when it is deleted.
+	if err := plane.Client.Delete(t.Context(), down); err != nil {
+		t.Fatal(err)
+	}
+	allDone(t, from)
+}
+
+// TestDrainDeliveries stops the manager while deliveries are on their way: they come to their end, and nothing is delivered twice.
+func TestDrainDeliveries(t *testing.T) {
+	from := newSource(t)
+	to := newSink(t, from.Namespace)
+	to.Config.Handler = slowly(to.Config.Handler, 300*time.Millisecond)
+	plane.Create(t, newRule(from.Namespace, "rule", httpAction(to.URL)))
+	first := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
+	served(t, first.url(from))
+	stop := stream(t, first.url(from))
+	time.Sleep(2 * time.Second)
+	stored := stop()
+	first.signal(t, syscall.SIGTERM)
+	if err := first.waitEnd(t); err != nil {
+		t.Error(err)
+	}
+	before, _ := to.counts(stored)
+	start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
+	allDone(t, from)
+	came, again := to.counts(stored)
+	t.Logf("%d of %d events were delivered before the manager ended", before, len(stored))
+	if came != len(stored) || again != 0 || before == 0 {
+		t.Errorf("%d of %d events came, %d before the manager ended, %d came again", came, len(stored), before, again)
+	}
+}
+
+func slowly(handler http.Handler, pause time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(pause)
+		handler.ServeHTTP(w, r)
+	})
+}
+
+// provisioner makes a service account that may make Jobs, and lets a user impersonate it.
+func provisioner(t *testing.T, namespace, user string) {
+	t.Helper()
+	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
+	role := func(name string) rbacv1.RoleRef {
+		return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}
+	}
+	plane.Create(t,
+		&corev1.ServiceAccount{ObjectMeta: meta("provisioner")},
+		&rbacv1.Role{ObjectMeta: meta("jobs"), Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{"batch"}, Resources: []string{"jobs"}, Verbs: []string{"create", "patch"}},
+		}},
+		&rbacv1.RoleBinding{ObjectMeta: meta("jobs"), RoleRef: role("jobs"), Subjects: []rbacv1.Subject{
+			{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: "provisioner"},
+		}},
+		&rbacv1.Role{ObjectMeta: meta("impersonate"), Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"impersonate"}, ResourceNames: []string{"provisioner"}},
+		}},
+		&rbacv1.RoleBinding{ObjectMeta: meta("impersonate"), RoleRef: role("impersonate"), Subjects: []rbacv1.Subject{
+			{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user},
+		}},
+	)
+}
+
+// everyAction does one action of each kind.
+func everyAction(namespace, url string) *v1alpha1.NetBoxEventRule {
+	template := v1alpha1.JSONObject{}
+	if err := json.Unmarshal([]byte(`{
+		"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "provision-${event.objectID}"},
+		"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i", "args": ["id ${data.id}"]}]}}}
+	}`), &template); err != nil {
+		panic(err)
+	}
+	rule := newRule(namespace, "every",
+		httpAction(url),
+		v1alpha1.Action{Name: "job", Apply: &v1alpha1.ApplyAction{Template: template, OwnedByEvent: true}},
+		v1alpha1.Action{Name: "note", Event: &v1alpha1.EventAction{Reason: "Changed", Message: "${event.objectType} ${event.event}"}},
+		v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: "site ${data.id}"}},
+	)
+	rule.Spec.ServiceAccountName = "provisioner"
+	return rule
+}
+
+func hasJob(t *testing.T, namespace string, n int) {
+	t.Helper()
+	var job batchv1.Job
+	name := types.NamespacedName{Namespace: namespace, Name: fmt.Sprintf("provision-%d", n)}
+	if err := plane.Client.Get(t.Context(), name, &job); err != nil {
+		t.Fatal(err)
+	}
+	if got := job.Spec.Template.Spec.Containers[0].Args[0]; got != fmt.Sprintf("id %d", n) {
+		t.Errorf("the Job was made with %q", got)
+	}
+}

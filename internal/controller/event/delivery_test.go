@@ -1,0 +1,492 @@
+package event_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+)
+
+// newRule is a rule with one action that does nothing by itself: what it does is up to the test's doFunc.
+func newRule(namespace, name string, change ...func(*v1alpha1.NetBoxEventRuleSpec)) *v1alpha1.NetBoxEventRule {
+	made := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	made.Spec.Actions = []v1alpha1.Action{logAction("act")}
+	made.Spec.Retry = v1alpha1.Retry{Backoff: metav1.Duration{Duration: 100 * time.Millisecond}, Timeout: metav1.Duration{Duration: 10 * time.Second}}
+	for _, change := range change {
+		change(&made.Spec)
+	}
+	return made
+}
+
+func logAction(name string) v1alpha1.Action {
+	return v1alpha1.Action{Name: name, Log: &v1alpha1.LogAction{Message: "x"}}
+}
+
+func maxAttempts(n int32) func(*v1alpha1.NetBoxEventRuleSpec) {
+	return func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Retry.MaxAttempts = n }
+}
+
+// sink takes note of what it is given.
+type sink struct {
+	mu   sync.Mutex
+	all  []string            // rule/action event, of each attempt
+	good map[string][]string // names of events that were taken, by rule
+	fail func(task action.Task, attempt int) error
+}
+
+func (s *sink) do(ctx context.Context, task action.Task) (string, error) {
+	s.mu.Lock()
+	entry := task.Rule.Name + "/" + task.Action.Spec.Name + " " + task.Event.Name
+	s.all = append(s.all, entry)
+	attempt := 0
+	for _, one := range s.all {
+		if one == entry {
+			attempt++
+		}
+	}
+	s.mu.Unlock()
+	if s.fail != nil {
+		if err := s.fail(task, attempt); err != nil {
+			return "", err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good == nil {
+		s.good = map[string][]string{}
+	}
+	s.good[task.Rule.Name] = append(s.good[task.Rule.Name], task.Event.Name)
+	return "taken", ctx.Err()
+}
+
+func (s *sink) attempts(entry string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.all {
+		if one == entry {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *sink) taken(rule string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.good[rule])
+}
+
+func get(t *testing.T, namespace, name string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	var event v1alpha1.NetBoxEvent
+	if err := plane.Client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: name}, &event); err != nil {
+		t.Fatal(err)
+	}
+	return &event
+}
+
+func eventually(t *testing.T, message string, within time.Duration, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(message)
+		}
+	}
+}
+
+func hasPhase(t *testing.T, namespace, name string, phase v1alpha1.Phase) func() bool {
+	return func() bool { return get(t, namespace, name).Status.Phase == phase }
+}
+
+// summary is a status without what differs each time.
+func summary(event *v1alpha1.NetBoxEvent) []string {
+	lines := []string{string(event.Status.Phase)}
+	for _, condition := range event.Status.Conditions {
+		lines = append(lines, fmt.Sprintf("%s=%s %s: %s", condition.Type, condition.Status, condition.Reason, condition.Message))
+	}
+	slices.Sort(lines[1:])
+	for _, rule := range event.Status.Rules {
+		lines = append(lines, fmt.Sprintf("rule %s %s", rule.Name, rule.State))
+		for _, action := range rule.Actions {
+			lines = append(lines, fmt.Sprintf("action %s %s attempts=%d error=%q response=%q next=%t",
+				action.Name, action.State, action.Attempts, action.LastError, action.Response, action.NextAttemptTime != nil))
+		}
+	}
+	return lines
+}
+
+func TestStatus(t *testing.T) {
+	namespace := plane.Namespace(t)
+	failing := map[string]error{
+		"final":   &action.Failure{Err: errors.New("answered with 400 Bad Request"), Final: true},
+		"forever": errors.New("answered with 503 Service Unavailable"),
+	}
+	tests := map[string]*v1alpha1.NetBoxEventRule{
+		"good": newRule(namespace, "good", func(spec *v1alpha1.NetBoxEventRuleSpec) {
+			spec.Match.ObjectTypes, spec.Actions = []string{"dcim.*"}, []v1alpha1.Action{logAction("one"), logAction("two")}
+		}),
+		"failing": newRule(namespace, "failing", maxAttempts(2), func(spec *v1alpha1.NetBoxEventRuleSpec) {
+			spec.Actions = []v1alpha1.Action{logAction("final"), logAction("forever"), logAction("fine")}
+		}),
+		"other":   newRule(namespace, "other", func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Match.Sources = []string{"another"} }),
+		"lacking": newRule(namespace, "lacking", func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Match.CEL = `data.role.slug == "leaf"` }),
+		"broken":  newRule(namespace, "broken", func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Match.CEL = `evnt.objectType == ""` }),
+	}
+	for _, made := range tests {
+		plane.Create(t, made)
+	}
+	sink := &sink{fail: func(task action.Task, _ int) error { return failing[task.Action.Spec.Name] }}
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	plane.Create(t, newEvent(namespace, 1, 0))
+	name := newEvent(namespace, 1, 0).Name
+	eventually(t, "the event is not given up", 20*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseFailed))
+	want := []string{
+		"Failed",
+		`Matched=True ExpressionError: the expression of rule lacking failed, so that it does not match: no such key: role in "data.role.slug == \"leaf\""`,
+		"Succeeded=False DeliveryFailed: rule failing, action final was given up after attempt 1: answered with 400 Bad Request; " +
+			"mend the cause, and annotate the event with netbox-events.io/replay=<any new value>",
+		"rule failing Failed",
+		`action final Failed attempts=1 error="answered with 400 Bad Request" response="" next=false`,
+		`action forever Failed attempts=2 error="answered with 503 Service Unavailable" response="" next=false`,
+		`action fine Succeeded attempts=1 error="" response="taken" next=false`,
+		"rule good Succeeded",
+		`action one Succeeded attempts=1 error="" response="taken" next=false`,
+		`action two Succeeded attempts=1 error="" response="taken" next=false`,
+	}
+	if diff := cmp.Diff(want, summary(get(t, namespace, name))); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+
+	// What the rules say of it.
+	rules := map[string]v1alpha1.NetBoxEventRuleStatus{}
+	eventually(t, "the rules have no counts", 20*time.Second, func() bool {
+		var list v1alpha1.NetBoxEventRuleList
+		if err := plane.Client.List(t.Context(), &list, client.InNamespace(namespace)); err != nil {
+			t.Fatal(err)
+		}
+		for _, rule := range list.Items {
+			rules[rule.Name] = rule.Status
+		}
+		return rules["failing"].Failed > 0 && rules["good"].Matched > 0 && rules["lacking"].ExpressionErrors > 0
+	})
+	got := map[string]string{}
+	for name, status := range rules {
+		condition := status.Conditions[0]
+		got[name] = fmt.Sprintf("%s %d/%d/%d %s", condition.Status, status.Matched, status.Failed, status.ExpressionErrors,
+			condition.Message+status.LastExpressionError)
+	}
+	accepted := "events are matched against the rule"
+	wantRules := map[string]string{
+		"good":    "True 1/0/0 " + accepted,
+		"failing": "True 1/1/0 " + accepted,
+		"other":   "True 0/0/0 " + accepted,
+		"lacking": "True 0/0/1 " + accepted + name + `: no such key: role in "data.role.slug == \"leaf\""`,
+		"broken":  "False 0/0/0 spec.match.cel: 1:1: undeclared reference to 'evnt' (in container '')",
+	}
+	if diff := cmp.Diff(wantRules, got); diff != "" {
+		t.Errorf("rules (-want +got):\n%s", diff)
+	}
+}
+
+// TestOrder has 16 senders make 200 updates of one object and 200 of others, for a rule whose sink fails a third of its calls, beside one
+// whose sink is down for good and one whose sink hangs.
+func TestOrder(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t,
+		newRule(namespace, "flaky", maxAttempts(1000), func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Retry.MaxBackoff.Duration = 200 * time.Millisecond }),
+		newRule(namespace, "down", maxAttempts(1000)),
+		newRule(namespace, "hangs", maxAttempts(1000), func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Retry.Timeout.Duration = time.Minute }))
+	done := make(chan struct{})
+	defer close(done)
+	sink := &sink{fail: func(task action.Task, attempt int) error {
+		switch {
+		case task.Rule.Name == "down":
+			return errors.New("connection refused")
+		case task.Rule.Name == "hangs":
+			<-done
+			return errors.New("the test is over")
+		case (len(task.Event.Name)+int(task.Event.Spec.Timestamp.Unix())+attempt)%3 == 0:
+			return errors.New("answered with 500")
+		}
+		return nil
+	}}
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	const updates, senders = 200, 16
+	type span struct{ from, to time.Time }
+	var mu sync.Mutex
+	creations := map[string]span{}
+	numbers := make(chan int)
+	var all sync.WaitGroup
+	for range senders {
+		all.Go(func() {
+			for n := range numbers {
+				for _, object := range []int{0, 1 + n%20} {
+					event := newEvent(namespace, object, n%60)
+					event.Name = fmt.Sprintf("o%d-%03d", object, n)
+					event.Spec.Timestamp = metav1.NewMicroTime(event.Spec.Timestamp.Add(time.Duration(n/60) * time.Minute))
+					from := time.Now()
+					if err := plane.Client.Create(t.Context(), event); err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					creations[event.Name] = span{from, time.Now()}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for n := range updates {
+		numbers <- n
+	}
+	close(numbers)
+	all.Wait()
+	eventually(t, "not every event was delivered", 60*time.Second, func() bool { return len(sink.taken("flaky")) >= 2*updates })
+	delivered := map[string][]string{}
+	for _, name := range sink.taken("flaky") {
+		object, _, _ := strings.Cut(name, "-")
+		for _, before := range delivered[object] {
+			// An event that was not there yet when the next began to be stored cannot have been waited for.
+			if before == name || before > name && creations[name].to.Before(creations[before].from) {
+				t.Errorf("%s was delivered after %s", name, before)
+			}
+		}
+		delivered[object] = append(delivered[object], name)
+	}
+	if got := len(slices.Concat(slices.Collect(maps.Values(delivered))...)); got != 2*updates {
+		t.Errorf("%d events were delivered, want %d", got, 2*updates)
+	}
+}
+
+// TestOrderOfWhatIsThere delivers what waits when the operator starts: strictly in order for each object, but for a rule without order.
+func TestOrderOfWhatIsThere(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t,
+		newRule(namespace, "ordered"),
+		newRule(namespace, "any", func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Order = v1alpha1.OrderNone }))
+	const objects, seconds = 5, 20
+	for second := seconds - 1; second >= 0; second-- {
+		for object := range objects {
+			plane.Create(t, newEvent(namespace, object, second))
+		}
+	}
+	// The first event of object 0 is given up at its second attempt, which releases those behind it; the others are not held.
+	stuck := newEvent(namespace, 0, 0).Name
+	sink := &sink{fail: func(task action.Task, attempt int) error {
+		if task.Event.Name == stuck {
+			if attempt == 2 {
+				return &action.Failure{Err: errors.New("no"), Final: true}
+			}
+			return &action.Failure{Err: errors.New("later"), RetryAfter: 2 * time.Second}
+		}
+		return nil
+	}}
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	eventually(t, "the other objects are held", 1500*time.Millisecond+10*time.Second, func() bool {
+		return len(sink.taken("ordered")) == (objects-1)*seconds && len(sink.taken("any")) == objects*seconds-1
+	})
+	if n := sink.attempts("ordered/act " + newEvent(namespace, 0, 1).Name); n != 0 {
+		t.Error("an event overtook one that is tried again")
+	}
+	eventually(t, "what was held is not released", 10*time.Second, func() bool { return len(sink.taken("ordered")) == objects*seconds-1 })
+	got, want := map[string][]string{}, map[string][]string{}
+	for _, name := range sink.taken("ordered") {
+		object := strings.SplitAfterN(name, "-", 3)[1]
+		got[object] = append(got[object], name)
+	}
+	for object := range objects {
+		for second := range seconds {
+			if name := newEvent(namespace, object, second).Name; name != stuck {
+				key := fmt.Sprintf("%d-", object)
+				want[key] = append(want[key], name)
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("deliveries of each object (-want +got):\n%s", diff)
+	}
+}
+
+// TestRestart stops the controller while deliveries wait for their next attempt.
+func TestRestart(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule", maxAttempts(4), func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Actions = []v1alpha1.Action{logAction("fails"), logAction("works")}
+	}))
+	down := &sink{fail: func(task action.Task, _ int) error {
+		if task.Action.Spec.Name == "fails" {
+			return errors.New("down")
+		}
+		return nil
+	}}
+	_, stop := startWith(t, plane.Config, namespace, 0, down.do)
+	plane.Create(t, newEvent(namespace, 1, 0))
+	name := newEvent(namespace, 1, 0).Name
+	attempts := func() int32 {
+		event := get(t, namespace, name)
+		if len(event.Status.Rules) == 0 {
+			return 0
+		}
+		return event.Status.Rules[0].Actions[0].Attempts
+	}
+	eventually(t, "two attempts are not written down", 10*time.Second, func() bool { return attempts() >= 2 })
+	stop()
+	before := attempts()
+	// A rule that comes later has no part in an event that is decided.
+	plane.Create(t, newRule(namespace, "late"))
+	up := &sink{}
+	startWith(t, plane.Config, namespace, 0, up.do)
+	eventually(t, "the event is not done", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
+	if got := attempts(); got != before+1 {
+		t.Errorf("%d attempts after %d before the restart", got, before)
+	}
+	if got := up.taken("rule"); len(got) != 1 || up.attempts("rule/works "+name) != 0 || len(up.taken("late")) != 0 {
+		t.Errorf("done after the restart: %v", up.all)
+	}
+}
+
+// TestMended edits a rule, and deletes rules and actions, while deliveries wait.
+func TestMended(t *testing.T) {
+	namespace := plane.Namespace(t)
+	slow := func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Retry.Backoff.Duration, spec.Retry.MaxBackoff.Duration = time.Second, time.Hour
+	}
+	mended, deleted := newRule(namespace, "mended"), newRule(namespace, "deleted", slow, func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Retry.Backoff.Duration = time.Hour
+	})
+	shrunk := newRule(namespace, "shrunk", slow, func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Actions = []v1alpha1.Action{logAction("kept"), logAction("dropped")}
+	})
+	plane.Create(t, mended, deleted, shrunk)
+	sink := &sink{fail: func(task action.Task, _ int) error {
+		if task.Rule.Generation == 1 && task.Action.Spec.Name != "kept" {
+			return errors.New("a wrong URL")
+		}
+		return nil
+	}}
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	plane.Create(t, newEvent(namespace, 1, 0), newEvent(namespace, 1, 1))
+	first, second := newEvent(namespace, 1, 0).Name, newEvent(namespace, 1, 1).Name
+	eventually(t, "the first attempts are not made", 10*time.Second, func() bool {
+		return sink.attempts("deleted/act "+first) == 1 && sink.attempts("shrunk/dropped "+first) == 1
+	})
+	if err := plane.Client.Delete(t.Context(), deleted); err != nil {
+		t.Fatal(err)
+	}
+	for rule, patch := range map[*v1alpha1.NetBoxEventRule]string{
+		shrunk: `[{"op": "remove", "path": "/spec/actions/1"}]`,
+		mended: `[{"op": "replace", "path": "/spec/actions/0/log/message", "value": "y"}]`,
+	} {
+		if err := plane.Client.Patch(t.Context(), rule, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{first, second} {
+		eventually(t, "not done", 15*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
+	}
+	states := map[string]v1alpha1.DeliveryState{}
+	for _, rule := range get(t, namespace, first).Status.Rules {
+		for _, action := range rule.Actions {
+			states[rule.Name+"/"+action.Name] = action.State
+		}
+	}
+	if diff := cmp.Diff(map[string]v1alpha1.DeliveryState{
+		"deleted/act": "Skipped", "mended/act": "Succeeded", "shrunk/kept": "Succeeded", "shrunk/dropped": "Skipped",
+	}, states); diff != "" {
+		t.Errorf("states (-want +got):\n%s", diff)
+	}
+}
+
+// TestReplay annotates events that failed, that succeeded and that wait.
+func TestReplay(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule", maxAttempts(1)))
+	var mu sync.Mutex
+	down := true
+	sink := &sink{fail: func(action.Task, int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if down {
+			return errors.New("down")
+		}
+		return nil
+	}}
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	name := newEvent(namespace, 1, 0).Name
+	plane.Create(t, newEvent(namespace, 1, 0))
+	eventually(t, "not given up", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseFailed))
+	mu.Lock()
+	down = false
+	mu.Unlock()
+	annotate := func(value string) {
+		t.Helper()
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"netbox-events.io/replay":%q}}}`, value)
+		if err := plane.Client.Patch(t.Context(), get(t, namespace, name), client.RawPatch(types.MergePatchType, patch)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	annotate("1")
+	eventually(t, "not replayed", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
+	annotate("1") // changes nothing
+	plane.Create(t, newRule(namespace, "new"))
+	time.Sleep(time.Second)
+	if got := len(sink.taken("rule")); got != 1 {
+		t.Errorf("delivered %d times after one replay", got)
+	}
+	annotate("2")
+	eventually(t, "not matched again", 10*time.Second, func() bool { return len(sink.taken("new")) == 1 && len(sink.taken("rule")) == 2 })
+	eventually(t, "not finished", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
+	if got := get(t, namespace, name).Status.Replay; got != "2" {
+		t.Errorf("status.replay is %q", got)
+	}
+}
+
+// TestBurst has 2000 events of one object, and as many of others, wait for a sink that is down, and then one more of another object.
+func TestBurst(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 4000 events")
+	}
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule", maxAttempts(1000)))
+	const burst = 2000
+	var makers sync.WaitGroup
+	for maker := range 16 {
+		makers.Go(func() {
+			for n := maker; n < burst; n += 16 {
+				for _, object := range []int{0, 1 + n} {
+					event := newEvent(namespace, object, n%60)
+					event.Name = fmt.Sprintf("o%d-%d", object, n)
+					if err := plane.Client.Create(t.Context(), event); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	makers.Wait()
+	fresh := newEvent(namespace, 999_999, 0).Name
+	sink := &sink{fail: func(task action.Task, _ int) error {
+		if task.Event.Name == fresh {
+			return nil
+		}
+		return errors.New("down")
+	}}
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	time.Sleep(time.Second) // in the middle of it
+	plane.Create(t, newEvent(namespace, 999_999, 0))
+	created := time.Now()
+	eventually(t, "a fresh event starves", 10*time.Second, hasPhase(t, namespace, fresh, v1alpha1.PhaseSucceeded))
+	t.Logf("a fresh event was finished after %s beside %d that fail", time.Since(created), 2*burst)
+}
