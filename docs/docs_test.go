@@ -1,0 +1,161 @@
+// Package docs_test runs what the documents show.
+package docs_test
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+var plane *controlplane.ControlPlane
+
+func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
+
+// block is a fenced block of a document.
+type block struct{ language, info, text string }
+
+var fence = regexp.MustCompile("(?ms)^```(\\w+) ?(.*?)\n(.*?)^```$")
+
+func read(t *testing.T, file string) (content string, blocks []block) {
+	t.Helper()
+	bytes, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range fence.FindAllStringSubmatch(string(bytes), -1) {
+		blocks = append(blocks, block{found[1], found[2], found[3]})
+	}
+	return string(bytes), blocks
+}
+
+// events returns the event of each recorded delivery, by names such as netbox-4.6.8/307.
+func events(t *testing.T) map[string]*v1alpha1.NetBoxEvent {
+	t.Helper()
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := map[string]*v1alpha1.NetBoxEvent{}
+	for _, delivery := range all {
+		if event, err := delivery.Event("netbox"); err == nil {
+			events[delivery.String()] = event
+		}
+	}
+	return events
+}
+
+// TestRules has the API server take every rule of the page, and compiles it.
+func TestRules(t *testing.T) {
+	_, blocks := read(t, "rules.md")
+	rules := 0
+	for _, block := range blocks {
+		if block.language != "yaml" {
+			continue
+		}
+		rules++
+		var shown v1alpha1.NetBoxEventRule
+		if err := yaml.UnmarshalStrict([]byte(block.text), &shown); err != nil {
+			t.Errorf("%v in\n%s", err, block.text)
+			continue
+		}
+		shown.Namespace = plane.Namespace(t)
+		if err := plane.Client.Create(t.Context(), &shown, client.FieldValidation("Strict")); err != nil {
+			t.Errorf("%v in\n%s", err, block.text)
+		}
+		if _, err := rule.Compile(&shown.Spec); err != nil {
+			t.Errorf("%v in\n%s", err, block.text)
+		}
+	}
+	if rules == 0 {
+		t.Error("the page shows no rule")
+	}
+}
+
+// TestCookbook evaluates each expression on the deliveries that its block names.
+func TestCookbook(t *testing.T) {
+	_, blocks := read(t, "rules.md")
+	events := events(t)
+	expressions := 0
+	for _, block := range blocks {
+		if block.language != "cel" {
+			continue
+		}
+		expressions++
+		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: block.text}})
+		if err != nil {
+			t.Errorf("%v in\n%s", err, block.text)
+			continue
+		}
+		words := strings.Fields(block.info)
+		if len(words) < 2 || len(words)%2 != 0 {
+			t.Errorf("the block must name deliveries that match or do not:\n%s", block.text)
+		}
+		for ; len(words) >= 2; words = words[2:] {
+			event := events[words[1]]
+			if event == nil {
+				t.Errorf("there is no delivery %q", words[1])
+				continue
+			}
+			matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, event.Spec.Timestamp.Add(time.Second)))
+			if want := words[0] == "matches:"; err != nil || matched != want {
+				t.Errorf("matches %s: %t, %v, want %t, by\n%s", words[1], matched, err, want, block.text)
+			}
+		}
+	}
+	if expressions == 0 {
+		t.Error("the page has no expression")
+	}
+}
+
+// TestTemplates evaluates the table of templates, as values of an object.
+func TestTemplates(t *testing.T) {
+	content, _ := read(t, "rules.md")
+	_, table, found := strings.Cut(content, "| template | value |\n| --- | --- |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	if !found {
+		t.Fatal("the page has no table of templates")
+	}
+	event := events(t)["netbox-4.6.8/307"]
+	row := regexp.MustCompile("^\\| `(.*)` \\| `(.*)` \\|$")
+	for line := range strings.SplitSeq(table, "\n") {
+		cells := row.FindStringSubmatch(line)
+		if cells == nil {
+			t.Fatalf("no row of the table: %s", line)
+		}
+		template, err := json.Marshal(cells[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{{Name: "a", Apply: &v1alpha1.ApplyAction{
+			Template: v1alpha1.JSONObject{"apiVersion": {Raw: []byte(`"v1"`)}, "kind": {Raw: []byte(`"X"`)}, "x": {Raw: template}},
+		}}}})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		object, err := compiled.Actions[0].Objects[0].Render(t.Context(), rule.NewInput(event, time.Now()))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		got, err := json.Marshal(object["x"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(cells[2], string(got)); diff != "" {
+			t.Errorf("%s (-page +value):\n%s", cells[1], diff)
+		}
+	}
+}
