@@ -8,8 +8,9 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// cacheSize is how many compiled rules are kept. With more rules than that in use, they are compiled again and again.
-const cacheSize = 10_000
+// cacheSize is how many compiled rules are kept. With more rules than that in use, they are compiled again and again, 0.15 ms for each
+// expression. An expression takes 17 kB of memory, a rule that makes a Job about 200 kB.
+const cacheSize = 2000
 
 // Cache compiles each rule once. It is safe for concurrent use.
 type Cache struct {

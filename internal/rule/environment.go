@@ -16,8 +16,8 @@ import (
 	celenvironment "k8s.io/apiserver/pkg/cel/environment"
 )
 
-// environment is Kubernetes' CEL environment, with its cost limit of a million for each evaluation (about 0.1 s), and what expressions of a
-// rule see.
+// environment is Kubernetes' CEL environment, with its cost limit of a million for each evaluation (some tenths of a second), and what
+// expressions of a rule see.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
@@ -34,8 +35,8 @@ type Action struct {
 	Message *Text
 }
 
-// Compile compiles a rule. Its error names every expression and template that is wrong, a line each: where it is in spec, what is wrong with
-// it, and at which line and column. It fits into the message of a condition.
+// Compile compiles a rule. Its error names every expression and template that is wrong, a line each: where it is in spec, what is wrong
+// with it, and at which line and column. It fits into the message of a condition.
 func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (*Rule, error) {
 	var c compiler
 	compiled := &Rule{match: spec.Match}
@@ -113,13 +114,22 @@ func (c *compiler) action(spec *v1alpha1.Action) Action {
 	return action
 }
 
-// bounded cuts the text of a long error.
+// bounded makes one line of an error, and not too long a one: it may hold what the event holds.
 func bounded(err error) error {
 	text := err.Error()
-	if len(text) <= maxFaultBytes {
+	if len(text) <= maxFaultBytes && !strings.ContainsFunc(text, unicode.IsControl) {
 		return err
 	}
-	return errors.New(strings.ToValidUTF8(text[:maxFaultBytes], "") + "…")
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text[:min(len(text), maxFaultBytes)], ""))
+	if len(err.Error()) > maxFaultBytes {
+		text += "…"
+	}
+	return errors.New(text)
 }
 
 // Match tells whether an event matters to the rule. An error says why the rule's expression failed on it: it does not match then.

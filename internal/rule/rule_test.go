@@ -1,7 +1,6 @@
 package rule_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,66 +16,46 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
-var (
-	redact = []string{"auth_key", "auth_psk", "preshared_key", "password", "aws_secret_access_key"}
-	now    = time.Date(2027, 7, 28, 9, 30, 0, 0, time.UTC)
-)
+var now = time.Date(2027, 7, 28, 9, 30, 0, 0, time.UTC)
 
-// recorded returns the events of all recorded deliveries, by names such as netbox-4.6.8-live/182, and their bodies.
-func recorded(t testing.TB) (map[string]*v1alpha1.NetBoxEvent, map[string]map[string]any) {
-	t.Helper()
-	all, err := deliveries.All()
-	if err != nil {
-		t.Fatal(err)
-	}
-	events, bodies := map[string]*v1alpha1.NetBoxEvent{}, map[string]map[string]any{}
+type recordings struct {
+	events map[string]*v1alpha1.NetBoxEvent
+	bodies map[string]map[string]any
+	err    error
+}
+
+var readRecordings = sync.OnceValue(func() recordings {
+	read := recordings{events: map[string]*v1alpha1.NetBoxEvent{}, bodies: map[string]map[string]any{}}
+	var all []deliveries.Delivery
+	all, read.err = deliveries.All()
 	for _, delivery := range all {
-		decoded, err := netbox.Decode([]byte(delivery.Body), redact)
+		event, err := delivery.Event("netbox")
 		if err != nil {
 			continue // internal/netbox tests that it is no event
 		}
-		decoder := json.NewDecoder(bytes.NewReader([]byte(delivery.Body)))
+		decoder := json.NewDecoder(strings.NewReader(delivery.Body))
 		decoder.UseNumber()
 		var body map[string]any
 		if err := decoder.Decode(&body); err != nil {
-			t.Fatal(err)
+			read.err = err
 		}
-		events[delivery.String()], bodies[delivery.String()] = newEvent(decoded), body
+		read.events[delivery.String()], read.bodies[delivery.String()] = event, body
 	}
-	return events, bodies
-}
+	return read
+})
 
-// newEvent makes of a decoded body what the receiver stores.
-func newEvent(from *netbox.Event) *v1alpha1.NetBoxEvent {
-	object := func(from netbox.Object) v1alpha1.JSONObject {
-		if from == nil {
-			return nil
-		}
-		converted := v1alpha1.JSONObject{}
-		for name, value := range from {
-			converted[name] = v1alpha1.JSON{Raw: value}
-		}
-		return converted
+// recorded returns the events of all recorded deliveries, by names such as netbox-4.6.8-live/182, and their bodies. They must not be changed.
+func recorded(t testing.TB) (map[string]*v1alpha1.NetBoxEvent, map[string]map[string]any) {
+	t.Helper()
+	read := readRecordings()
+	if read.err != nil {
+		t.Fatal(read.err)
 	}
-	return &v1alpha1.NetBoxEvent{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "netbox", Name: "event-1"},
-		Spec: v1alpha1.NetBoxEventSpec{
-			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: from.Event, ObjectType: from.ObjectType, Model: from.Model,
-			ObjectID: from.ObjectID, ObjectURL: from.ObjectURL, ObjectName: from.ObjectName, Username: from.Username,
-			RequestID: from.RequestID, Request: object(from.Request), Timestamp: metav1.NewMicroTime(from.Timestamp),
-			ChangedFields: from.ChangedFields, Data: object(from.Data), Snapshots: object(from.Snapshots),
-			Context: object(from.Context), Extra: object(from.Extra),
-			Delivery: v1alpha1.Delivery{
-				ReceivedAt: metav1.NewMicroTime(from.Timestamp), Signature: v1alpha1.SignatureVerified, Key: "secret",
-				Stringified: from.Stringified, Redacted: from.Redacted, Envelope: object(from.Envelope),
-			},
-		},
-	}
+	return read.events, read.bodies
 }
 
 func compile(t testing.TB, spec *v1alpha1.NetBoxEventRuleSpec) *rule.Rule {
@@ -258,8 +237,8 @@ func TestEvent(t *testing.T) {
 				}
 			}
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", delivery, diff)
+		if !reflect.DeepEqual(want, got) {
+			t.Errorf("%s (-want +got):\n%s", delivery, cmp.Diff(want, got))
 		}
 	}
 
@@ -367,7 +346,8 @@ func TestCompile(t *testing.T) {
 				{Name: "X-A", Value: "${data.name}"}, {Name: "X-B", ValueFrom: &v1alpha1.HTTPHeaderSource{}}, {Name: "X-C", Value: "${dat}"},
 			}}},
 			apply(`{"apiVersion": "v1", "kind": "ConfigMap", "data": {"b": "${dat}", "a": "${dat}"}}`),
-			{Name: "note", Event: &v1alpha1.EventAction{Message: "${dat}"}}, log("${dat}"),
+			{Name: "note", Event: &v1alpha1.EventAction{Message: "${dat}"}},
+			log("${dat}"),
 		}, want: []string{
 			"spec.match.cel: 1:1: ", "spec.actions[announce].http.url: ${dat}: 1:1: ", "spec.actions[announce].http.headers[X-C].value: ${dat}: 1:1: ",
 			"spec.actions[job].apply.template.data.a: ${dat}: 1:1: ", "spec.actions[job].apply.template.data.b: ${dat}: 1:1: ",
@@ -400,7 +380,7 @@ func TestLimits(t *testing.T) {
 		reason, message string
 		fault           string
 	}{
-		{reason: "a billion steps", message: "${data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > 0)))}", fault: "cost limit"},
+		{reason: "a billion steps", message: "${data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > 0)))}", fault: "operation "}, // cancelled, or interrupted
 		{reason: "a value that is in memory once", message: "${[" + strings.Repeat("data, ", 20) + "data]}", fault: "is larger than"},
 		{reason: "a list that doubles", message: "${[[1]]" + strings.Repeat(".map(x, x + x)", 60) + "}", fault: "is larger than"},
 		{reason: "a value that is named often", message: strings.Repeat("${data.text}", 20), fault: "is larger than"},
@@ -414,7 +394,7 @@ func TestLimits(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.fault) || len(err.Error()) > 1000 {
 				t.Errorf("error is %.2000v, text of %d bytes", err, len(text))
 			}
-			if took := time.Since(begin); took > 3*time.Second { // 0.3 s on an idle machine
+			if took := time.Since(begin); took > 10*time.Second { // 0.5 s without the race detector
 				t.Errorf("took %v", took)
 			}
 		})

@@ -92,6 +92,7 @@ func TestText(t *testing.T) {
 		{reason: "a missing key", template: "a ${data.nam}", fault: `no such key: nam in "data.nam"`},
 		{reason: "characters that mean something", template: "a ${data.quotes}", text: "a \"'\n\\"},
 		{reason: "a value is no template", template: "a ${data.dollar}", text: "a ${data.name} $${ }"},
+		{reason: "a brace in a comment", template: "${1 // }\n + 1}", value: int64(2), text: "2"},
 		{reason: "quotes and braces in an expression", template: `${"{\"}" + '}' + r"\" + """}"}""" + {"}": "{"}["}"]}!`, text: `{"}}\}"}{!`},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
@@ -139,7 +140,7 @@ func TestNull(t *testing.T) {
 }
 
 func TestURL(t *testing.T) {
-	event := made(t, `{"name": "leaf 1", "id": 14, "none": null, "empty": "", "dots": "..", "dot": ".", "path": "a/../b", "odd": "a/b?c#d&e=f;g@h:i\\j%2Fk", "host": "sink-1.example", "evil": "evil.example/x",
+	event := made(t, `{"name": "leaf 1", "id": 14, "none": null, "empty": "", "dots": "..", "dot": ".", "path": "a/../b", "backslash": "a\\..\\b", "odd": "a/b?c#d&e=f;g@h:i\\j%2Fk", "host": "sink-1.example", "evil": "evil.example/x",
 		"port": 8080, "address": "10.0.0.0/8", "list": ["a"]}`)
 	for _, test := range []struct {
 		reason, template string
@@ -159,6 +160,7 @@ func TestURL(t *testing.T) {
 		{reason: "it, put together", template: "https://example.com/a/.${data.dot}/x", fault: `has a part ".."`},
 		{reason: "it, for servers that unescape before they look", template: "https://example.com/%2e${data.dot}/${data.path}", fault: `has a part ".."`},
 		{reason: "it, within a value", template: "https://example.com/${data.path}", fault: `has a part ".."`},
+		{reason: "it, for servers that take a backslash for a slash", template: "https://example.com/${data.backslash}", fault: `has a part ".."`},
 		{reason: "dots in the query", template: "https://example.com/?p=${data.path}", want: "https://example.com/?p=a%2F..%2Fb"},
 		{reason: "a host and a port", template: "http://${data.host}:${data.port}/", want: "http://sink-1.example:8080/"},
 		{reason: "part of a host", template: "https://${data.host}.internal/${data.id}", want: "https://sink-1.example.internal/14"},

@@ -16,7 +16,7 @@ import (
 )
 
 // maxRendered bounds, in bytes, what expressions may put into one text or object: it is more than the API server takes. Expressions of
-// little cost, such as [data, data, data], can have values that do not fit into memory. Of each value, valueBytes count besides its text: so
+// little cost, such as [data, data, data], can have values that do not fit into memory. Each value counts valueBytes besides its text: so
 // the data of an event of 1 MB fits, whatever it is made of.
 const maxRendered, valueBytes = 2 << 20, 4
 

@@ -2,6 +2,7 @@
 //
 //   - deliveries stored by a receiver whose replica does not lead, beside bare creates of the same objects;
 //   - deliveries finished, beside bare creates each followed by one status write;
+//   - deliveries that one of 1, 10 or 100 rules sends on to a sink, beside the same, and how many writes to the API server each takes;
 //   - refused signatures, beside a bare HTTP handler that only reads and hashes.
 //
 // Each pair runs in turns. Rates are medians of the turns; the ratio is the median of the ratios turn by turn, which holds when the
@@ -17,11 +18,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,8 +35,11 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -90,6 +97,8 @@ type bench struct {
 	events []v1alpha1.NetBoxEvent // what is stored of them
 	serial atomic.Int64           // makes each delivery and each object another
 	table  *tabwriter.Writer
+
+	metrics rest.Interface // of the API server
 }
 
 func run(stored, refused int) (err error) {
@@ -100,11 +109,15 @@ func run(stored, refused int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, plane.Stop()) }()
-	b := &bench{plane: plane, table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	apiServer, err := kubernetes.NewForConfig(plane.Config)
+	if err != nil {
+		return err
+	}
+	b := &bench{plane: plane, table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0), metrics: apiServer.RESTClient()}
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(b.table, "what\tat once\tbare/s\toperator/s\tratio\taim\tbare p50\tp99\toperator p50\tp99")
+	fmt.Fprintln(b.table, "what\tat once\tbare/s\toperator/s\tratio\taim\tbare p50\tp99\toperator p50\tp99\twrites each")
 
 	leader, err := b.holdLease(ctx)
 	if err != nil {
@@ -138,14 +151,86 @@ func run(stored, refused int) (err error) {
 		return err
 	}
 	err = b.withManager(ctx, func() error {
-		return errors.Join(
+		err := errors.Join(
 			b.allFinished(ctx), // what the first pair left
-			b.compareFinished(ctx, 16, stored),
-			b.compareFinished(ctx, 64, stored),
+			b.compareFinished(ctx, "finished", 16, stored),
+			b.compareFinished(ctx, "finished", 64, stored),
 		)
+		return errors.Join(err, b.compareDelivered(ctx, stored))
 	})
 	return errors.Join(err, b.table.Flush())
 }
+
+// compareDelivered measures what one of some rules sends on.
+func (b *bench) compareDelivered(ctx context.Context, count int) error {
+	var got atomic.Int64
+	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got.Add(1)
+	}))
+	defer sink.Close()
+	made := 0
+	for _, rules := range []int{1, 10, 100} {
+		for ; made < rules; made++ {
+			rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("rule-%d", made)}}
+			rule.Spec.Match.CEL = `has(data.id) && event.sourceRef.name == "netbox"`
+			if made > 0 {
+				rule.Spec.Match.CEL = fmt.Sprintf(`data.?status.value.orValue("") == "active" && changedTo("status", "state-%d")`, made)
+			}
+			rule.Spec.Actions = []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL}}}
+			if err := b.plane.Client.Create(ctx, rule); err != nil {
+				return err
+			}
+		}
+		if err := b.allAccepted(ctx); err != nil {
+			return err
+		}
+		got.Store(0)
+		if err := b.compareFinished(ctx, fmt.Sprintf("delivered, %d rules", rules), 16, count); err != nil {
+			return err
+		}
+		if want := int64(rounds * count); got.Load() != want {
+			return fmt.Errorf("the sink got %d events, want %d", got.Load(), want)
+		}
+	}
+	return nil
+}
+
+// allAccepted waits until the operator has taken up every rule.
+func (b *bench) allAccepted(ctx context.Context) error {
+	for {
+		var rules v1alpha1.NetBoxEventRuleList
+		if err := b.plane.Client.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(rules.Items, func(rule v1alpha1.NetBoxEventRule) bool {
+			return !meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionAccepted)
+		}) {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// writes returns how many writes the API server has done, but for those that keep a leader.
+func (b *bench) writes(ctx context.Context) (writes float64, err error) {
+	text, err := b.metrics.Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "apiserver_request_total{") && !strings.Contains(line, `resource="leases"`) && isWrite.MatchString(line) {
+			value, err := strconv.ParseFloat(line[strings.LastIndex(line, " ")+1:len(line)-1], 64)
+			if err != nil {
+				return 0, err
+			}
+			writes += value
+		}
+	}
+	return writes, nil
+}
+
+var isWrite = regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`)
 
 // prepare creates a source, and reads the deliveries that are sent.
 func (b *bench) prepare(ctx context.Context) error {
@@ -213,7 +298,7 @@ func (b *bench) withManager(ctx context.Context, do func() error) (err error) {
 	}
 	b.url = "http://" + address + "/webhook/" + namespace + "/netbox"
 	command := exec.CommandContext(ctx, "bin/manager", "--kubeconfig="+kubeconfig, "--webhook-bind-address="+address,
-		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--watch-namespaces="+namespace, "--leader-elect")
+		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--watch-namespaces="+namespace, "--leader-elect", "--sink-allow-cidrs=127.0.0.0/8")
 	command.Stderr = log
 	return during(ctx, command, b.url, do)
 }
@@ -335,7 +420,7 @@ func (b *bench) createAndFinish(ctx context.Context) error {
 	return b.plane.Client.Status().Apply(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithStatus(apply.NetBoxEventStatus().
 		WithPhase(v1alpha1.PhaseSucceeded).WithStartTime(now).WithCompletionTime(now).
 		WithConditions(metav1apply.Condition().WithType(v1alpha1.ConditionSucceeded).WithStatus(metav1.ConditionTrue).
-			WithReason(v1alpha1.ReasonLogged).WithMessage("the event was logged").WithObservedGeneration(1).WithLastTransitionTime(now))),
+			WithReason(v1alpha1.ReasonLogged).WithMessage("the event was logged; no rule matches it").WithObservedGeneration(1).WithLastTransitionTime(now))),
 		client.FieldOwner("bench"), client.ForceOwnership)
 }
 
@@ -376,16 +461,21 @@ func (b *bench) compare(ctx context.Context, what string, senders, count int, ai
 }
 
 // compareFinished measures what is sent and finished, to the end of the last.
-func (b *bench) compareFinished(ctx context.Context, senders, count int) error {
-	return b.turns(ctx, "finished", senders, count, 0.9, b.createAndFinish, b.post, b.allFinished)
+func (b *bench) compareFinished(ctx context.Context, what string, senders, count int) error {
+	return b.turns(ctx, what, senders, count, 0.9, b.createAndFinish, b.post, b.allFinished)
 }
 
 func (b *bench) turns(
 	ctx context.Context, what string, senders, count int, aim float64, bare, operator, finish func(context.Context) error,
 ) error {
 	var bares, operators []turn
+	var writes float64
 	for range rounds {
 		one, err := drive(ctx, senders, count, bare, nothing)
+		if err != nil {
+			return err
+		}
+		before, err := b.writes(ctx)
 		if err != nil {
 			return err
 		}
@@ -393,7 +483,11 @@ func (b *bench) turns(
 		if err != nil {
 			return err
 		}
-		bares, operators = append(bares, one), append(operators, other)
+		after, err := b.writes(ctx)
+		if err != nil {
+			return err
+		}
+		bares, operators, writes = append(bares, one), append(operators, other), writes+after-before
 		time.Sleep(time.Second) // lets what is left of a turn settle
 	}
 	var ratios []float64
@@ -403,8 +497,8 @@ func (b *bench) turns(
 	bareRate, operatorRate := median(rates(bares)), median(rates(operators))
 	bare50, bare99 := quantiles(bares)
 	operator50, operator99 := quantiles(operators)
-	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\n",
-		what, senders, bareRate, operatorRate, median(ratios), aim, bare50, bare99, operator50, operator99)
+	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%.2f\n",
+		what, senders, bareRate, operatorRate, median(ratios), aim, bare50, bare99, operator50, operator99, writes/float64(rounds*count))
 	return b.table.Flush()
 }
 

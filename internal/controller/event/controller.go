@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -50,8 +51,8 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
-// retryPriority is that of a lane in which an attempt failed: what is new goes first.
-const retryPriority = -10
+// retryPriority is that of a lane in which an attempt failed: what was never tried goes first, also what was there when we started.
+const retryPriority = handler.LowPriority - 10
 
 // laneIndex is the name of the cache's index of events by Lane.
 const laneIndex = "lane"
@@ -108,6 +109,7 @@ type Reconciler struct {
 
 	notices  *notices
 	works    works
+	blocked  atomic.Bool // the API server does not take statuses now
 	delivery *dispatcher
 	queue    priorityqueue.PriorityQueue[Lane]
 }
@@ -190,12 +192,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result
 			}
 			r.works.put(lane, w)
 		}
-		due, err := w.advance(&turn)
-		if err != nil {
-			return reconcile.Result{}, err
-		}
-		for _, name := range due {
-			r.start(lane, w, name)
+		if r.blocked.Load() { // what cannot be written down would be delivered again
+			turn.wakeAt(turn.now.Add(maxBackoff))
+		} else {
+			due, err := w.advance(&turn)
+			if err != nil {
+				return reconcile.Result{}, err
+			}
+			for _, name := range due {
+				r.start(lane, w, name)
+			}
 		}
 		if err := r.save(ctx, w, &turn); err != nil {
 			return reconcile.Result{}, err

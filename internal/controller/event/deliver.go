@@ -218,9 +218,7 @@ func (w *work) delivered(name string, actions []v1alpha1.ActionStatus, now time.
 			status.Actions, status.State = actions, ruleState(actions)
 		}
 	}
-	if w.unsaved.IsZero() {
-		w.unsaved = now
-	}
+	w.isAhead(now)
 }
 
 func isDue(status *v1alpha1.ActionStatus, now time.Time) bool {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 // newRule is a rule with one action that does nothing by itself: what it does is up to the test's doFunc.
@@ -41,46 +42,35 @@ func maxAttempts(n int32) func(*v1alpha1.NetBoxEventRuleSpec) {
 
 // sink takes note of what it is given.
 type sink struct {
-	mu   sync.Mutex
-	all  []string            // rule/action event, of each attempt
-	good map[string][]string // names of events that were taken, by rule
-	fail func(task action.Task, attempt int) error
+	mu    sync.Mutex
+	tried map[string]int      // attempts, by rule/action event
+	good  map[string][]string // names of events that were taken, by rule
+	fail  func(task action.Task, attempt int) error
+}
+
+func newSink(fail func(task action.Task, attempt int) error) *sink {
+	return &sink{tried: map[string]int{}, good: map[string][]string{}, fail: fail}
 }
 
 func (s *sink) do(ctx context.Context, task action.Task) (string, error) {
-	s.mu.Lock()
 	entry := task.Rule.Name + "/" + task.Action.Spec.Name + " " + task.Event.Name
-	s.all = append(s.all, entry)
-	attempt := 0
-	for _, one := range s.all {
-		if one == entry {
-			attempt++
-		}
-	}
+	s.mu.Lock()
+	s.tried[entry]++
+	attempt := s.tried[entry]
 	s.mu.Unlock()
-	if s.fail != nil {
-		if err := s.fail(task, attempt); err != nil {
-			return "", err
-		}
+	if err := s.fail(task, attempt); err != nil {
+		return "", err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.good == nil {
-		s.good = map[string][]string{}
-	}
 	s.good[task.Rule.Name] = append(s.good[task.Rule.Name], task.Event.Name)
 	return "taken", ctx.Err()
 }
 
-func (s *sink) attempts(entry string) (n int) {
+func (s *sink) attempts(entry string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, one := range s.all {
-		if one == entry {
-			n++
-		}
-	}
-	return n
+	return s.tried[entry]
 }
 
 func (s *sink) taken(rule string) []string {
@@ -148,7 +138,7 @@ func TestStatus(t *testing.T) {
 	for _, made := range tests {
 		plane.Create(t, made)
 	}
-	sink := &sink{fail: func(task action.Task, _ int) error { return failing[task.Action.Spec.Name] }}
+	sink := newSink(func(task action.Task, _ int) error { return failing[task.Action.Spec.Name] })
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	plane.Create(t, newEvent(namespace, 1, 0))
 	name := newEvent(namespace, 1, 0).Name
@@ -211,7 +201,7 @@ func TestOrder(t *testing.T) {
 		newRule(namespace, "hangs", maxAttempts(1000), func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Retry.Timeout.Duration = time.Minute }))
 	done := make(chan struct{})
 	defer close(done)
-	sink := &sink{fail: func(task action.Task, attempt int) error {
+	sink := newSink(func(task action.Task, attempt int) error {
 		switch {
 		case task.Rule.Name == "down":
 			return errors.New("connection refused")
@@ -222,7 +212,7 @@ func TestOrder(t *testing.T) {
 			return errors.New("answered with 500")
 		}
 		return nil
-	}}
+	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	const updates, senders = 200, 16
 	type span struct{ from, to time.Time }
@@ -284,7 +274,7 @@ func TestOrderOfWhatIsThere(t *testing.T) {
 	}
 	// The first event of object 0 is given up at its second attempt, which releases those behind it; the others are not held.
 	stuck := newEvent(namespace, 0, 0).Name
-	sink := &sink{fail: func(task action.Task, attempt int) error {
+	sink := newSink(func(task action.Task, attempt int) error {
 		if task.Event.Name == stuck {
 			if attempt == 2 {
 				return &action.Failure{Err: errors.New("no"), Final: true}
@@ -292,7 +282,7 @@ func TestOrderOfWhatIsThere(t *testing.T) {
 			return &action.Failure{Err: errors.New("later"), RetryAfter: 2 * time.Second}
 		}
 		return nil
-	}}
+	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	eventually(t, "the other objects are held", 1500*time.Millisecond+10*time.Second, func() bool {
 		return len(sink.taken("ordered")) == (objects-1)*seconds && len(sink.taken("any")) == objects*seconds-1
@@ -325,12 +315,12 @@ func TestRestart(t *testing.T) {
 	plane.Create(t, newRule(namespace, "rule", maxAttempts(4), func(spec *v1alpha1.NetBoxEventRuleSpec) {
 		spec.Actions = []v1alpha1.Action{logAction("fails"), logAction("works")}
 	}))
-	down := &sink{fail: func(task action.Task, _ int) error {
+	down := newSink(func(task action.Task, _ int) error {
 		if task.Action.Spec.Name == "fails" {
 			return errors.New("down")
 		}
 		return nil
-	}}
+	})
 	_, stop := startWith(t, plane.Config, namespace, 0, down.do)
 	plane.Create(t, newEvent(namespace, 1, 0))
 	name := newEvent(namespace, 1, 0).Name
@@ -346,14 +336,50 @@ func TestRestart(t *testing.T) {
 	before := attempts()
 	// A rule that comes later has no part in an event that is decided.
 	plane.Create(t, newRule(namespace, "late"))
-	up := &sink{}
+	up := newSink(func(action.Task, int) error { return nil })
 	startWith(t, plane.Config, namespace, 0, up.do)
 	eventually(t, "the event is not done", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
 	if got := attempts(); got != before+1 {
 		t.Errorf("%d attempts after %d before the restart", got, before)
 	}
 	if got := up.taken("rule"); len(got) != 1 || up.attempts("rule/works "+name) != 0 || len(up.taken("late")) != 0 {
-		t.Errorf("done after the restart: %v", up.all)
+		t.Errorf("done after the restart: %v", up.tried)
+	}
+}
+
+// TestOutageWhileDelivering takes the API server away while 400 events of as many objects are delivered.
+func TestOutageWhileDelivering(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule"))
+	const objects = 400
+	for object := range objects {
+		plane.Create(t, newEvent(namespace, object, 0))
+	}
+	outage, config := plane.NewOutage(t)
+	var mu sync.Mutex
+	got := 0
+	startWith(t, config, namespace, 0, func(context.Context, action.Task) (string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if got++; got == 100 {
+			outage.Set(controlplane.Refused)
+		}
+		return "", nil
+	})
+	delivered := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return got
+	}
+	eventually(t, "nothing is delivered", 20*time.Second, func() bool { return delivered() >= 100 })
+	time.Sleep(2 * time.Second)
+	if during := delivered(); during > 100+200 {
+		t.Errorf("%d events were delivered that could not be written down", during-100)
+	}
+	outage.Set(controlplane.Up)
+	waitDone(t, namespace, objects)
+	if got := delivered(); got != objects {
+		t.Errorf("%d deliveries of %d events", got, objects)
 	}
 }
 
@@ -370,12 +396,12 @@ func TestMended(t *testing.T) {
 		spec.Actions = []v1alpha1.Action{logAction("kept"), logAction("dropped")}
 	})
 	plane.Create(t, mended, deleted, shrunk)
-	sink := &sink{fail: func(task action.Task, _ int) error {
+	sink := newSink(func(task action.Task, _ int) error {
 		if task.Rule.Generation == 1 && task.Action.Spec.Name != "kept" {
 			return errors.New("a wrong URL")
 		}
 		return nil
-	}}
+	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	plane.Create(t, newEvent(namespace, 1, 0), newEvent(namespace, 1, 1))
 	first, second := newEvent(namespace, 1, 0).Name, newEvent(namespace, 1, 1).Name
@@ -415,14 +441,14 @@ func TestReplay(t *testing.T) {
 	plane.Create(t, newRule(namespace, "rule", maxAttempts(1)))
 	var mu sync.Mutex
 	down := true
-	sink := &sink{fail: func(action.Task, int) error {
+	sink := newSink(func(action.Task, int) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if down {
 			return errors.New("down")
 		}
 		return nil
-	}}
+	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	name := newEvent(namespace, 1, 0).Name
 	plane.Create(t, newEvent(namespace, 1, 0))
@@ -477,12 +503,12 @@ func TestBurst(t *testing.T) {
 	}
 	makers.Wait()
 	fresh := newEvent(namespace, 999_999, 0).Name
-	sink := &sink{fail: func(task action.Task, _ int) error {
+	sink := newSink(func(task action.Task, _ int) error {
 		if task.Event.Name == fresh {
 			return nil
 		}
 		return errors.New("down")
-	}}
+	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	time.Sleep(time.Second) // in the middle of it
 	plane.Create(t, newEvent(namespace, 999_999, 0))

@@ -2,7 +2,9 @@ package event
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,6 +29,7 @@ func (r *Reconciler) save(ctx context.Context, w *work, turn *turn) error {
 		return nil
 	}
 	err := r.Status.ApplyStatus(ctx, statusOf(w.event, status))
+	r.blocked.Store(isUnavailable(err)) // whoever finds it so comes again until it is not
 	if err != nil && eventstore.IsTooLarge(err) {
 		return r.saveShort(ctx, w, status)
 	}
@@ -36,6 +39,15 @@ func (r *Reconciler) save(ctx context.Context, w *work, turn *turn) error {
 	}
 	r.saved(w, status)
 	return nil
+}
+
+// isUnavailable tells whether the API server would fail another write as well.
+func isUnavailable(err error) bool {
+	if err == nil {
+		return false
+	}
+	answered, ok := errors.AsType[*apierrors.StatusError](err)
+	return !ok || answered.Status().Code == http.StatusTooManyRequests || answered.Status().Code >= http.StatusInternalServerError
 }
 
 // saved counts what is finished.

@@ -89,6 +89,13 @@ type work struct {
 	finished bool            // its last status is written, or being written
 }
 
+// isAhead takes note that the status is no longer what the API server has.
+func (w *work) isAhead(now time.Time) {
+	if w.unsaved.IsZero() {
+		w.unsaved = now
+	}
+}
+
 func (w *work) isFinished() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -142,7 +149,7 @@ func (w *work) advance(turn *turn) (due []string, err error) {
 		}
 		running := w.running[status.Name]
 		if !running && skipMissing(status, rule) {
-			w.unsaved = turn.now
+			w.isAhead(turn.now)
 			if status.State != v1alpha1.DeliveryPending {
 				continue
 			}

@@ -30,7 +30,7 @@ type Tally struct {
 
 	mu     sync.Mutex
 	counts map[types.NamespacedName]*counts
-	taken  map[types.NamespacedName]time.Time // when a rule's counts were last taken
+	taken  map[types.NamespacedName]time.Time                      // when a rule's counts were last taken
 	queue  workqueue.TypedRateLimitingInterface[reconcile.Request] // nil before the controller runs
 }
 
