@@ -108,7 +108,7 @@ type Reconciler struct {
 	Log      logr.Logger
 
 	notices  *notices
-	works    works
+	known    known
 	blocked  atomic.Bool // the API server does not take statuses now
 	delivery *dispatcher
 	queue    priorityqueue.PriorityQueue[Lane]
@@ -134,7 +134,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager, 
 	return builder.TypedControllerManagedBy[Lane](mgr).
 		Named("event").
 		WatchesRawSource(source.TypedFunc[Lane](r.keepQueue)).
-		WatchesRawSource(source.TypedKind(pending, &v1alpha1.NetBoxEvent{}, newLanes(&r.works))).
+		WatchesRawSource(source.TypedKind(pending, &v1alpha1.NetBoxEvent{}, newLanes(&r.known))).
 		WatchesRawSource(source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, handler.TypedFuncs[*v1alpha1.NetBoxEventRule, Lane]{
 			DeleteFunc: r.ruleDeleted,
 		})).
@@ -163,51 +163,63 @@ func (r *Reconciler) keepQueue(_ context.Context, queue workqueue.TypedRateLimit
 func (r *Reconciler) ruleDeleted(
 	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
-	for _, lane := range r.works.lanes(gone.Object.Namespace) {
+	for _, lane := range r.known.lanes(gone.Object.Namespace) {
 		queue.Add(lane)
 	}
 }
 
-// Reconcile moves all pending events of a lane as far as they can go now, in order, without waiting for a sink. An event whose status
-// cannot be written holds back those behind it.
+// Reconcile moves all pending events of a lane as far as they can go now, in order, without waiting for a sink.
 func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result, error) {
-	known := r.works.of(lane) // before the cache is read: see works
-	events, err := r.pending(ctx, lane)
+	works, err := r.works(ctx, lane)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]bool{}}
-	for _, event := range events {
-		w := known[event.UID]
-		if w != nil {
-			if replaced, running := w.isReplaced(event); replaced && running {
-				continue // what runs wakes the lane
-			} else if replaced {
-				w = nil
-			}
-		}
-		if w == nil {
-			if w, err = r.begin(ctx, event, turn.now); err != nil {
-				return reconcile.Result{}, err
-			}
-			r.works.put(lane, w)
-		}
-		if r.blocked.Load() { // what cannot be written down would be delivered again
-			turn.wakeAt(turn.now.Add(maxBackoff))
-		} else {
-			due, err := w.advance(&turn)
-			if err != nil {
-				return reconcile.Result{}, err
-			}
-			for _, name := range due {
-				r.start(lane, w, name)
-			}
-		}
+	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]*delivery{}}
+	if r.blocked.Load() { // what cannot be written down would be delivered again
+		turn.wakeAt(turn.now.Add(maxBackoff))
+	} else if err := r.deliver(lane, works, &turn); err != nil {
+		return reconcile.Result{}, err
+	}
+	for _, w := range works {
 		if err := r.save(ctx, w, &turn); err != nil {
 			return reconcile.Result{}, err
 		}
 	}
 	return reconcile.Result{RequeueAfter: turn.pause()}, nil
+}
+
+// works returns the work on the pending events of a lane, in the order in which NetBox made them. It begins what is new, or asked for again.
+func (r *Reconciler) works(ctx context.Context, lane Lane) ([]*work, error) {
+	known := r.known.of(lane) // before the cache is read: see known
+	events, err := r.pending(ctx, lane)
+	if err != nil {
+		return nil, err
+	}
+	var works []*work
+	for _, event := range events {
+		w := known[event.UID]
+		if w == nil || w.isReplaced(event) {
+			if w, err = r.begin(ctx, event); err != nil {
+				return nil, err
+			}
+			r.known.put(lane, w)
+		}
+		works = append(works, w)
+	}
+	return works, nil
+}
+
+// deliver has everything delivered that is due.
+func (r *Reconciler) deliver(lane Lane, works []*work, turn *turn) error {
+	for _, w := range works {
+		if err := w.advance(turn); err != nil {
+			return err
+		}
+	}
+	for _, due := range turn.due {
+		r.start(lane, due)
+	}
+	return nil
 }
 
 // pending returns the events of a lane in the cache, in the order in which NetBox made them.
@@ -256,12 +268,12 @@ func (r *Reconciler) ruleGetter(ctx context.Context, namespace string) func(name
 // lanes wakes the lane of each event that comes or changes, and forgets each that goes.
 type lanes struct {
 	handler.TypedEventHandler[*v1alpha1.NetBoxEvent, Lane]
-	works *works
+	known *known
 }
 
-func newLanes(works *works) lanes {
+func newLanes(known *known) lanes {
 	wake := func(_ context.Context, event *v1alpha1.NetBoxEvent) []Lane { return []Lane{laneOf(event)} }
-	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), works}
+	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), known}
 }
 
 // Delete is called when an event leaves the cache: it is finished, or was deleted. The lane is woken for those that it held back.
@@ -269,7 +281,7 @@ func (l lanes) Delete(
 	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEvent], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
 	lane := laneOf(gone.Object)
-	if l.works.forget(lane, gone.Object.UID) {
+	if l.known.forget(lane, gone.Object.UID) {
 		queue.Add(lane)
 	}
 }

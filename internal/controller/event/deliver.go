@@ -22,7 +22,7 @@ import (
 )
 
 // begin starts the work on an event, or goes on with it where another replica left it.
-func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent, now time.Time) (*work, error) {
+func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent) (*work, error) {
 	kept := *event // what is in the cache is read only, and the list that it came in is to be let go of
 	w := &work{event: &kept, running: map[string]bool{}}
 	replay := event.Annotations[v1alpha1.AnnotationReplay]
@@ -30,7 +30,7 @@ func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent, now
 		event.Status.DeepCopyInto(&w.status)
 		return w, nil
 	}
-	w.status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, StartTime: new(metav1.NewTime(now)), Replay: replay}
+	w.status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, StartTime: new(metav1.NewTime(r.Clock.Now())), Replay: replay}
 	if err := r.match(ctx, w); err != nil {
 		return nil, err
 	}
@@ -114,16 +114,26 @@ func matchedCondition(matched []v1alpha1.RuleStatus, failures map[string]string)
 	return condition
 }
 
-// start has a rule's actions done as soon as it is its turn, and then wakes the lane.
-func (r *Reconciler) start(lane Lane, w *work, name string) {
-	key := types.NamespacedName{Namespace: lane.Namespace, Name: name}
-	r.delivery.submit(key, w.wasTried(name), func(ctx context.Context) {
-		failed := r.deliver(ctx, w, key)
-		var priority int
-		if failed {
-			priority = retryPriority
+// start has a rule do its events as soon as it is its turn, and wakes the lane after each.
+func (r *Reconciler) start(lane Lane, due *delivery) {
+	rule := types.NamespacedName{Namespace: lane.Namespace, Name: due.rule}
+	r.delivery.submit(rule, due.works[0].wasTried(due.rule), func(ctx context.Context) {
+		for i, w := range due.works {
+			done, failed := r.deliverOne(ctx, w, rule)
+			if !done {
+				for _, held := range due.works[i+1:] {
+					held.release(due.rule)
+				}
+			}
+			var priority int
+			if failed {
+				priority = retryPriority
+			}
+			r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, lane)
+			if !done {
+				return
+			}
 		}
-		r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, lane)
 	})
 }
 
@@ -135,16 +145,22 @@ func (w *work) wasTried(name string) bool {
 	})
 }
 
-// deliver does the actions of a rule that are due, as the rule is now, one after the other.
-func (r *Reconciler) deliver(ctx context.Context, w *work, name types.NamespacedName) (failed bool) {
-	actions, started := w.actions(name.Name)
-	defer func() { w.delivered(name.Name, actions, r.Clock.Now()) }()
+// deliverOne has a rule do one event. It tells whether nothing is left to do, and whether an action failed.
+func (r *Reconciler) deliverOne(ctx context.Context, w *work, name types.NamespacedName) (done, failed bool) {
+	actions, input := w.actions(name.Name)
+	failed = r.act(ctx, w, name, actions, input)
+	return w.delivered(name.Name, actions, r.Clock.Now()), failed
+}
+
+// act does the actions of a rule that are due, as the rule is now, one after the other, and takes note of each. It tells whether one failed.
+func (r *Reconciler) act(
+	ctx context.Context, w *work, name types.NamespacedName, actions []v1alpha1.ActionStatus, input *rule.Input,
+) (failed bool) {
 	var current v1alpha1.NetBoxEventRule
 	if err := r.Rules.Get(ctx, name, &current, client.UnsafeDisableDeepCopy); err != nil {
 		return true // it is gone, or we are to end
 	}
 	compiled, invalid := r.Compiled.Get(&current)
-	input := rule.NewInput(w.event, started)
 	for i := range actions {
 		status := &actions[i]
 		if !isDue(status, r.Clock.Now()) {
@@ -196,29 +212,38 @@ func find(actions []rule.Action, name string) *rule.Action {
 	return nil
 }
 
-// actions returns a copy of the states of a rule's actions, and when the work on the event began.
-func (w *work) actions(name string) ([]v1alpha1.ActionStatus, time.Time) {
+// actions returns a copy of the states of a rule's actions, and what their templates see.
+func (w *work) actions(name string) (actions []v1alpha1.ActionStatus, input *rule.Input) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.status.Rules {
 		if w.status.Rules[i].Name == name {
-			return w.status.Rules[i].DeepCopy().Actions, w.status.StartTime.Time
+			actions = w.status.Rules[i].DeepCopy().Actions
 		}
 	}
-	return nil, time.Time{}
+	return actions, rule.NewInput(w.event, w.status.StartTime.Time)
 }
 
-// delivered takes note of what became of a rule's actions.
-func (w *work) delivered(name string, actions []v1alpha1.ActionStatus, now time.Time) {
+// delivered takes note of what became of a rule's actions. It tells whether nothing is left to do.
+func (w *work) delivered(name string, actions []v1alpha1.ActionStatus, now time.Time) (done bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.running, name)
+	w.isAhead(now)
+	state := ruleState(actions)
 	for i := range w.status.Rules {
 		if status := &w.status.Rules[i]; status.Name == name {
-			status.Actions, status.State = actions, ruleState(actions)
+			status.Actions, status.State = actions, state
 		}
 	}
-	w.isAhead(now)
+	return state != v1alpha1.DeliveryPending
+}
+
+// release takes note that a rule was not begun after all.
+func (w *work) release(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.running, name)
 }
 
 func isDue(status *v1alpha1.ActionStatus, now time.Time) bool {

@@ -127,7 +127,7 @@ func (d drain) Start(ctx context.Context) error {
 	d.delivery.stop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
 	defer cancel()
-	for _, w := range d.works.all() {
+	for _, w := range d.known.all() {
 		if err := d.save(ctx, w, &turn{now: d.Clock.Now().Add(saveDelay)}); err != nil {
 			d.Log.Info("what was delivered last cannot be written down, and will be delivered again", "cause", err.Error())
 			break

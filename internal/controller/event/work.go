@@ -9,57 +9,57 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// works remembers the work on pending events until the cache, which lags behind our own writes, lets go of them.
+// known remembers the work on pending events until the cache, which lags behind our own writes, lets go of them.
 //
 // Reconcile must ask for what is known of a lane before it reads the cache: an event that is finished and forgotten in between would look
 // like a new one.
-type works struct {
+type known struct {
 	mu     sync.Mutex
 	byLane map[Lane]map[types.UID]*work
 }
 
 // of returns what is known of the events of a lane.
-func (w *works) of(lane Lane) map[types.UID]*work {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	known := make(map[types.UID]*work, len(w.byLane[lane]))
-	for uid, one := range w.byLane[lane] {
+func (k *known) of(lane Lane) map[types.UID]*work {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := make(map[types.UID]*work, len(k.byLane[lane]))
+	for uid, one := range k.byLane[lane] {
 		known[uid] = one
 	}
 	return known
 }
 
-func (w *works) put(lane Lane, one *work) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.byLane == nil {
-		w.byLane = map[Lane]map[types.UID]*work{}
+func (k *known) put(lane Lane, one *work) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.byLane == nil {
+		k.byLane = map[Lane]map[types.UID]*work{}
 	}
-	if w.byLane[lane] == nil {
-		w.byLane[lane] = map[types.UID]*work{}
+	if k.byLane[lane] == nil {
+		k.byLane[lane] = map[types.UID]*work{}
 	}
-	w.byLane[lane][one.event.UID] = one
+	k.byLane[lane][one.event.UID] = one
 }
 
 // forget forgets an event. It tells whether others of its lane may have waited for it.
-func (w *works) forget(lane Lane, uid types.UID) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	one := w.byLane[lane][uid]
-	delete(w.byLane[lane], uid)
-	if len(w.byLane[lane]) == 0 {
-		delete(w.byLane, lane)
+func (k *known) forget(lane Lane, uid types.UID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	one := k.byLane[lane][uid]
+	delete(k.byLane[lane], uid)
+	if len(k.byLane[lane]) == 0 {
+		delete(k.byLane, lane)
 		return false
 	}
 	return one != nil && !one.isFinished()
 }
 
 // lanes returns the lanes of a namespace in which something is known of an event.
-func (w *works) lanes(namespace string) []Lane {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (k *known) lanes(namespace string) []Lane {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	var lanes []Lane
-	for lane := range w.byLane {
+	for lane := range k.byLane {
 		if lane.Namespace == namespace {
 			lanes = append(lanes, lane)
 		}
@@ -67,10 +67,10 @@ func (w *works) lanes(namespace string) []Lane {
 	return lanes
 }
 
-func (w *works) all() (all []*work) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, lane := range w.byLane {
+func (k *known) all() (all []*work) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, lane := range k.byLane {
 		for _, one := range lane {
 			all = append(all, one)
 		}
@@ -86,6 +86,7 @@ type work struct {
 	status   v1alpha1.NetBoxEventStatus
 	running  map[string]bool // the rules whose deliveries run, or wait for their turn to
 	unsaved  time.Time       // since when status is ahead of the API server; zero where it is not
+	ending   bool            // it is to begin anew
 	finished bool            // its last status is written, or being written
 }
 
@@ -102,19 +103,35 @@ func (w *work) isFinished() bool {
 	return w.finished
 }
 
-// isReplaced tells whether somebody asked for the event to be done again, and whether what runs for it must be waited for.
-func (w *work) isReplaced(event *v1alpha1.NetBoxEvent) (replaced, running bool) {
+// isReplaced tells whether somebody asked for the event to be done again, so that it begins anew. What runs comes to its end before, and
+// nothing else is begun.
+func (w *work) isReplaced(event *v1alpha1.NetBoxEvent) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.status.Replay != event.Annotations[v1alpha1.AnnotationReplay], len(w.running) > 0
+	w.ending = w.status.Replay != event.Annotations[v1alpha1.AnnotationReplay]
+	return w.ending && len(w.running) == 0
 }
 
 // turn is what the events of a lane share while it is moved.
 type turn struct {
 	now   time.Time
 	rules func(name string) (*v1alpha1.NetBoxEventRule, error)
-	held  map[string]bool // the rules that have an earlier event to do
-	wake  time.Time       // when there is more to do, zero for never
+	// due is what is to be delivered now.
+	due []*delivery
+	// held has the rules with an order that have an earlier event to do, and the delivery that this event is part of, nil where it may
+	// not begin yet.
+	held map[string]*delivery
+	wake time.Time // when there is more to do, zero for never
+}
+
+// deliveryEvents is how many events of a lane a rule with an order is given at once: many, because a lane of thousands takes long to look
+// at; few, because they are what is delivered again after a kill.
+const deliveryEvents = 16
+
+// delivery is what a rule is to do: one event, or several of one lane in their order.
+type delivery struct {
+	rule  string
+	works []*work
 }
 
 func (t *turn) wakeAt(at time.Time) {
@@ -131,21 +148,21 @@ func (t *turn) pause() time.Duration {
 	return max(t.wake.Sub(t.now), time.Millisecond)
 }
 
-// advance returns the names of the rules that are to be delivered now, and takes note of them. It skips what has no rule any more.
-func (w *work) advance(turn *turn) (due []string, err error) {
+// advance adds to the turn what is to be delivered now of an event. It skips what has no rule any more.
+func (w *work) advance(turn *turn) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.finished {
-		return nil, nil
+	if w.finished || w.ending {
+		return nil
 	}
 	for i := range w.status.Rules {
 		status := &w.status.Rules[i]
-		if status.State != v1alpha1.DeliveryPending || turn.held[status.Name] {
+		if status.State != v1alpha1.DeliveryPending {
 			continue
 		}
 		rule, err := turn.rules(status.Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		running := w.running[status.Name]
 		if !running && skipMissing(status, rule) {
@@ -154,20 +171,30 @@ func (w *work) advance(turn *turn) (due []string, err error) {
 				continue
 			}
 		}
-		if rule == nil || rule.Spec.Order != v1alpha1.OrderNone {
-			turn.held[status.Name] = true
+		begun, held := turn.held[status.Name]
+		ordered := rule == nil || rule.Spec.Order != v1alpha1.OrderNone
+		at := nextAttempt(status)
+		switch {
+		case running, held && (begun == nil || len(begun.works) == deliveryEvents):
+			begun = nil
+		case at.After(turn.now):
+			if !held {
+				turn.wakeAt(at)
+			}
+			begun = nil
+		case held:
+			begun.works = append(begun.works, w)
+			w.running[status.Name] = true
+		default:
+			begun = &delivery{status.Name, []*work{w}}
+			turn.due = append(turn.due, begun)
+			w.running[status.Name] = true
 		}
-		if running {
-			continue
+		if ordered {
+			turn.held[status.Name] = begun
 		}
-		if at := nextAttempt(status); at.After(turn.now) {
-			turn.wakeAt(at)
-			continue
-		}
-		w.running[status.Name] = true
-		due = append(due, status.Name)
 	}
-	return due, nil
+	return nil
 }
 
 // skipMissing ends the actions that a rule no longer has, all of them where the rule itself is gone. It tells whether there were any.
