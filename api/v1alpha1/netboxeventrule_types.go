@@ -374,8 +374,8 @@ const (
 	ReasonInvalid = "Invalid"
 )
 
-// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what was
-// counted since is lost where the operator stops.
+// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
+// was counted since is lost where the operator stops.
 type NetBoxEventRuleStatus struct {
 	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where.
 	// +optional

@@ -74,7 +74,7 @@ func (r *Runner) Do(ctx context.Context, task Task) (response string, err error)
 	case spec.Apply != nil:
 		response, err = r.apply.do(ctx, task, spec.Apply)
 	case spec.Event != nil:
-		response, err = r.record(ctx, task, spec.Event)
+		err = r.record(ctx, task, spec.Event)
 	case spec.Log != nil:
 		err = r.write(ctx, task)
 	default:

@@ -6,13 +6,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -46,6 +47,7 @@ func (a *applier) as(namespace, serviceAccount string) (dynamic.Interface, error
 	}
 	config := rest.CopyConfig(a.config)
 	config.Impersonate = rest.ImpersonationConfig{UserName: user}
+	config.WarningHandlerWithContext = rest.NoWarnings{} // there would be a line for each event
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, err
@@ -110,7 +112,9 @@ func (a *applier) makeOne(
 }
 
 // finish renders an object, and gives it its name, its labels and its owner.
-func finish(ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object) (*unstructured.Unstructured, error) {
+func finish(
+	ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
+) (*unstructured.Unstructured, error) {
 	rendered, err := template.Render(ctx, task.Input)
 	if err != nil {
 		return nil, rendering(ctx, err)
@@ -118,7 +122,7 @@ func finish(ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index in
 	if rendered["metadata"] == nil {
 		rendered["metadata"] = map[string]any{}
 	}
-	metadata := rendered["metadata"].(map[string]any) // the rule would not have been accepted
+	metadata := rendered["metadata"].(map[string]any) // no other template compiles
 	for _, field := range []string{"name", "generateName", "namespace"} {
 		if err := checkName(metadata, field); err != nil {
 			return nil, final(err)
@@ -155,10 +159,11 @@ func checkName(metadata map[string]any, field string) error {
 	}
 	name, ok := value.(string)
 	if !ok || name == "" {
-		return fmt.Errorf("template.metadata.%s must be a text that is not empty, as ${string(data.id)} is, and is %.60s", field, fmt.Sprintf("%#v", value))
+		return fmt.Errorf("template.metadata.%s must be a text that is not empty, as ${string(data.id)} is, and is %.60s",
+			field, fmt.Sprintf("%#v", value))
 	}
-	if faults := path.IsValidPathSegmentName(name); len(faults) > 0 || len(name) > maxNameBytes {
-		return fmt.Errorf("template.metadata.%s is %.60q, which is no name of an object; make one of it, as ${string(data.id)} is", field, name)
+	if len(content.IsPathSegmentName(name)) > 0 || len(name) > maxNameBytes {
+		return fmt.Errorf("template.metadata.%s is %.60q, which is no name; make one of it, as of ${string(data.id)}", field, name)
 	}
 	return nil
 }
@@ -166,16 +171,37 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// apply makes an object what it should be. Fields that somebody else manages are not taken from him.
+// apply makes an object what it should be. Fields that somebody else manages are not taken from him, but for our labels, which say who
+// applied it last: without that, an object could never have fields of two actions.
 func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
 	body, err := object.MarshalJSON()
 	if err != nil {
 		return final(err)
 	}
-	_, err = resource.Patch(ctx, object.GetName(), types.ApplyPatchType, body, metav1.PatchOptions{
-		FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict,
-	})
+	patch := func(force bool) error {
+		_, err := resource.Patch(ctx, object.GetName(), types.ApplyPatchType, body, metav1.PatchOptions{
+			FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict, Force: &force,
+		})
+		return err
+	}
+	err = patch(false)
+	if isConflictOfLabels(err) {
+		err = patch(true)
+	}
 	return err
+}
+
+// isConflictOfLabels tells whether our labels alone are managed by somebody else.
+func isConflictOfLabels(err error) bool {
+	refusal, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok || refusal.ErrStatus.Reason != metav1.StatusReasonConflict || refusal.ErrStatus.Details == nil {
+		return false
+	}
+	causes := refusal.ErrStatus.Details.Causes
+	return len(causes) > 0 && !slices.ContainsFunc(causes, func(cause metav1.StatusCause) bool {
+		label := strings.TrimPrefix(cause.Field, ".metadata.labels.")
+		return cause.Type != metav1.CauseTypeFieldManagerConflict || label != v1alpha1.LabelEvent && label != v1alpha1.LabelRule
+	})
 }
 
 // create makes an object that is not there. One that the event made before is as good.
@@ -233,8 +259,11 @@ func judge(err error) (hopeless bool, advice string) {
 		default: // by admission
 			return true, ""
 		}
-	case metav1.StatusReasonConflict: // not all are: others changed the object at the same time
-		return apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict), "leave these fields out of the template, or name another object"
+	case metav1.StatusReasonConflict:
+		if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
+			return true, "leave these fields out of the template, or name another object"
+		}
+		return false, "" // somebody changed the object at the same time
 	case metav1.StatusReasonAlreadyExists:
 		return true, "this event did not make it: put ${event.name} into the name, or use operation Apply"
 	case metav1.StatusReasonInvalid, metav1.StatusReasonBadRequest, metav1.StatusReasonMethodNotAllowed,
@@ -244,8 +273,10 @@ func judge(err error) (hopeless bool, advice string) {
 		if contains("failed to create typed patch object") {
 			return true, "mend the template, which does not fit the schema of its kind; where a text is wanted, write ${string(data.id)}"
 		}
+		return false, ""
+	default:
+		return false, ""
 	}
-	return false, ""
 }
 
 // generatedName makes a name that is the same whenever the same is done.
@@ -282,10 +313,11 @@ func labelValue(name string) string {
 	return strings.TrimLeft(name[max(0, len(name)-maxLabelBytes):], "-.")
 }
 
+// describe says what an object is, for people.
 func describe(object *unstructured.Unstructured) string {
 	name := object.GetName()
 	if object.GetNamespace() != "" {
 		name = object.GetNamespace() + "/" + name
 	}
-	return object.GetKind() + " " + name
+	return short(object.GetKind()+" "+name, maxNameBytes)
 }

@@ -2,7 +2,6 @@ package action
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -33,17 +32,14 @@ func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HT
 func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribute func(string) string) ([]byte, http.Header, error) {
 	spec := event.Spec
 	spec.Delivery.Envelope = nil // it is all there, normalised
-	data, err := json.Marshal(spec)
-	if err != nil {
-		return nil, nil, err
-	}
 	objectType := spec.ObjectType
 	if objectType == "" {
 		objectType = spec.Model
 	}
 	encoded := cloudevents.New()
 	encoded.SetID(event.Name)
-	encoded.SetSource(fmt.Sprintf("/apis/%s/namespaces/%s/netboxsources/%s", v1alpha1.SchemeGroupVersion, event.Namespace, spec.SourceRef.Name))
+	encoded.SetSource(fmt.Sprintf("/apis/%s/namespaces/%s/netboxsources/%s",
+		v1alpha1.SchemeGroupVersion, event.Namespace, spec.SourceRef.Name))
 	encoded.SetType(attribute("io.netbox-events." + objectType + "." + spec.Event))
 	encoded.SetSubject(attribute(strings.TrimSuffix(objectType+"/"+spec.ObjectID, "/")))
 	encoded.SetTime(spec.Timestamp.Time)
@@ -52,7 +48,7 @@ func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribut
 			encoded.SetExtension(name, attribute(value))
 		}
 	}
-	if err := encoded.SetData("application/json", data); err != nil {
+	if err := encoded.SetData(cloudevents.ApplicationJSON, spec); err != nil { // bytes would become data_base64
 		return nil, nil, err
 	}
 	request := &http.Request{Header: http.Header{}}

@@ -25,17 +25,17 @@ var forbidden = []struct {
 	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"},
-	{netip.MustParsePrefix("fd00:ec2::254/128"), metadata},      // AWS EC2
-	{netip.MustParsePrefix("fd00:ec2::23/128"), metadata},       // AWS EKS, of pods
-	{netip.MustParsePrefix("fd20:ce::254/128"), metadata},       // Google Compute Engine
-	{netip.MustParsePrefix("168.63.129.16/32"), metadata},       // Azure, of its agents
-	{netip.MustParsePrefix("100.100.100.200/32"), metadata},     // Alibaba ECS
-	{netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), metadata}, // Oracle
-	{netip.MustParsePrefix("192.0.0.192/32"), metadata},         // Oracle, formerly
-	{netip.MustParsePrefix("fd00:42::42/128"), metadata},        // Scaleway
+	{netip.MustParsePrefix("fd00:ec2::254/128"), cloudMetadata},      // AWS EC2
+	{netip.MustParsePrefix("fd00:ec2::23/128"), cloudMetadata},       // AWS EKS, of pods
+	{netip.MustParsePrefix("fd20:ce::254/128"), cloudMetadata},       // Google Compute Engine
+	{netip.MustParsePrefix("168.63.129.16/32"), cloudMetadata},       // Azure, of its agents
+	{netip.MustParsePrefix("100.100.100.200/32"), cloudMetadata},     // Alibaba ECS
+	{netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), cloudMetadata}, // Oracle
+	{netip.MustParsePrefix("192.0.0.192/32"), cloudMetadata},         // Oracle, formerly
+	{netip.MustParsePrefix("fd00:42::42/128"), cloudMetadata},        // Scaleway
 }
 
-const metadata = "a cloud's metadata service"
+const cloudMetadata = "a cloud's metadata service"
 
 // Prefixes of IPv6 addresses that lead to an IPv4 address: that in the last 32 bits for NAT64 (RFC 6052 and RFC 8215), IPv4-compatible
 // (RFC 4291) and IPv4-translated (RFC 2765) addresses, and that behind the prefix for 6to4 (RFC 3056).

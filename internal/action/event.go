@@ -24,10 +24,10 @@ const (
 
 // record writes the Kubernetes Event of an event action. It has a name of its own, so that there is one however often it is tried; a
 // replay makes another.
-func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventAction) (string, error) {
+func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventAction) error {
 	message, err := task.Action.Message.Message(ctx, task.Input)
 	if err != nil {
-		return "", rendering(ctx, fmt.Errorf("message: %w", err))
+		return rendering(ctx, fmt.Errorf("message: %w", err))
 	}
 	on := task.Event
 	hash := digest(task, on.Annotations[v1alpha1.AnnotationReplay])
@@ -53,7 +53,7 @@ func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventActi
 		},
 	})
 	if apierrors.IsAlreadyExists(err) {
-		return "", nil
+		return nil
 	}
-	return "", explain("Event of "+on.Name, err)
+	return explain("Event of "+on.Name, err)
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -91,13 +92,25 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 		return "", err
 	}
 	defer response.Body.Close()
-	return s.judge(response)
+	// What comes after the status is for people; where it cannot be read there is less to see.
+	body, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
+	return s.judge(response, redact(body, request, spec))
+}
+
+// redact takes the secrets out of an answer that repeats the headers of the request: more people may see an event than a Secret.
+func redact(body []byte, request *http.Request, spec *v1alpha1.HTTPAction) []byte {
+	for _, header := range spec.Headers {
+		value := request.Header.Get(header.Name)
+		token := value[strings.LastIndexByte(value, ' ')+1:] // without the scheme of Authorization
+		if header.ValueFrom != nil && token != "" {
+			body = bytes.ReplaceAll(body, []byte(token), []byte("[redacted]"))
+		}
+	}
+	return body
 }
 
 // judge makes a result of an answer.
-func (s *httpSender) judge(response *http.Response) (string, error) {
-	// What comes after the status is for people; where it cannot be read there is less to see.
-	body, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
+func (s *httpSender) judge(response *http.Response, body []byte) (string, error) {
 	status := strconv.Itoa(response.StatusCode)
 	if text := http.StatusText(response.StatusCode); text != "" {
 		status += " " + text

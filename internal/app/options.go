@@ -39,7 +39,8 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.LeaderElectionNamespace, "leader-election-namespace", podNamespace(),
 		"`namespace` of the Lease that the leader holds")
 	flags.Func("watch-namespaces",
-		"comma-separated `namespaces` whose NetBoxSources, NetBoxEventRules and NetBoxEvents are seen; all where it is not given", func(value string) error {
+		"comma-separated `namespaces` whose NetBoxSources, NetBoxEventRules and NetBoxEvents are seen; all where it is not given",
+		func(value string) error {
 			for name := range strings.SplitSeq(value, ",") {
 				if name = strings.TrimSpace(name); name != "" {
 					o.WatchNamespaces = append(o.WatchNamespaces, name)

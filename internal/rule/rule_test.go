@@ -316,7 +316,7 @@ func TestCompile(t *testing.T) {
 		{reason: "URLs", actions: []v1alpha1.Action{
 			http("https://hooks.example.com/netbox/${event.objectType}?id=${data.id}"), http("http://${data.host}:8080"), http("HTTPS://[::1]/${data.id}"),
 		}},
-		{reason: "a URL that the event would choose", actions: []v1alpha1.Action{http(`${data.url}`)}, want: []string{"spec.actions[announce].http.url: \"${data.url}\" must begin"}},
+		{reason: "a URL that the event would choose", actions: []v1alpha1.Action{http(`${data.url}`)}, want: []string{"spec.actions[announce].http.url: must begin"}},
 		{reason: "its scheme, too", actions: []v1alpha1.Action{http(`http${data.s}://example.com`)}, want: []string{"spec.actions[announce].http.url: "}},
 		{reason: "no scheme", actions: []v1alpha1.Action{http(`example.com/${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
 		{reason: "another scheme", actions: []v1alpha1.Action{http(`ftp://example.com/${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},

@@ -32,7 +32,7 @@ func (c *compiler) url(path, source string) *URL {
 		_, rest, hasScheme := strings.Cut(example, "://")
 		switch {
 		case !hasScheme:
-			c.fault(path, fmt.Errorf("%.60q must begin with http:// or https://, before any expression", source))
+			c.fault(path, errors.New("must begin with http:// or https://, before any expression"))
 			return nil
 		case strings.ContainsAny(rest, "?#"):
 			compiled.places[i] = inQuery
@@ -86,22 +86,22 @@ func (p place) write(value string) (string, error) {
 	}
 }
 
-// checkURL tells what is wrong with a URL that is to be sent to.
+// checkURL tells what is wrong with a URL that is to be sent to. It does not show the URL, which may hold a password.
 func checkURL(text string) error {
 	parsed, err := url.Parse(text)
 	if err != nil {
 		if fault, ok := errors.AsType[*url.Error](err); ok {
 			err = fault.Err // without the URL, which may be long
 		}
-		return fmt.Errorf("%.100q is no URL: %w", text, bounded(err))
+		return fmt.Errorf("is no URL: %w", bounded(err))
 	}
 	if parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
-		return fmt.Errorf("%.100q must begin with http:// or https:// and a host", text)
+		return errors.New("must begin with http:// or https:// and a host")
 	}
 	// Some servers take \ for /, and some take what is escaped for what is not.
 	for segment := range strings.SplitSeq(strings.ReplaceAll(parsed.Path, `\`, "/"), "/") {
 		if segment == "." || segment == ".." {
-			return fmt.Errorf("the path of %.100q has a part %q, which would lead elsewhere", text, segment)
+			return fmt.Errorf("the path %.100q has a part %q, which would lead elsewhere", parsed.Path, segment)
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package event works off NetBoxEvents: one lane for each NetBox object, in which events are logged, matched with the rules and delivered in
-// the order of their timestamps.
+// Package event works off NetBoxEvents: one lane for each NetBox object, in which events are logged, matched with the rules and delivered
+// in the order of their timestamps.
 //
 // It runs on the leader. It may not know the receiver.
 package event
@@ -188,7 +188,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result
 	return reconcile.Result{RequeueAfter: turn.pause()}, nil
 }
 
-// works returns the work on the pending events of a lane, in the order in which NetBox made them. It begins what is new, or asked for again.
+// works returns the work on the pending events of a lane, in the order in which NetBox made them. It begins what is new, or asked for
+// again.
 func (r *Reconciler) works(ctx context.Context, lane Lane) ([]*work, error) {
 	known := r.known.of(lane) // before the cache is read: see known
 	events, err := r.pending(ctx, lane)

@@ -152,7 +152,8 @@ func (r *Reconciler) deliverOne(ctx context.Context, w *work, name types.Namespa
 	return w.delivered(name.Name, actions, r.Clock.Now()), failed
 }
 
-// act does the actions of a rule that are due, as the rule is now, one after the other, and takes note of each. It tells whether one failed.
+// act does the actions of a rule that are due, as the rule is now, one after the other, and takes note of each. It tells whether one
+// failed.
 func (r *Reconciler) act(
 	ctx context.Context, w *work, name types.NamespacedName, actions []v1alpha1.ActionStatus, input *rule.Input,
 ) (failed bool) {
@@ -166,15 +167,14 @@ func (r *Reconciler) act(
 		if !isDue(status, r.Clock.Now()) {
 			continue
 		}
-		task := action.Task{Rule: &current, Event: w.event, Input: input}
 		var response string
-		err := invalid
+		var err error
 		if invalid != nil {
 			err = fmt.Errorf("the rule is not accepted: %w", invalid) // and may be mended
-		} else if task.Action = find(compiled.Actions, status.Name); task.Action == nil {
-			continue // the lane will skip it
+		} else if found := find(compiled.Actions, status.Name); found != nil {
+			response, err = r.attempt(ctx, action.Task{Rule: &current, Action: found, Event: w.event, Input: input})
 		} else {
-			response, err = r.attempt(ctx, task)
+			continue // the lane will skip it
 		}
 		if ctx.Err() != nil {
 			return true // cut off, which is nobody's failure

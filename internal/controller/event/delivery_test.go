@@ -98,6 +98,7 @@ func eventually(t *testing.T, message string, within time.Duration, done func() 
 }
 
 func hasPhase(t *testing.T, namespace, name string, phase v1alpha1.Phase) func() bool {
+	t.Helper()
 	return func() bool { return get(t, namespace, name).Status.Phase == phase }
 }
 

@@ -72,6 +72,7 @@ func (m *Metrics) attempted(rule types.NamespacedName, status *v1alpha1.ActionSt
 		result = resultSucceeded
 	case v1alpha1.DeliveryFailed:
 		result = resultFailed
+	default:
 	}
 	m.deliveries.WithLabelValues(rule.String(), status.Name, result).Inc()
 }

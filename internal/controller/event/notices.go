@@ -49,11 +49,12 @@ func (n *notices) failed(rule *v1alpha1.NetBoxEventRule, event *v1alpha1.NetBoxE
 		"requestID", event.Spec.RequestID, "attempts", status.Attempts)
 	if status.State == v1alpha1.DeliveryFailed {
 		log.Error(err, "action given up; mend the cause, and annotate the event with "+v1alpha1.AnnotationReplay)
-		n.record(rule, v1alpha1.ReasonDeliveryFailed, name, "action %s on %s was given up after attempt %d: %v", status.Name, event.Name, status.Attempts, err)
+		n.record(rule, v1alpha1.ReasonDeliveryFailed, name, "action %s on %s was given up after attempt %d: %v",
+			status.Name, event.Name, status.Attempts, err)
 		return
 	}
 	if allowed, withheld := n.lines.Allow(name); allowed {
-		log.Info("action failed and will be tried again", "cause", err.Error(), "at", status.NextAttemptTime, "moreSinceLastLine", withheld)
+		log.Info("action failed and will be tried again", "cause", err.Error(), "at", status.NextAttemptTime.Time, "moreSinceLastLine", withheld)
 	}
 	n.record(rule, v1alpha1.ReasonRetrying, name, "action %s on %s failed at attempt %d: %v", status.Name, event.Name, status.Attempts, err)
 }

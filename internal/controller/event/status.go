@@ -126,6 +126,7 @@ func phaseOf(rules []v1alpha1.RuleStatus) v1alpha1.Phase {
 			return v1alpha1.PhasePending
 		case v1alpha1.DeliveryFailed:
 			phase = v1alpha1.PhaseFailed
+		default:
 		}
 	}
 	return phase
@@ -146,7 +147,8 @@ func succeededCondition(rules []v1alpha1.RuleStatus) metav1.Condition {
 		for _, action := range rules[i].Actions {
 			switch {
 			case action.State == v1alpha1.DeliveryFailed:
-				not(v1alpha1.ReasonDeliveryFailed, "rule %s, action %s was given up after attempt %d: %s; mend the cause, and annotate the event with %s=<any new value>",
+				not(v1alpha1.ReasonDeliveryFailed,
+					"rule %s, action %s was given up after attempt %d: %s; mend the cause, and annotate the event with %s=<any new value>",
 					rules[i].Name, action.Name, action.Attempts, action.LastError, v1alpha1.AnnotationReplay)
 				return condition
 			case action.State == v1alpha1.DeliveryPending && action.LastError != "":

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -22,11 +23,7 @@ type known struct {
 func (k *known) of(lane Lane) map[types.UID]*work {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	known := make(map[types.UID]*work, len(k.byLane[lane]))
-	for uid, one := range k.byLane[lane] {
-		known[uid] = one
-	}
-	return known
+	return maps.Clone(k.byLane[lane])
 }
 
 func (k *known) put(lane Lane, one *work) {

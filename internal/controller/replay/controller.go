@@ -90,7 +90,9 @@ func (r *Reconciler) follow(ctx context.Context, namespace string, queue workque
 	}
 }
 
-func (r *Reconciler) followOnce(ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+func (r *Reconciler) followOnce(
+	ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request],
+) error {
 	events := r.Metadata.Resource(v1alpha1.SchemeGroupVersion.WithResource("netboxevents")).Namespace(namespace)
 	look := func(object metav1.Object) {
 		if object.GetAnnotations()[v1alpha1.AnnotationReplay] != "" {

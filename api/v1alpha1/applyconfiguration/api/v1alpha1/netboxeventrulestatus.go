@@ -26,8 +26,8 @@ import (
 // NetBoxEventRuleStatusApplyConfiguration represents a declarative configuration of the NetBoxEventRuleStatus type for use
 // with apply.
 //
-// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what was
-// counted since is lost where the operator stops.
+// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
+// was counted since is lost where the operator stops.
 type NetBoxEventRuleStatusApplyConfiguration struct {
 	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`

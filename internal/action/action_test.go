@@ -1,0 +1,189 @@
+package action_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+)
+
+var plane *controlplane.ControlPlane
+
+func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
+
+// newRunner returns a Runner that may connect to loopback, and is an administrator to the API server.
+func newRunner(t *testing.T, change ...func(*action.Options)) *action.Runner {
+	t.Helper()
+	client, err := rest.HTTPClientFor(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapper, err := apiutil.NewDynamicRESTMapper(plane.Config, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := action.Options{
+		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Events: plane.Client,
+		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		Clock:          clock.RealClock{}, Log: logr.Discard(),
+	}
+	for _, change := range change {
+		change(&options)
+	}
+	return action.NewRunner(options)
+}
+
+// decode makes of a body what the receiver stores.
+func decode(t *testing.T, namespace, body string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	from, err := netbox.Decode([]byte(body), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newEvent(namespace, from)
+}
+
+func newEvent(namespace string, from *netbox.Event) *v1alpha1.NetBoxEvent {
+	object := func(from netbox.Object) v1alpha1.JSONObject {
+		if from == nil {
+			return nil
+		}
+		converted := v1alpha1.JSONObject{}
+		for name, value := range from {
+			converted[name] = v1alpha1.JSON{Raw: value}
+		}
+		return converted
+	}
+	return &v1alpha1.NetBoxEvent{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "event-" + rand.String(10), UID: types.UID(rand.String(10))},
+		Spec: v1alpha1.NetBoxEventSpec{
+			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: from.Event, ObjectType: from.ObjectType, Model: from.Model,
+			ObjectID: from.ObjectID, ObjectURL: from.ObjectURL, ObjectName: from.ObjectName, Username: from.Username,
+			RequestID: from.RequestID, Request: object(from.Request), Timestamp: metav1.NewMicroTime(from.Timestamp),
+			ChangedFields: from.ChangedFields, Data: object(from.Data), Snapshots: object(from.Snapshots),
+			Context: object(from.Context), Extra: object(from.Extra),
+			Delivery: v1alpha1.Delivery{
+				ReceivedAt: metav1.NewMicroTime(from.Timestamp), Signature: v1alpha1.SignatureVerified, Key: "secret",
+				BodySHA256: strings.Repeat("0", 64), BodyBytes: 1000,
+				Stringified: from.Stringified, Redacted: from.Redacted, Envelope: object(from.Envelope),
+			},
+		},
+	}
+}
+
+// device returns an event of a device of this name.
+func device(t *testing.T, namespace, name string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	quoted, err := json.Marshal(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decode(t, namespace, `{"event":"updated","timestamp":"2027-07-28T09:30:00.123456+00:00","object_type":"dcim.device","username":"admin",
+		"request_id":"b3dc3247-883f-4810-ad01-0f50ee6b722d","data":{"id":14,"url":"/api/dcim/devices/14/","name":`+string(quoted)+`,"tenant":null}}`)
+}
+
+const serviceAccount = "provisioner"
+
+// newTask makes a task of an action in a rule that the API server accepted, with its defaults.
+func newTask(t *testing.T, event *v1alpha1.NetBoxEvent, spec v1alpha1.Action) action.Task {
+	t.Helper()
+	spec.Name = "do"
+	of := &v1alpha1.NetBoxEventRule{
+		ObjectMeta: metav1.ObjectMeta{Namespace: event.Namespace, GenerateName: "rule-"},
+		Spec:       v1alpha1.NetBoxEventRuleSpec{ServiceAccountName: serviceAccount, Actions: []v1alpha1.Action{spec}},
+	}
+	plane.Create(t, of)
+	compiled, err := rule.Compile(&of.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return about(action.Task{Rule: of, Action: &compiled.Actions[0]}, event)
+}
+
+// about returns the same task about another event.
+func about(task action.Task, event *v1alpha1.NetBoxEvent) action.Task {
+	task.Event, task.Input = event, rule.NewInput(event, event.Spec.Timestamp.Time)
+	return task
+}
+
+// do does a task as the controller of events does.
+func do(t *testing.T, runner *action.Runner, task action.Task) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), task.Rule.Spec.Retry.Timeout.Duration)
+	defer cancel()
+	return runner.Do(ctx, task)
+}
+
+// outcome is what becomes of an action.
+type outcome string
+
+const (
+	done  outcome = "done"
+	again outcome = "to be tried again"
+	final outcome = "failed for good"
+)
+
+func outcomeOf(err error) outcome {
+	failure, ok := errors.AsType[*action.Failure](err)
+	switch {
+	case err == nil:
+		return done
+	case ok && failure.Final:
+		return final
+	default:
+		return again
+	}
+}
+
+// expect checks what became of an action, and that its error has these texts and is short.
+func expect(t *testing.T, err error, want outcome, texts ...string) {
+	t.Helper()
+	if got := outcomeOf(err); got != want {
+		t.Errorf("%s, want %s; error: %v", got, want, err)
+	}
+	for _, text := range texts {
+		if err != nil && !strings.Contains(err.Error(), text) {
+			t.Errorf("error is %q, want one with %q", err, text)
+		}
+	}
+	if err != nil && (len(err.Error()) > 1024 || strings.ContainsAny(err.Error(), "\n\x1b")) {
+		t.Errorf("error of %d bytes: %.2000q", len(err.Error()), err)
+	}
+}
+
+// newSecret makes a Secret of texts.
+func newSecret(t *testing.T, namespace, name string, data map[string]string) *corev1.Secret {
+	t.Helper()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, StringData: data}
+	plane.Create(t, secret)
+	return secret
+}
+
+func newRequest(to string) v1alpha1.Action {
+	return v1alpha1.Action{HTTP: &v1alpha1.HTTPAction{URL: to, Method: http.MethodPost, Format: v1alpha1.FormatCloudEvent}}
+}
+
+func TestUnknownKind(t *testing.T) {
+	task := newTask(t, device(t, plane.Namespace(t), "leaf1"), v1alpha1.Action{Log: &v1alpha1.LogAction{Message: "x"}})
+	task.Action.Spec = &v1alpha1.Action{Name: "do"} // as a newer version of the operator may have known it
+	_, err := do(t, newRunner(t), task)
+	expect(t, err, final, "does not know")
+}

@@ -1,0 +1,418 @@
+package action_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	testingclock "k8s.io/utils/clock/testing"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+)
+
+// TestAnswers sends to servers that answer in every way.
+func TestAnswers(t *testing.T) {
+	now := time.Date(2027, 7, 28, 9, 30, 0, 0, time.UTC)
+	status := func(code int, headers ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for i := 0; i < len(headers); i += 2 {
+				w.Header().Set(headers[i], headers[i+1])
+			}
+			w.WriteHeader(code)
+		}
+	}
+	body := func(code int, text string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code); _, _ = io.WriteString(w, text) }
+	}
+	drip := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, request *http.Request) {
+			w.WriteHeader(code)
+			for request.Context().Err() == nil {
+				_, _ = io.WriteString(w, "drip ")
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+	}
+	for _, test := range []struct {
+		reason   string
+		answer   http.HandlerFunc
+		timeout  time.Duration
+		want     outcome
+		response string
+		fault    string
+		pause    time.Duration
+	}{
+		{reason: "good", answer: body(200, "queued\n"), want: done, response: "200 OK: queued"},
+		{reason: "nothing to say", answer: status(204), want: done, response: "204 No Content"},
+		{reason: "a status without a name", answer: status(299), want: done, response: "299"},
+		{reason: "control characters and no UTF-8", answer: body(202, "\x1b[31mno\xff\xfe\r\nX: \x00\u0085é"), want: done, response: "202 Accepted: [31mno\uFFFD  X:   é"},
+		{reason: "a long body", answer: body(200, strings.Repeat("é", 1<<20)), want: done, response: "200 OK: " + strings.Repeat("é", 126) + "…"},
+		{reason: "an endless body", want: done, response: "200 OK: " + strings.Repeat("x", 253) + "…", answer: func(w http.ResponseWriter, _ *http.Request) {
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(w, strings.Repeat("x", 1000))
+			}
+		}},
+		{reason: "an endless and slow body", answer: drip(200), timeout: 300 * time.Millisecond, want: done, response: "200 OK: drip"},
+
+		{reason: "asked to wait", answer: status(408), want: again, response: "408 Request Timeout"},
+		{reason: "too early", answer: status(425), want: again, response: "425 Too Early"},
+		{reason: "too many", answer: status(429), want: again, response: "429 Too Many Requests"},
+		{reason: "a fault of the server", answer: body(500, "oh no"), want: again, response: "500 Internal Server Error: oh no", fault: "answered with 500 Internal Server Error"},
+		{reason: "unavailable", answer: status(503), want: again, response: "503 Service Unavailable"},
+		{reason: "a fault without a name", answer: status(599), want: again, response: "599"},
+		{reason: "a pause in seconds", answer: status(429, "Retry-After", "120"), want: again, response: "429 Too Many Requests", pause: 2 * time.Minute},
+		{reason: "a pause until", answer: status(503, "Retry-After", now.Add(90*time.Second).Format(http.TimeFormat)), want: again, response: "503 Service Unavailable", pause: 90 * time.Second},
+		{reason: "a pause until then", answer: status(503, "Retry-After", now.Add(-time.Hour).Format(http.TimeFormat)), want: again, response: "503 Service Unavailable"},
+		{reason: "a pause of two hours", answer: status(503, "Retry-After", "7200"), want: again, response: "503 Service Unavailable", pause: time.Hour},
+		{reason: "a pause of ages", answer: status(503, "Retry-After", "99999999999999999999"), want: again, response: "503 Service Unavailable", pause: time.Hour},
+		{reason: "a pause until the year 9999", answer: status(503, "Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"), want: again, response: "503 Service Unavailable", pause: time.Hour},
+		{reason: "a pause of nonsense", answer: status(503, "Retry-After", "-5"), want: again, response: "503 Service Unavailable"},
+
+		{reason: "refused", answer: body(400, "what?"), want: final, response: "400 Bad Request: what?", fault: "answered with 400 Bad Request"},
+		{reason: "not known", answer: status(401), want: final, response: "401 Unauthorized"},
+		{reason: "not there", answer: status(404), want: final, response: "404 Not Found"},
+		{reason: "a pause is of no use", answer: status(400, "Retry-After", "1"), want: final, response: "400 Bad Request"},
+		{reason: "refused slowly", answer: drip(400), timeout: 300 * time.Millisecond, want: final, response: "400 Bad Request: drip", fault: "answered with 400 Bad Request"},
+		{reason: "moved", answer: status(301, "Location", "/elsewhere"), want: final, response: "301 Moved Permanently", fault: "redirects are not followed"},
+		{reason: "moved for now, and to keep the method", answer: status(307, "Location", "/elsewhere"), want: final, response: "307 Temporary Redirect", fault: "redirects are not followed"},
+		{reason: "moved to nonsense", answer: status(302, "Location", "http://[::1"), want: final, response: "302 Found", fault: "redirects are not followed"},
+		{reason: "another protocol", answer: func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			_ = conn.Close()
+		}, want: final, response: "101 Switching Protocols"},
+
+		{reason: "no answer in time", answer: func(_ http.ResponseWriter, request *http.Request) {
+			_, _ = io.Copy(io.Discard, request.Body)
+			<-request.Context().Done()
+		}, timeout: 200 * time.Millisecond, want: again, fault: "not done within the timeout of 200ms: 127.0.0.1:"},
+		{reason: "no answer", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: again, fault: "EOF"},
+		{reason: "headers without end", answer: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Long", strings.Repeat("x", 100_000))
+		}, want: again, fault: "exceeded"},
+		{reason: "not HTTP", answer: func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			_, _ = io.WriteString(conn, "SSH-2.0-"+strings.Repeat("\x1b", 2000)+"\r\n")
+			_ = conn.Close()
+		}, want: again, fault: "malformed"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			var elsewhere atomic.Bool
+			mux := http.NewServeMux()
+			mux.HandleFunc("/", test.answer)
+			mux.HandleFunc("/elsewhere", func(http.ResponseWriter, *http.Request) { elsewhere.Store(true) })
+			server := httptest.NewServer(mux)
+			defer server.Close()
+			defer server.CloseClientConnections()
+			task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest(server.URL))
+			if test.timeout > 0 {
+				task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: test.timeout}
+			}
+			runner := newRunner(t, func(options *action.Options) { options.Clock = testingclock.NewFakePassiveClock(now) })
+			begin := time.Now()
+			response, err := do(t, runner, task)
+			expect(t, err, test.want, test.fault)
+			if test.timeout > 0 && test.want != again { // the rest of it depends on the time
+				response = response[:min(len(response), len(test.response))]
+			}
+			if response != test.response {
+				t.Errorf("response is %q, want %q", response, test.response)
+			}
+			failure, _ := err.(*action.Failure) //nolint:errorlint // nil where it is none
+			if failure == nil {
+				failure = &action.Failure{}
+			}
+			if failure.RetryAfter != test.pause {
+				t.Errorf("to be tried again after %v, want %v", failure.RetryAfter, test.pause)
+			}
+			if test.want == final && !strings.HasPrefix(err.Error(), "answered with ") {
+				t.Errorf("error is %q, which hides the answer", err)
+			}
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("took %v", took)
+			}
+			if elsewhere.Load() {
+				t.Error("the redirect was followed")
+			}
+		})
+	}
+	t.Run("nobody listens", func(t *testing.T) {
+		address, err := controlplane.FreeAddress(controlplane.AnyAddress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://user:pa55@"+address+"/pa55")))
+		expect(t, err, again, address, "refused")
+		if strings.Contains(err.Error(), "pa55") {
+			t.Errorf("error shows the password: %v", err)
+		}
+	})
+}
+
+// TestRequest checks what else a request has, whatever the event holds.
+func TestRequest(t *testing.T) {
+	to, namespace := newSink(t), plane.Namespace(t)
+	runner := newRunner(t)
+	spec := newRequest(strings.Replace(to.URL, "//", "//user:pa55@", 1) + "/hook/${data.name}?name=${data.name}&id=${data.id}")
+	spec.HTTP.Method = http.MethodPut
+	spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "x-id", Value: "device ${data.id}"}, {Name: "Content-Type", Value: "application/json"}}
+	name := "a/b?c#d%2f..\r\n${data.id} é\x00" + strings.Repeat("x", 10_000)
+	task := newTask(t, device(t, namespace, name), spec)
+	if _, err := do(t, runner, task); err != nil {
+		t.Fatal(err)
+	}
+	path, query, _ := strings.Cut(to.request.RequestURI, "?")
+	if want := "/hook/" + url.PathEscape(name); path != want {
+		t.Errorf("path is %s, want %s", path, want)
+	}
+	if values, err := url.ParseQuery(query); err != nil || values.Get("name") != name || values.Get("id") != "14" || len(values) != 2 {
+		t.Errorf("query is %s: %v", query, err)
+	}
+	user, password, _ := to.request.BasicAuth()
+	got := []string{to.request.Method, to.request.Header.Get("X-Id"), to.request.Header.Get("Content-Type"), to.request.UserAgent(), user, password}
+	if want := "[PUT device 14 application/json netbox-event-operator user pa55]"; fmt.Sprint(got) != want {
+		t.Errorf("request has %v, want %v", got, want)
+	}
+
+	for _, test := range []struct {
+		reason string
+		change func(*v1alpha1.HTTPAction)
+		want   outcome
+		fault  string
+	}{
+		{"a header says who it is", func(spec *v1alpha1.HTTPAction) {
+			spec.Headers = []v1alpha1.HTTPHeader{{Name: "authorization", Value: "Bearer x"}}
+		}, done, ""},
+		{"a newline in a header", func(spec *v1alpha1.HTTPAction) {
+			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-Name", Value: "${data.name}"}}
+		}, final, "header X-Name: the value holds"},
+		{"null in a header", func(spec *v1alpha1.HTTPAction) {
+			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-Name", Value: "${data.tenant}"}}
+		}, final, "header X-Name: ${data.tenant} is null"},
+		{"a key that is missing in the URL", func(spec *v1alpha1.HTTPAction) { spec.URL = to.URL + "/${data.site.slug}" }, final, "url: no such key: site"},
+		{"a name that is no host", func(spec *v1alpha1.HTTPAction) { spec.URL = "http://${data.name}.example.com/" }, final, "url: "},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			to.request = nil
+			changed := *spec.HTTP
+			test.change(&changed)
+			_, err := do(t, runner, newTask(t, task.Event, v1alpha1.Action{HTTP: &changed}))
+			expect(t, err, test.want, test.fault)
+			if (to.request != nil) != (test.want == done) {
+				t.Errorf("sent: %v", to.request)
+			}
+			if to.request != nil && to.request.Header.Get("Authorization") != "Bearer x" {
+				t.Errorf("Authorization is %s", to.request.Header.Get("Authorization"))
+			}
+		})
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	for _, test := range []struct {
+		reason string
+		secret map[string]string // nil for none
+		want   outcome
+		value  string
+		fault  string
+	}{
+		{reason: "good", secret: map[string]string{"authorization": "Bearer t0ken"}, want: done, value: "Bearer t0ken"},
+		{reason: "with the newline of an editor", secret: map[string]string{"authorization": "Bearer t0ken \r\n"}, want: done, value: "Bearer t0ken"},
+		{reason: "no template", secret: map[string]string{"authorization": "${data.id}"}, want: done, value: "${data.id}"},
+		{reason: "no Secret", want: again, fault: "Secret sink does not exist"},
+		{reason: "no entry", secret: map[string]string{"other": "t0ken"}, want: again, fault: "no entry authorization"},
+		{reason: "an empty entry", secret: map[string]string{"authorization": "\n"}, want: again, fault: "no entry authorization, or it is empty"},
+		{reason: "a newline", secret: map[string]string{"authorization": "Bearer t0ken\r\nX-Injected: t0ken"}, want: again, fault: "a newline"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			to, namespace := newSink(t), plane.Namespace(t)
+			if test.secret != nil {
+				newSecret(t, namespace, "sink", test.secret)
+			}
+			spec := newRequest(to.URL)
+			ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
+			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			expect(t, err, test.want, test.fault)
+			if err != nil && strings.Contains(err.Error(), "t0ken") {
+				t.Errorf("error shows the secret: %v", err)
+			}
+			if test.want != done {
+				if to.request != nil {
+					t.Error("it was sent")
+				}
+			} else if got := to.request.Header.Get("Authorization"); got != test.value {
+				t.Errorf("header is %q, want %q", got, test.value)
+			}
+
+			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &ref
+			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			if strings.TrimSpace(test.secret["authorization"]) == "" {
+				expect(t, err, again, "signing: ", test.fault)
+			} else {
+				expect(t, err, done) // any text can be a key
+			}
+		})
+	}
+
+	t.Run("rotated", func(t *testing.T) {
+		to, namespace := newSink(t), plane.Namespace(t)
+		secret := newSecret(t, namespace, "sink", map[string]string{"authorization": "old"})
+		spec := newRequest(to.URL)
+		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+		task := newTask(t, device(t, namespace, "leaf1"), spec)
+		now := testingclock.NewFakePassiveClock(time.Now())
+		runner := newRunner(t, func(options *action.Options) { options.Clock = now })
+		got := func() string {
+			if _, err := do(t, runner, task); err != nil {
+				t.Error(err)
+			}
+			return to.request.Header.Get("Authorization")
+		}
+		if value := got(); value != "old" {
+			t.Errorf("header is %s at first", value)
+		}
+		secret.StringData = map[string]string{"authorization": "new"}
+		if err := plane.Client.Update(t.Context(), secret); err != nil {
+			t.Fatal(err)
+		}
+		now.SetTime(now.Now().Add(time.Second))
+		if value := got(); value != "old" {
+			t.Errorf("header is %s after a second: the Secret was read for each request", value)
+		}
+		now.SetTime(now.Now().Add(2 * time.Second))
+		if value := got(); value != "new" {
+			t.Errorf("header is %s after the time that a Secret is kept for", value)
+		}
+	})
+	t.Run("an answer that repeats it", func(t *testing.T) {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprintf(w, "%s is wrong", request.Header.Get("Authorization"))
+		}))
+		defer server.Close()
+		namespace, spec := plane.Namespace(t), newRequest(server.URL)
+		newSecret(t, namespace, "sink", map[string]string{"authorization": "Bearer t0ken"})
+		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+		expect(t, err, final)
+		if want := "401 Unauthorized: Bearer [redacted] is wrong"; response != want {
+			t.Errorf("response is %q, want %q", response, want)
+		}
+	})
+	t.Run("of another namespace", func(t *testing.T) {
+		to, runner := newSink(t), newRunner(t)
+		spec := newRequest(to.URL)
+		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+		theirs := plane.Namespace(t)
+		newSecret(t, theirs, "sink", map[string]string{"authorization": "theirs"})
+		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec))
+		expect(t, err, done)
+		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec))
+		expect(t, err, again, "does not exist")
+	})
+}
+
+// TestForbiddenAddresses sends to a server of this machine under all of its names.
+func TestForbiddenAddresses(t *testing.T) {
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	runner := newRunner(t, func(options *action.Options) { options.SinkAllowCIDRs = nil })
+	for _, host := range []string{
+		"127.0.0.1", "localhost", "LOCALHOST", "0.0.0.0", "[::1]", "[::]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]",
+		"[::127.0.0.1]", "169.254.169.254", "[64:ff9b::a9fe:a9fe]", "[fe80::1%25lo]", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1",
+		"017700000001", "127.1", "127.0.0.1.", "１２７.0.0.1", "１２７。０。０。１",
+	} {
+		t.Run(host, func(t *testing.T) {
+			_, err := do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://"+host+":"+port+"/")))
+			expect(t, err, final)
+		})
+	}
+	t.Run("a name that comes with the event", func(t *testing.T) {
+		_, err := do(t, runner, newTask(t, device(t, plane.Namespace(t), "localhost"), newRequest("http://${data.name}:"+port+"/")))
+		expect(t, err, final, "loopback", "--sink-allow-cidrs=")
+	})
+	if n := connections.Load(); n > 0 {
+		t.Errorf("%d connections were made", n)
+	}
+	t.Run("allowed", func(t *testing.T) {
+		_, err := do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://localhost:"+port+"/")))
+		expect(t, err, final, "404")
+	})
+}
+
+// TestConnectionsAreKept checks that answers are read and closed, whatever they are.
+func TestConnectionsAreKept(t *testing.T) {
+	var connections, requests atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader([]int{200, 204, 400, 301, 503}[requests.Add(1)%5])
+		_, _ = io.WriteString(w, strings.Repeat("x", 10_000))
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	runner, task := newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest(server.URL))
+	for range 20 {
+		_, _ = do(t, runner, task)
+	}
+	if requests.Load() != 20 || connections.Load() != 1 {
+		t.Errorf("%d requests took %d connections", requests.Load(), connections.Load())
+	}
+}
+
+// TestAtOnce does many with one Runner, for the race detector.
+func TestAtOnce(t *testing.T) {
+	var got sync.Map
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
+		body, _ := io.ReadAll(request.Body)
+		got.Store(request.URL.Path, strings.Contains(string(body), `"name":"`+request.URL.Path[1:]+`"`))
+	}))
+	defer server.Close()
+	namespace, runner := plane.Namespace(t), newRunner(t)
+	task := newTask(t, device(t, namespace, "leaf1"), newRequest(server.URL+"/${data.name}"))
+	var all sync.WaitGroup
+	for i := range 64 {
+		event := device(t, namespace, fmt.Sprint("leaf", i))
+		all.Go(func() {
+			if _, err := do(t, runner, about(task, event)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for i := range 64 {
+		if right, _ := got.Load(fmt.Sprint("/leaf", i)); right != true {
+			t.Errorf("leaf%d: %v", i, right)
+		}
+	}
+}
