@@ -26,7 +26,6 @@ import (
 // +kubebuilder:printcolumn:name="Source",type=string,JSONPath=`.spec.sourceRef.name`,priority=1
 // +kubebuilder:printcolumn:name="Request ID",type=string,JSONPath=`.spec.requestID`,priority=1
 // +kubebuilder:printcolumn:name="Changed Fields",type=string,JSONPath=`.spec.changedFields`,priority=1
-// +kubebuilder:printcolumn:name="Rules",type=string,JSONPath=`.status.rules[*].name`,priority=1
 type NetBoxEvent struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional

@@ -27,7 +27,8 @@ func main() {
 
 func run() error {
 	var options app.Options
-	logging := zap.Options{TimeEncoder: zapcore.RFC3339NanoTimeEncoder}
+	// The stack of an error says nothing of a sink that is down, and there may be many.
+	logging := zap.Options{TimeEncoder: zapcore.RFC3339NanoTimeEncoder, StacktraceLevel: zapcore.PanicLevel}
 	if term.IsTerminal(int(os.Stderr.Fd())) {
 		zap.ConsoleEncoder()(&logging) // the default; --zap-encoder has the last word
 	}
