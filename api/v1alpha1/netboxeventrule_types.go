@@ -125,8 +125,6 @@ const (
 )
 
 // Retry says how often and how long an action is tried.
-//
-// +kubebuilder:validation:XValidation:rule="!has(self.backoff) || !has(self.maxBackoff) || duration(self.backoff) <= duration(self.maxBackoff)",message="backoff must not be longer than maxBackoff"
 type Retry struct {
 	// maxAttempts is how often an action is tried before it is given up, for example 10.
 	// +optional
@@ -134,21 +132,21 @@ type Retry struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
 	MaxAttempts int32 `json:"maxAttempts,omitempty"`
-	// backoff is the pause after the first failure, for example 1s. It doubles with each further one; up to half of it is left off by
-	// chance, so that not all come back at once.
+	// backoff is the pause after the first failure, for example 1s. It doubles with each further one, up to maxBackoff; up to half of it is
+	// left off by chance, so that not all come back at once.
 	// +optional
 	// +kubebuilder:default="1s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('100ms')",message="must be at least 100ms"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	Backoff metav1.Duration `json:"backoff,omitzero"`
 	// maxBackoff is the longest pause, for example 5m. Only a sink that asks for more by Retry-After gets it, up to one hour.
 	// +optional
 	// +kubebuilder:default="5m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('24h')",message="must be at most 24h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
 	MaxBackoff metav1.Duration `json:"maxBackoff,omitzero"`
 	// timeout bounds each attempt, for example 10s.
 	// +optional
 	// +kubebuilder:default="10s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10ms') && duration(self) <= duration('5m')",message="must be between 10ms and 5m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('5m')",message="must be longer than 0s, and at most 5m"
 	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 

@@ -3,8 +3,11 @@ package app_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
 const allowLoopback = "--sink-allow-cidrs=127.0.0.0/8"
@@ -117,6 +121,119 @@ func TestDeliveryFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	allDone(t, from)
+}
+
+// TestDeliveryOrder has 16 senders send 200 updates of one device and 200 of others, made of a recorded one, to rules of which one has a sink
+// that fails a third of its calls, one a sink that is down for good, and one a sink that hangs.
+func TestDeliveryOrder(t *testing.T) {
+	from := newSource(t)
+	var hanging sync.WaitGroup
+	hanging.Add(1)
+	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hanging.Wait() }))
+	defer hangs.Close()
+	defer hanging.Done()
+	type arrival struct {
+		object string
+		number int
+	}
+	var mu sync.Mutex
+	var calls int
+	var arrivals []arrival
+	flaky := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var event struct {
+			Subject string
+			Data    struct{ RequestID string }
+		}
+		err := json.NewDecoder(r.Body).Decode(&event)
+		number, err2 := strconv.Atoi(event.Data.RequestID)
+		mu.Lock()
+		defer mu.Unlock()
+		if calls++; err != nil || err2 != nil || calls%3 == 0 {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		arrivals = append(arrivals, arrival{event.Subject, number})
+	}))
+	defer flaky.Close()
+	rule := newRule(from.Namespace, "flaky", httpAction(flaky.URL))
+	rule.Spec.Retry.Backoff.Duration, rule.Spec.Retry.MaxBackoff.Duration = 100*time.Millisecond, 200*time.Millisecond
+	plane.Create(t, rule, newRule(from.Namespace, "down", httpAction("http://127.0.0.1:1")), newRule(from.Namespace, "hangs", httpAction(hangs.URL)))
+	m := start(t, plane.Config, "--watch-namespaces="+from.Namespace, allowLoopback)
+	served(t, m.url(from))
+
+	const updates, senders = 200, 16
+	device := recordedDevice(t)
+	began := time.Now()
+	numbers := make(chan int)
+	var all sync.WaitGroup
+	for range senders {
+		all.Go(func() {
+			for n := range numbers {
+				for _, object := range []int{1, 2 + n%20} {
+					if status, _ := post(t.Context(), m.url(from), device(object, n)); status != http.StatusOK {
+						t.Errorf("answered with %d", status)
+					}
+				}
+			}
+		})
+	}
+	for n := range updates {
+		numbers <- n
+	}
+	close(numbers)
+	all.Wait()
+	sent := time.Since(began)
+	arrived := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(arrivals)
+	}
+	eventually(t, "not every event was delivered", 60*time.Second, func() bool { return arrived() >= 2*updates })
+	t.Logf("%d events sent in %s, delivered by %d calls after %s", 2*updates, sent, calls, time.Since(began))
+
+	seen, last, late := map[arrival]bool{}, map[string]int{}, 0
+	for _, one := range arrivals {
+		if seen[one] {
+			t.Errorf("update %d of %s was delivered twice", one.number, one.object)
+		}
+		seen[one] = true
+		// Of one device the senders have up to 16 updates on their way at once: so far an event may come late to the operator itself.
+		if behind := last[one.object] - one.number; behind > 0 {
+			if late++; behind >= 2*senders {
+				t.Errorf("update %d of %s was delivered after update %d", one.number, one.object, last[one.object])
+			}
+		}
+		last[one.object] = max(last[one.object], one.number)
+	}
+	if len(seen) != 2*updates {
+		t.Errorf("%d events were delivered, want %d", len(seen), 2*updates)
+	}
+	t.Logf("%d events were stored after a later one had been delivered", late)
+}
+
+// recordedDevice returns a function that makes bodies of a recorded update of a device: as of another device, and the nth of its updates.
+func recordedDevice(t *testing.T) func(object, n int) string {
+	t.Helper()
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(d deliveries.Delivery) bool { return d.String() == "netbox-4.6.8/313" })
+	var body map[string]any
+	if err := json.Unmarshal([]byte(all[i].Body), &body); err != nil {
+		t.Fatal(err)
+	}
+	return func(object, n int) string {
+		changed, data := maps.Clone(body), maps.Clone(body["data"].(map[string]any))
+		data["id"] = object
+		changed["data"], changed["request_id"] = data, strconv.Itoa(n)
+		changed["timestamp"] = time.Date(2026, 11, 23, 10, 0, 0, n*1000, time.UTC).Format("2006-01-02T15:04:05.000000+00:00")
+		encoded, err := json.Marshal(changed)
+		if err != nil {
+			panic(err)
+		}
+		return string(encoded)
+	}
 }
 
 // TestDrainDeliveries stops the manager while deliveries are on their way: they come to their end, and nothing is delivered twice.

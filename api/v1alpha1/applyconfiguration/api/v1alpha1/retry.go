@@ -29,8 +29,8 @@ import (
 type RetryApplyConfiguration struct {
 	// maxAttempts is how often an action is tried before it is given up, for example 10.
 	MaxAttempts *int32 `json:"maxAttempts,omitempty"`
-	// backoff is the pause after the first failure, for example 1s. It doubles with each further one; up to half of it is left off by
-	// chance, so that not all come back at once.
+	// backoff is the pause after the first failure, for example 1s. It doubles with each further one, up to maxBackoff; up to half of it is
+	// left off by chance, so that not all come back at once.
 	Backoff *v1.Duration `json:"backoff,omitempty"`
 	// maxBackoff is the longest pause, for example 5m. Only a sink that asks for more by Retry-After gets it, up to one hour.
 	MaxBackoff *v1.Duration `json:"maxBackoff,omitempty"`
