@@ -51,6 +51,18 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
+// blockedTime is how long nothing is delivered after the API server did not take a status, unless it takes another meanwhile. It is less
+// than maxBackoff: where the API server fails at one event alone, the others get their turns. An API server that does not answer within
+// slowWrite is waited for, for hungTime: then the lease is lost.
+const (
+	blockedTime = maxBackoff / 2
+	slowWrite   = time.Second
+	hungTime    = 10 * time.Second
+)
+
+// beginTime is how long a lane begins new events before it moves those that it has begun: rules can take long to evaluate.
+const beginTime = 100 * time.Millisecond
+
 // retryPriority is that of a lane in which an attempt failed: what was never tried goes first, also what was there when we started.
 const retryPriority = handler.LowPriority - 10
 
@@ -107,11 +119,11 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 	Log      logr.Logger
 
-	notices  *notices
-	known    known
-	blocked  atomic.Bool // the API server does not take statuses now
-	delivery *dispatcher
-	queue    priorityqueue.PriorityQueue[Lane]
+	notices      *notices
+	known        known
+	blockedUntil atomic.Int64 // in ns of Unix; see blockedTime
+	delivery     *dispatcher
+	queue        priorityqueue.PriorityQueue[Lane]
 }
 
 // SetupWithManager adds the controller to a manager. The caches must hold what Pending selects, and all rules; the first is started by the
@@ -159,10 +171,11 @@ func (r *Reconciler) keepQueue(_ context.Context, queue workqueue.TypedRateLimit
 	return nil
 }
 
-// ruleDeleted wakes the lanes in which something may wait for a rule.
+// ruleDeleted wakes the lanes in which something may wait for a rule, and forgets what was counted of it.
 func (r *Reconciler) ruleDeleted(
 	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
+	r.Metrics.forget(client.ObjectKeyFromObject(gone.Object))
 	for _, lane := range r.known.lanes(gone.Object.Namespace) {
 		queue.Add(lane)
 	}
@@ -170,57 +183,79 @@ func (r *Reconciler) ruleDeleted(
 
 // Reconcile moves all pending events of a lane as far as they can go now, in order, without waiting for a sink.
 func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result, error) {
-	works, err := r.works(ctx, lane)
+	works, more, err := r.works(ctx, lane)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]*delivery{}}
-	if r.blocked.Load() { // what cannot be written down would be delivered again
-		turn.wakeAt(turn.now.Add(maxBackoff))
+	if more {
+		turn.wakeAt(turn.now)
+	}
+	if until := r.blocked(); until.After(turn.now) {
+		turn.wakeAt(until)
 	} else if err := r.deliver(lane, works, &turn); err != nil {
 		return reconcile.Result{}, err
 	}
+	var failed error
 	for _, w := range works {
-		if err := r.save(ctx, w, &turn); err != nil {
+		if err := r.save(ctx, w, &turn); isUnavailable(err) {
 			return reconcile.Result{}, err
+		} else if err != nil {
+			failed = err
 		}
 	}
-	return reconcile.Result{RequeueAfter: turn.pause()}, nil
+	return reconcile.Result{RequeueAfter: turn.pause()}, failed
 }
 
+// block has nothing delivered for some time.
+func (r *Reconciler) block(pause time.Duration) {
+	r.blockedUntil.Store(r.Clock.Now().Add(pause).UnixNano())
+}
+
+// blocked is until when nothing is to be delivered, because it could not be written down and would be delivered again.
+func (r *Reconciler) blocked() time.Time { return time.Unix(0, r.blockedUntil.Load()) }
+
 // works returns the work on the pending events of a lane, in the order in which NetBox made them. It begins what is new, or asked for
-// again.
-func (r *Reconciler) works(ctx context.Context, lane Lane) ([]*work, error) {
+// again; if that takes long, it leaves more for the next turn.
+func (r *Reconciler) works(ctx context.Context, lane Lane) (works []*work, more bool, err error) {
 	known := r.known.of(lane) // before the cache is read: see known
 	events, err := r.pending(ctx, lane)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var works []*work
+	since, begun := r.Clock.Now(), false
 	for _, event := range events {
 		w := known[event.UID]
+		delete(known, event.UID)
 		if w == nil || w.isReplaced(event) {
+			if begun && r.Clock.Since(since) > beginTime {
+				return works, true, nil
+			}
 			if w, err = r.begin(ctx, event); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			r.known.put(lane, w)
+			begun = true
 		}
 		works = append(works, w)
 	}
-	return works, nil
+	for uid := range known { // these have left the cache
+		r.known.forget(lane, uid)
+	}
+	return works, false, nil
 }
 
 // deliver has everything delivered that is due.
-func (r *Reconciler) deliver(lane Lane, works []*work, turn *turn) error {
+func (r *Reconciler) deliver(lane Lane, works []*work, turn *turn) (err error) {
 	for _, w := range works {
-		if err := w.advance(turn); err != nil {
-			return err
+		if err = w.advance(turn); err != nil {
+			break
 		}
 	}
-	for _, due := range turn.due {
+	for _, due := range turn.due { // it is marked as running already
 		r.start(lane, due)
 	}
-	return nil
+	return err
 }
 
 // pending returns the events of a lane in the cache, in the order in which NetBox made them.
@@ -266,7 +301,7 @@ func (r *Reconciler) ruleGetter(ctx context.Context, namespace string) func(name
 	}
 }
 
-// lanes wakes the lane of each event that comes or changes, and forgets each that goes.
+// lanes wakes the lane of each event that comes, is asked for again or is deleted, and forgets each that is finished.
 type lanes struct {
 	handler.TypedEventHandler[*v1alpha1.NetBoxEvent, Lane]
 	known *known
@@ -277,12 +312,26 @@ func newLanes(known *known) lanes {
 	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), known}
 }
 
-// Delete is called when an event leaves the cache: it is finished, or was deleted. The lane is woken for those that it held back.
+// Update is called when an event in the cache changes, which is by our own status most times.
+func (l lanes) Update(
+	ctx context.Context, change ctrlevent.TypedUpdateEvent[*v1alpha1.NetBoxEvent], queue workqueue.TypedRateLimitingInterface[Lane],
+) {
+	before, after := change.ObjectOld, change.ObjectNew
+	// Another event may have its name: where the watch was interrupted, that looks like a change.
+	if before.UID != after.UID || before.Annotations[v1alpha1.AnnotationReplay] != after.Annotations[v1alpha1.AnnotationReplay] {
+		l.TypedEventHandler.Update(ctx, change, queue)
+	}
+}
+
+// Delete is called when an event has left the cache: it is finished, or was deleted. The latter may have held others back, and may be in
+// the cache again to be done again: that is for its lane to see.
 func (l lanes) Delete(
 	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEvent], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
 	lane := laneOf(gone.Object)
-	if l.known.forget(lane, gone.Object.UID) {
+	if l.known.isUnfinished(lane, gone.Object.UID) {
 		queue.Add(lane)
+	} else {
+		l.known.forget(lane, gone.Object.UID)
 	}
 }

@@ -26,11 +26,13 @@ func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent) (*w
 	kept := *event // what is in the cache is read only, and the list that it came in is to be let go of
 	w := &work{event: &kept, running: map[string]bool{}}
 	replay := event.Annotations[v1alpha1.AnnotationReplay]
-	if event.Status.StartTime != nil && event.Status.Replay == replay {
+	if event.Status.StartTime != nil && !isReplay(event, &event.Status) {
 		event.Status.DeepCopyInto(&w.status)
 		return w, nil
 	}
-	w.status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, StartTime: new(metav1.NewTime(r.Clock.Now())), Replay: replay}
+	// Templates see it as now: as it is stored, so that they say the same after a restart.
+	started := metav1.NewTime(r.Clock.Now().Truncate(time.Second))
+	w.status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, StartTime: &started, Replay: replay}
 	if err := r.match(ctx, w); err != nil {
 		return nil, err
 	}
@@ -149,7 +151,12 @@ func (w *work) wasTried(name string) bool {
 func (r *Reconciler) deliverOne(ctx context.Context, w *work, name types.NamespacedName) (done, failed bool) {
 	actions, input := w.actions(name.Name)
 	failed = r.act(ctx, w, name, actions, input)
-	return w.delivered(name.Name, actions, r.Clock.Now()), failed
+	return w.ended(name.Name), failed
+}
+
+// mayDeliver tells whether something may be begun about an event now: that it was done can be written down, and matters.
+func (r *Reconciler) mayDeliver(w *work) bool {
+	return !r.delivery.isStopped() && !r.blocked().After(r.Clock.Now()) && !w.isEnding()
 }
 
 // act does the actions of a rule that are due, as the rule is now, one after the other, and takes note of each. It tells whether one
@@ -159,13 +166,16 @@ func (r *Reconciler) act(
 ) (failed bool) {
 	var current v1alpha1.NetBoxEventRule
 	if err := r.Rules.Get(ctx, name, &current, client.UnsafeDisableDeepCopy); err != nil {
-		return true // it is gone, or we are to end
+		return false // it is gone: the lane will skip it
 	}
 	compiled, invalid := r.Compiled.Get(&current)
 	for i := range actions {
 		status := &actions[i]
 		if !isDue(status, r.Clock.Now()) {
 			continue
+		}
+		if !r.mayDeliver(w) {
+			return failed
 		}
 		var response string
 		var err error
@@ -176,10 +186,15 @@ func (r *Reconciler) act(
 		} else {
 			continue // the lane will skip it
 		}
-		if ctx.Err() != nil {
-			return true // cut off, which is nobody's failure
+		if err != nil && ctx.Err() != nil {
+			return failed // cut off, which is nobody's failure
 		}
-		attempted(status, &current.Spec.Retry, response, err, r.Clock.Now())
+		now := r.Clock.Now()
+		attempted(status, &current.Spec.Retry, response, err, now)
+		w.note(name.Name, actions, now)
+		if i+1 < len(actions) { // the next can take long
+			r.queue.AddWithOpts(priorityqueue.AddOpts{After: saveDelay, Priority: new(retryPriority)}, laneOf(w.event))
+		}
 		r.Metrics.attempted(name, status)
 		if err != nil {
 			failed = true
@@ -224,19 +239,26 @@ func (w *work) actions(name string) (actions []v1alpha1.ActionStatus, input *rul
 	return actions, rule.NewInput(w.event, w.status.StartTime.Time)
 }
 
-// delivered takes note of what became of a rule's actions. It tells whether nothing is left to do.
-func (w *work) delivered(name string, actions []v1alpha1.ActionStatus, now time.Time) (done bool) {
+// note takes note of what became of a rule's actions.
+func (w *work) note(name string, actions []v1alpha1.ActionStatus, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isAhead(now)
+	for i := range w.status.Rules {
+		if status := &w.status.Rules[i]; status.Name == name {
+			status.Actions, status.State = slices.Clone(actions), ruleState(actions)
+		}
+	}
+}
+
+// ended takes note that a rule no longer does an event. It tells whether nothing is left to do.
+func (w *work) ended(name string) (done bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.running, name)
-	w.isAhead(now)
-	state := ruleState(actions)
-	for i := range w.status.Rules {
-		if status := &w.status.Rules[i]; status.Name == name {
-			status.Actions, status.State = actions, state
-		}
-	}
-	return state != v1alpha1.DeliveryPending
+	return !w.ending && !slices.ContainsFunc(w.status.Rules, func(status v1alpha1.RuleStatus) bool {
+		return status.Name == name && status.State == v1alpha1.DeliveryPending
+	})
 }
 
 // release takes note that a rule was not begun after all.

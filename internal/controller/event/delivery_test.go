@@ -8,16 +8,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
@@ -315,8 +318,21 @@ func TestRestart(t *testing.T) {
 	namespace := plane.Namespace(t)
 	plane.Create(t, newRule(namespace, "rule", maxAttempts(4), func(spec *v1alpha1.NetBoxEventRuleSpec) {
 		spec.Actions = []v1alpha1.Action{logAction("fails"), logAction("works")}
+		spec.Actions[0].Log.Message = "${now}"
 	}))
+	var mu sync.Mutex
+	said := map[string]bool{} // messages
+	say := func(task action.Task) {
+		message, err := task.Action.Message.Message(t.Context(), task.Input)
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		said[message] = true
+	}
 	down := newSink(func(task action.Task, _ int) error {
+		say(task)
 		if task.Action.Spec.Name == "fails" {
 			return errors.New("down")
 		}
@@ -337,7 +353,10 @@ func TestRestart(t *testing.T) {
 	before := attempts()
 	// A rule that comes later has no part in an event that is decided.
 	plane.Create(t, newRule(namespace, "late"))
-	up := newSink(func(action.Task, int) error { return nil })
+	up := newSink(func(task action.Task, _ int) error {
+		say(task)
+		return nil
+	})
 	startWith(t, plane.Config, namespace, 0, up.do)
 	eventually(t, "the event is not done", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
 	if got := attempts(); got != before+1 {
@@ -346,41 +365,50 @@ func TestRestart(t *testing.T) {
 	if got := up.taken("rule"); len(got) != 1 || up.attempts("rule/works "+name) != 0 || len(up.taken("late")) != 0 {
 		t.Errorf("done after the restart: %v", up.tried)
 	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(said) != 2 { // and "x"
+		t.Errorf("templates said something else after the restart: %v", said)
+	}
 }
 
-// TestOutageWhileDelivering takes the API server away while 400 events of as many objects are delivered.
+// TestOutageWhileDelivering takes the API server away while 600 events of as many objects are delivered, or wait for their turn to be.
 func TestOutageWhileDelivering(t *testing.T) {
-	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule"))
-	const objects = 400
-	for object := range objects {
-		plane.Create(t, newEvent(namespace, object, 0))
-	}
-	outage, config := plane.NewOutage(t)
-	var mu sync.Mutex
-	got := 0
-	startWith(t, config, namespace, 0, func(context.Context, action.Task) (string, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if got++; got == 100 {
-			outage.Set(controlplane.Refused)
-		}
-		return "", nil
-	})
-	delivered := func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return got
-	}
-	eventually(t, "nothing is delivered", 20*time.Second, func() bool { return delivered() >= 100 })
-	time.Sleep(2 * time.Second)
-	if during := delivered(); during > 100+200 {
-		t.Errorf("%d events were delivered that could not be written down", during-100)
-	}
-	outage.Set(controlplane.Up)
-	waitDone(t, namespace, objects)
-	if got := delivered(); got != objects {
-		t.Errorf("%d deliveries of %d events", got, objects)
+	for name, test := range map[string]struct {
+		state controlplane.OutageState
+		most  int // deliveries after that
+	}{
+		"it refuses connections": {controlplane.Refused, 150},
+		"it does not answer":     {controlplane.Hung, 300},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace := plane.Namespace(t)
+			plane.Create(t, newRule(namespace, "rule"))
+			const objects, before = 600, 100
+			for object := range objects {
+				plane.Create(t, newEvent(namespace, object, 0))
+			}
+			outage, config := plane.NewOutage(t)
+			var got atomic.Int32
+			startWith(t, config, namespace, 0, func(context.Context, action.Task) (string, error) {
+				time.Sleep(200 * time.Millisecond)
+				if got.Add(1) == before {
+					outage.Set(test.state)
+				}
+				return "", nil
+			})
+			eventually(t, "nothing is delivered", 20*time.Second, func() bool { return got.Load() >= before })
+			time.Sleep(4 * time.Second)
+			if after := int(got.Load()) - before; after > test.most {
+				t.Errorf("%d events were delivered that could not be written down", after)
+			}
+			outage.Set(controlplane.Refused) // nobody waits for connections that hung
+			outage.Set(controlplane.Up)
+			waitDone(t, namespace, objects)
+			if got := got.Load(); got != objects {
+				t.Errorf("%d deliveries of %d events", got, objects)
+			}
+		})
 	}
 }
 
@@ -436,6 +464,178 @@ func TestMended(t *testing.T) {
 	}
 }
 
+func annotate(t *testing.T, namespace, name, value string) {
+	t.Helper()
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"netbox-events.io/replay":%q}}}`, value)
+	if value == "" {
+		patch = []byte(`{"metadata":{"annotations":null}}`)
+	}
+	if err := plane.Client.Patch(t.Context(), get(t, namespace, name), client.RawPatch(types.MergePatchType, patch)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReplayOfWhatRuns annotates an event while it is delivered, and takes the annotation away while it is delivered again: it is done
+// twice, and what is behind it waits for both.
+func TestReplayOfWhatRuns(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule"))
+	first, second := newEvent(namespace, 1, 0).Name, newEvent(namespace, 1, 1).Name
+	goOn := make(chan struct{})
+	sink := newSink(func(task action.Task, _ int) error {
+		if task.Event.Name == first {
+			<-goOn
+		}
+		return nil
+	})
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	plane.Create(t, newEvent(namespace, 1, 0), newEvent(namespace, 1, 1))
+	for n, value := range []string{"1", ""} {
+		eventually(t, "not delivered again", 10*time.Second, func() bool { return sink.attempts("rule/act "+first) == n+1 })
+		annotate(t, namespace, first, value)
+		time.Sleep(300 * time.Millisecond)
+		goOn <- struct{}{}
+	}
+	for _, name := range []string{first, second} {
+		eventually(t, "not finished", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
+	}
+	if diff := cmp.Diff([]string{first, first, second}, sink.taken("rule")); diff != "" {
+		t.Errorf("deliveries (-want +got):\n%s", diff)
+	}
+}
+
+// TestSlowAction has the second action of a rule hang: that the first is done is written down meanwhile, and is not done again.
+func TestSlowAction(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule", func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Actions = []v1alpha1.Action{logAction("fast"), logAction("hangs")}
+	}))
+	_, stop := startWith(t, plane.Config, namespace, 0, func(ctx context.Context, task action.Task) (string, error) {
+		if task.Action.Spec.Name == "hangs" {
+			<-ctx.Done()
+		}
+		return "", ctx.Err()
+	})
+	plane.Create(t, newEvent(namespace, 1, 0))
+	name := newEvent(namespace, 1, 0).Name
+	eventually(t, "the first action is not written down", 5*time.Second, func() bool {
+		rules := get(t, namespace, name).Status.Rules
+		return len(rules) == 1 && rules[0].Actions[0].State == v1alpha1.DeliverySucceeded
+	})
+	stop()
+	if got := get(t, namespace, name).Status.Rules[0].Actions[1].Attempts; got != 0 {
+		t.Errorf("what was cut off has %d attempts", got)
+	}
+}
+
+// TestUnwritable has the API server refuse the status of an event for good: those behind it and others are delivered and finished.
+func TestUnwritable(t *testing.T) {
+	namespace := plane.Namespace(t)
+	denied, behind, other := newEvent(namespace, 1, 0), newEvent(namespace, 1, 1), newEvent(namespace, 2, 0)
+	plane.Create(t, newRule(namespace, "rule"), denied)
+	denyStatus(t, denied)
+	sink := newSink(func(action.Task, int) error { return nil })
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	plane.Create(t, behind, other)
+	for _, event := range []*v1alpha1.NetBoxEvent{behind, other} {
+		eventually(t, event.Name+" is not finished", 10*time.Second, hasPhase(t, namespace, event.Name, v1alpha1.PhaseSucceeded))
+	}
+	if got := sink.attempts("rule/act " + denied.Name); got != 1 {
+		t.Errorf("what cannot be written down was delivered %d times", got)
+	}
+}
+
+// TestLarge has an event leave no room for the states of its rules: it is finished without them, and holds no other up.
+func TestLarge(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule", func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Actions = nil
+		for n := range 16 {
+			spec.Actions = append(spec.Actions, logAction(fmt.Sprintf("a%d", n)))
+		}
+	}))
+	large, other := newEvent(namespace, 1, 0), newEvent(namespace, 2, 0)
+	createLargest(t, large)
+	sink := newSink(func(task action.Task, _ int) error {
+		if task.Event.Name == large.Name {
+			return &action.Failure{Err: errors.New(strings.Repeat("x", 1000)), Final: true}
+		}
+		return nil
+	})
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	eventually(t, "the large event is not finished", 20*time.Second, hasPhase(t, namespace, large.Name, v1alpha1.PhaseFailed))
+	if got := get(t, namespace, large.Name).Status.Rules; len(got) != 0 {
+		t.Fatal("the event leaves room for the states of its rules")
+	}
+	plane.Create(t, other)
+	eventually(t, "another event is not finished", 10*time.Second, hasPhase(t, namespace, other.Name, v1alpha1.PhaseSucceeded))
+}
+
+// createLargest creates an event with as much data as leaves room for little more.
+func createLargest(t *testing.T, event *v1alpha1.NetBoxEvent) {
+	t.Helper()
+	const step = 4 << 10
+	pad := func(size int) v1alpha1.JSON {
+		return v1alpha1.JSON{Raw: fmt.Appendf(nil, "%q", strings.Repeat("x", size))}
+	}
+	for size := 1536 << 10; ; size -= step {
+		probe := event.DeepCopy()
+		probe.Name, probe.Spec.Data["pad"] = "probe", pad(size)
+		err := plane.Client.Create(t.Context(), probe)
+		if err == nil {
+			if err := plane.Client.Delete(t.Context(), probe); err != nil {
+				t.Fatal(err)
+			}
+			event.Spec.Data["pad"] = pad(size - step)
+			plane.Create(t, event)
+			return
+		}
+		if !eventstore.IsTooLarge(err) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// denyStatus has the API server refuse every status of an event.
+func denyStatus(t *testing.T, event *v1alpha1.NetBoxEvent) {
+	t.Helper()
+	namespace, name := event.Namespace, event.Name
+	policy := &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
+				RuleWithOperations: admissionv1.RuleWithOperations{
+					Operations: []admissionv1.OperationType{admissionv1.Update},
+					Rule: admissionv1.Rule{
+						APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, APIVersions: []string{"*"}, Resources: []string{"netboxevents/status"},
+					},
+				},
+			}}},
+			Validations: []admissionv1.Validation{{
+				Expression: fmt.Sprintf("object.metadata.namespace != %q || object.metadata.name != %q", namespace, name),
+			}},
+		},
+	}
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: namespace, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+		},
+	}
+	plane.Create(t, policy, binding)
+	t.Cleanup(func() {
+		for _, object := range []client.Object{policy, binding} {
+			if err := plane.Client.Delete(context.WithoutCancel(t.Context()), object); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	eventually(t, "the policy is not in force", 20*time.Second, func() bool {
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"status":{"phase":"Pending"}}`))
+		return plane.Client.Status().Patch(t.Context(), get(t, namespace, name), patch) != nil
+	})
+}
+
 // TestReplay annotates events that failed, that succeeded and that wait.
 func TestReplay(t *testing.T) {
 	namespace := plane.Namespace(t)
@@ -459,10 +659,7 @@ func TestReplay(t *testing.T) {
 	mu.Unlock()
 	annotate := func(value string) {
 		t.Helper()
-		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"netbox-events.io/replay":%q}}}`, value)
-		if err := plane.Client.Patch(t.Context(), get(t, namespace, name), client.RawPatch(types.MergePatchType, patch)); err != nil {
-			t.Fatal(err)
-		}
+		annotate(t, namespace, name, value)
 	}
 	annotate("1")
 	eventually(t, "not replayed", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))

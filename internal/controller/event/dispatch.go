@@ -13,9 +13,9 @@ const (
 	deliveriesAtOnce = 32
 	// deliveriesInAll bounds the memory of all that run. A rule that has none running may always start one.
 	deliveriesInAll = 512
-	// drainTime is how long those that run may go on when this replica no longer leads. The lease is not another's so soon: that takes 5 s
-	// from when we give up to renew it (controller-runtime's LeaseDuration less RenewDeadline).
-	drainTime = 3 * time.Second
+	// drainTime is how long those that run may go on when this replica no longer leads. With saveTime it is as long as the lease is not
+	// another's after we gave up to renew it: controller-runtime's LeaseDuration (15 s) less RenewDeadline (10 s) and RetryPeriod (2 s).
+	drainTime = 2 * time.Second
 )
 
 // dispatcher runs deliveries, some of each rule at one time and the others in their turn.
@@ -103,6 +103,12 @@ func (d *dispatcher) ended(rule types.NamespacedName, of *ruleDeliveries) {
 	}
 }
 
+func (d *dispatcher) isStopped() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stopped
+}
+
 // stop starts nothing more and waits for what runs, which it cancels after some time.
 func (d *dispatcher) stop() {
 	d.mu.Lock()
@@ -129,8 +135,11 @@ func (d drain) Start(ctx context.Context) error {
 	defer cancel()
 	for _, w := range d.known.all() {
 		if err := d.save(ctx, w, &turn{now: d.Clock.Now().Add(saveDelay)}); err != nil {
-			d.Log.Info("what was delivered last cannot be written down, and will be delivered again", "cause", err.Error())
-			break
+			d.Log.Info("what was delivered last cannot be written down, and will be delivered again",
+				"cause", err.Error(), "namespace", w.event.Namespace, "name", w.event.Name)
+			if isUnavailable(err) {
+				break
+			}
 		}
 	}
 	return nil

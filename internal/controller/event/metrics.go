@@ -81,6 +81,13 @@ func (m *Metrics) expressionFailed(rule types.NamespacedName) {
 	m.expressionErrors.WithLabelValues(rule.String()).Inc()
 }
 
+// forget forgets a rule that is gone.
+func (m *Metrics) forget(rule types.NamespacedName) {
+	labels := prometheus.Labels{"rule": rule.String()}
+	m.deliveries.DeletePartialMatch(labels)
+	m.expressionErrors.DeletePartialMatch(labels)
+}
+
 // finished counts an event on which all is done.
 func (m *Metrics) finished(event *v1alpha1.NetBoxEvent, status *v1alpha1.NetBoxEventStatus, now time.Time) {
 	source, phase := sourceOf(event), string(status.Phase)

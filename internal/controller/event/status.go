@@ -28,8 +28,14 @@ func (r *Reconciler) save(ctx context.Context, w *work, turn *turn) error {
 	if !ok {
 		return nil
 	}
+	slow := time.AfterFunc(slowWrite, func() { r.block(hungTime) })
 	err := r.Status.ApplyStatus(ctx, statusOf(w.event, status))
-	r.blocked.Store(isUnavailable(err)) // whoever finds it so comes again until it is not
+	slow.Stop()
+	if isUnavailable(err) {
+		r.block(blockedTime)
+	} else {
+		r.blockedUntil.Store(0)
+	}
 	if err != nil && eventstore.IsTooLarge(err) {
 		return r.saveShort(ctx, w, status)
 	}
@@ -43,7 +49,7 @@ func (r *Reconciler) save(ctx context.Context, w *work, turn *turn) error {
 
 // isUnavailable tells whether the API server would fail another write as well.
 func isUnavailable(err error) bool {
-	if err == nil {
+	if err == nil || eventstore.IsTooLarge(err) {
 		return false
 	}
 	answered, ok := errors.AsType[*apierrors.StatusError](err)
@@ -69,7 +75,7 @@ func (w *work) toSave(turn *turn) (*v1alpha1.NetBoxEventStatus, bool) {
 	defer w.mu.Unlock()
 	done := isDone(w.status.Rules)
 	switch {
-	case w.finished, !done && w.unsaved.IsZero():
+	case w.finished, w.ending, !done && w.unsaved.IsZero():
 		return nil, false
 	case !done && len(w.running) > 0 && turn.now.Before(w.unsaved.Add(saveDelay)):
 		turn.wakeAt(w.unsaved.Add(saveDelay))
@@ -102,11 +108,12 @@ func (r *Reconciler) saveShort(ctx context.Context, w *work, status *v1alpha1.Ne
 		return nil
 	}
 	log.Info("the event leaves no room for the states of its rules", "rules", status.Rules)
-	r.saved(w, status)
-	status.Rules = nil
-	err := r.Status.ApplyStatus(ctx, statusOf(w.event, status))
+	short := *status
+	short.Rules = nil
+	err := r.Status.ApplyStatus(ctx, statusOf(w.event, &short))
 	switch {
 	case err == nil, apierrors.IsNotFound(err):
+		r.saved(w, status)
 		return nil
 	case eventstore.IsTooLarge(err):
 		log.Error(err, "the event leaves no room for its status and stays Pending; delete it")
@@ -151,7 +158,7 @@ func succeededCondition(rules []v1alpha1.RuleStatus) metav1.Condition {
 					"rule %s, action %s was given up after attempt %d: %s; mend the cause, and annotate the event with %s=<any new value>",
 					rules[i].Name, action.Name, action.Attempts, action.LastError, v1alpha1.AnnotationReplay)
 				return condition
-			case action.State == v1alpha1.DeliveryPending && action.LastError != "":
+			case action.State == v1alpha1.DeliveryPending && action.NextAttemptTime != nil:
 				not(v1alpha1.ReasonRetrying, "rule %s, action %s failed at attempt %d and is tried again at %s: %s",
 					rules[i].Name, action.Name, action.Attempts, action.NextAttemptTime.UTC().Format(time.RFC3339), action.LastError)
 			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue:

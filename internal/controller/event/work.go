@@ -38,16 +38,21 @@ func (k *known) put(lane Lane, one *work) {
 	k.byLane[lane][one.event.UID] = one
 }
 
-// forget forgets an event. It tells whether others of its lane may have waited for it.
-func (k *known) forget(lane Lane, uid types.UID) bool {
+// forget forgets an event that the cache let go of.
+func (k *known) forget(lane Lane, uid types.UID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	one := k.byLane[lane][uid]
 	delete(k.byLane[lane], uid)
 	if len(k.byLane[lane]) == 0 {
 		delete(k.byLane, lane)
-		return false
 	}
+}
+
+// isUnfinished tells whether an event is known and not finished.
+func (k *known) isUnfinished(lane Lane, uid types.UID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	one := k.byLane[lane][uid]
 	return one != nil && !one.isFinished()
 }
 
@@ -100,13 +105,25 @@ func (w *work) isFinished() bool {
 	return w.finished
 }
 
+func (w *work) isEnding() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ending
+}
+
 // isReplaced tells whether somebody asked for the event to be done again, so that it begins anew. What runs comes to its end before, and
 // nothing else is begun.
 func (w *work) isReplaced(event *v1alpha1.NetBoxEvent) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ending = w.status.Replay != event.Annotations[v1alpha1.AnnotationReplay]
+	w.ending = isReplay(event, &w.status)
 	return w.ending && len(w.running) == 0
+}
+
+// isReplay tells whether somebody asked for an event to be done again since its status was begun.
+func isReplay(event *v1alpha1.NetBoxEvent, status *v1alpha1.NetBoxEventStatus) bool {
+	wanted := event.Annotations[v1alpha1.AnnotationReplay]
+	return wanted != "" && wanted != status.Replay
 }
 
 // turn is what the events of a lane share while it is moved.
@@ -149,7 +166,7 @@ func (t *turn) pause() time.Duration {
 func (w *work) advance(turn *turn) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.finished || w.ending {
+	if w.finished {
 		return nil
 	}
 	for i := range w.status.Rules {
@@ -161,7 +178,7 @@ func (w *work) advance(turn *turn) error {
 		if err != nil {
 			return err
 		}
-		running := w.running[status.Name]
+		running := w.running[status.Name] || w.ending // what begins anew holds those behind it as before
 		if !running && skipMissing(status, rule) {
 			w.isAhead(turn.now)
 			if status.State != v1alpha1.DeliveryPending {

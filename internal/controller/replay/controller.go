@@ -143,7 +143,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	wanted := event.Annotations[v1alpha1.AnnotationReplay]
-	if event.Status.Phase == v1alpha1.PhasePending || wanted == event.Status.Replay {
+	if event.Status.Phase == v1alpha1.PhasePending || wanted == "" || wanted == event.Status.Replay {
 		return reconcile.Result{}, nil
 	}
 	r.Log.Info("replaying an event", "replay", wanted, "namespace", event.Namespace, "name", event.Name)
