@@ -48,7 +48,7 @@ func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *
 // startWith runs the controller for a namespace, with actions done by a function, nil for none.
 func startWith(t *testing.T, config *rest.Config, namespace string, verbosity int, do doFunc) (logged *lines, stop func()) {
 	t.Helper()
-	logged = &lines{}
+	logged = &lines{metrics: prometheus.NewRegistry()}
 	log := zap.New(zap.WriteTo(logged), zap.Level(zapcore.Level(-verbosity)))
 	scheme := plane.Client.Scheme()
 	namespaces := map[string]cache.Config{namespace: {}}
@@ -78,7 +78,7 @@ func startWith(t *testing.T, config *rest.Config, namespace string, verbosity in
 	tally, compiled := rulecontroller.NewTally(clock.RealClock{}), rule.NewCache()
 	reconciler := &event.Reconciler{
 		Events: pending, Rules: mgr.GetClient(), Compiled: compiled, Actions: do, Tally: tally, Status: store,
-		Metrics: event.NewMetrics(prometheus.NewRegistry()), Recorder: mgr.GetEventRecorder("test"), Clock: clock.RealClock{}, Log: log,
+		Metrics: event.NewMetrics(logged.metrics), Recorder: mgr.GetEventRecorder("test"), Clock: clock.RealClock{}, Log: log,
 	}
 	rules := &rulecontroller.Reconciler{
 		Rules: mgr.GetAPIReader(), Compiled: compiled, Tally: tally, Status: mgr.GetClient(), Clock: clock.RealClock{},
@@ -102,8 +102,10 @@ type doFunc func(ctx context.Context, task action.Task) (string, error)
 
 func (f doFunc) Do(ctx context.Context, task action.Task) (string, error) { return f(ctx, task) }
 
-// lines are the JSON objects that were logged.
+// lines are the JSON objects that were logged, beside what was counted.
 type lines struct {
+	metrics *prometheus.Registry
+
 	mu  sync.Mutex
 	all []map[string]any
 }

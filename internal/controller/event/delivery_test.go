@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -143,7 +144,7 @@ func TestStatus(t *testing.T) {
 		plane.Create(t, made)
 	}
 	sink := newSink(func(task action.Task, _ int) error { return failing[task.Action.Spec.Name] })
-	startWith(t, plane.Config, namespace, 0, sink.do)
+	logged, _ := startWith(t, plane.Config, namespace, 0, sink.do)
 	plane.Create(t, newEvent(namespace, 1, 0))
 	name := newEvent(namespace, 1, 0).Name
 	eventually(t, "the event is not given up", 20*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseFailed))
@@ -162,6 +163,22 @@ func TestStatus(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, summary(get(t, namespace, name))); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
+	}
+
+	counted := counts(t, logged.metrics)
+	for name, want := range map[string]float64{
+		"netbox_events_deliveries_total " + namespace + "/failing final failed":        1,
+		"netbox_events_deliveries_total " + namespace + "/failing forever failed":      1,
+		"netbox_events_deliveries_total " + namespace + "/failing forever retried":     1,
+		"netbox_events_deliveries_total " + namespace + "/failing fine succeeded":      1,
+		"netbox_events_deliveries_total " + namespace + "/good one succeeded":          1,
+		"netbox_events_rule_expression_errors_total " + namespace + "/lacking":         1,
+		"netbox_events_finished_since_change_seconds Failed " + namespace + "/netbox":  1,
+		"netbox_events_finished_since_receipt_seconds Failed " + namespace + "/netbox": 1,
+	} {
+		if counted[name] != want {
+			t.Errorf("%s is %g, want %g, of %v", name, counted[name], want, counted)
+		}
 	}
 
 	// What the rules say of it.
@@ -193,6 +210,28 @@ func TestStatus(t *testing.T) {
 	if diff := cmp.Diff(wantRules, got); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
+}
+
+// counts returns the values of metrics, and how often a histogram was observed, by name and labels.
+func counts(t *testing.T, metrics prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, label := range metric.GetLabel() {
+				labels[label.GetName()] = label.GetValue()
+			}
+			name := strings.Join(strings.Fields(fmt.Sprintf("%s %s %s %s %s %s", family.GetName(),
+				labels["rule"], labels["action"], labels["result"], labels["phase"], labels["source"])), " ")
+			values[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+		}
+	}
+	return values
 }
 
 // TestOrder has 16 senders make 200 updates of one object and 200 of others, for a rule whose sink fails a third of its calls, beside one
@@ -707,10 +746,13 @@ func TestBurst(t *testing.T) {
 		}
 		return errors.New("down")
 	})
-	startWith(t, plane.Config, namespace, 0, sink.do)
+	logged, _ := startWith(t, plane.Config, namespace, 0, sink.do)
 	time.Sleep(time.Second) // in the middle of it
 	plane.Create(t, newEvent(namespace, 999_999, 0))
 	created := time.Now()
 	eventually(t, "a fresh event starves", 10*time.Second, hasPhase(t, namespace, fresh, v1alpha1.PhaseSucceeded))
 	t.Logf("a fresh event was finished after %s beside %d that fail", time.Since(created), 2*burst)
+	eventually(t, "the metric of pending events is wrong", 5*time.Second, func() bool {
+		return counts(t, logged.metrics)["netbox_events_pending_events "+namespace+"/netbox"] == 2*burst
+	})
 }
