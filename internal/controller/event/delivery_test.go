@@ -750,7 +750,7 @@ func TestBurst(t *testing.T) {
 	time.Sleep(time.Second) // in the middle of it
 	plane.Create(t, newEvent(namespace, 999_999, 0))
 	created := time.Now()
-	eventually(t, "a fresh event starves", 10*time.Second, hasPhase(t, namespace, fresh, v1alpha1.PhaseSucceeded))
+	eventually(t, "a fresh event starves", 20*time.Second, hasPhase(t, namespace, fresh, v1alpha1.PhaseSucceeded))
 	t.Logf("a fresh event was finished after %s beside %d that fail", time.Since(created), 2*burst)
 	eventually(t, "the metric of pending events is wrong", 5*time.Second, func() bool {
 		return counts(t, logged.metrics)["netbox_events_pending_events "+namespace+"/netbox"] == 2*burst
