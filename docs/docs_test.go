@@ -49,7 +49,7 @@ func events(t *testing.T) map[string]*v1alpha1.NetBoxEvent {
 	}
 	events := map[string]*v1alpha1.NetBoxEvent{}
 	for _, delivery := range all {
-		if event, err := delivery.Event("netbox"); err == nil {
+		if event, err := delivery.Event("netbox", deliveries.Redact); err == nil {
 			events[delivery.String()] = event
 		}
 	}

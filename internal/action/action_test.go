@@ -20,9 +20,9 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
-	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
 var plane *controlplane.ControlPlane
@@ -54,39 +54,12 @@ func newRunner(t *testing.T, change ...func(*action.Options)) *action.Runner {
 // decode makes of a body what the receiver stores.
 func decode(t *testing.T, namespace, body string) *v1alpha1.NetBoxEvent {
 	t.Helper()
-	from, err := netbox.Decode([]byte(body), nil)
+	event, err := deliveries.Delivery{Body: body}.Event(namespace, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newEvent(namespace, from)
-}
-
-func newEvent(namespace string, from *netbox.Event) *v1alpha1.NetBoxEvent {
-	object := func(from netbox.Object) v1alpha1.JSONObject {
-		if from == nil {
-			return nil
-		}
-		converted := v1alpha1.JSONObject{}
-		for name, value := range from {
-			converted[name] = v1alpha1.JSON{Raw: value}
-		}
-		return converted
-	}
-	return &v1alpha1.NetBoxEvent{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "event-" + rand.String(10), UID: types.UID(rand.String(10))},
-		Spec: v1alpha1.NetBoxEventSpec{
-			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: from.Event, ObjectType: from.ObjectType, Model: from.Model,
-			ObjectID: from.ObjectID, ObjectURL: from.ObjectURL, ObjectName: from.ObjectName, Username: from.Username,
-			RequestID: from.RequestID, Request: object(from.Request), Timestamp: metav1.NewMicroTime(from.Timestamp),
-			ChangedFields: from.ChangedFields, Data: object(from.Data), Snapshots: object(from.Snapshots),
-			Context: object(from.Context), Extra: object(from.Extra),
-			Delivery: v1alpha1.Delivery{
-				ReceivedAt: metav1.NewMicroTime(from.Timestamp), Signature: v1alpha1.SignatureVerified, Key: "secret",
-				BodySHA256: strings.Repeat("0", 64), BodyBytes: 1000,
-				Stringified: from.Stringified, Redacted: from.Redacted, Envelope: object(from.Envelope),
-			},
-		},
-	}
+	event.Name, event.UID = "event-"+rand.String(10), types.UID(rand.String(10))
+	return event
 }
 
 // device returns an event of a device of this name.

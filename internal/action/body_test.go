@@ -52,8 +52,8 @@ func recorded(t *testing.T, namespace string) (events map[string]*v1alpha1.NetBo
 	}
 	events, bodies = map[string]*v1alpha1.NetBoxEvent{}, map[string]string{}
 	for _, delivery := range all {
-		if decoded, err := netbox.Decode([]byte(delivery.Body), nil); err == nil { // internal/netbox tests which are no events
-			events[delivery.String()], bodies[delivery.String()] = newEvent(namespace, decoded), delivery.Body
+		if event, err := delivery.Event(namespace, nil); err == nil { // internal/netbox tests which are no events
+			events[delivery.String()], bodies[delivery.String()] = event, delivery.Body
 		}
 	}
 	if len(events) < 3000 {

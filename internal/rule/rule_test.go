@@ -33,7 +33,7 @@ var readRecordings = sync.OnceValue(func() recordings {
 	var all []deliveries.Delivery
 	all, read.err = deliveries.All()
 	for _, delivery := range all {
-		event, err := delivery.Event("netbox")
+		event, err := delivery.Event("netbox", deliveries.Redact)
 		if err != nil {
 			continue // internal/netbox tests that it is no event
 		}

@@ -12,10 +12,10 @@ import (
 // Redact are the names that a NetBoxSource redacts by default.
 var Redact = []string{"auth_key", "auth_psk", "preshared_key", "password", "aws_secret_access_key"}
 
-// Event returns the event that the receiver stores of a delivery to a source of the name netbox, for tests of what is done with it. It fails
-// as netbox.Decode does.
-func (d Delivery) Event(namespace string) (*v1alpha1.NetBoxEvent, error) {
-	decoded, err := netbox.Decode([]byte(d.Body), Redact)
+// Event returns the event that the receiver stores of a delivery to a source of the name netbox that redacts some names, for tests of what
+// is done with it. It fails as netbox.Decode does.
+func (d Delivery) Event(namespace string, redact []string) (*v1alpha1.NetBoxEvent, error) {
+	decoded, err := netbox.Decode([]byte(d.Body), redact)
 	if err != nil {
 		return nil, err
 	}

@@ -11,10 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/conditions"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 )
 
@@ -178,15 +178,7 @@ func statusOf(event *v1alpha1.NetBoxEvent, status *v1alpha1.NetBoxEventStatus) *
 	if status.Replay != "" {
 		written.WithReplay(status.Replay)
 	}
-	for _, condition := range status.Conditions {
-		written.WithConditions(metav1apply.Condition().
-			WithType(condition.Type).
-			WithStatus(condition.Status).
-			WithReason(condition.Reason).
-			WithMessage(condition.Message).
-			WithObservedGeneration(condition.ObservedGeneration).
-			WithLastTransitionTime(condition.LastTransitionTime))
-	}
+	written.WithConditions(conditions.Apply(status.Conditions)...)
 	for i := range status.Rules {
 		rule := apply.RuleStatus().WithName(status.Rules[i].Name).WithState(status.Rules[i].State)
 		for _, action := range status.Rules[i].Actions {

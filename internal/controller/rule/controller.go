@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/conditions"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
@@ -113,15 +113,7 @@ func (r *Reconciler) write(ctx context.Context, of *v1alpha1.NetBoxEventRule, st
 	if status.LastExpressionError != "" {
 		desired.WithLastExpressionError(status.LastExpressionError)
 	}
-	for _, condition := range status.Conditions {
-		desired.WithConditions(metav1apply.Condition().
-			WithType(condition.Type).
-			WithStatus(condition.Status).
-			WithReason(condition.Reason).
-			WithMessage(condition.Message).
-			WithObservedGeneration(condition.ObservedGeneration).
-			WithLastTransitionTime(condition.LastTransitionTime))
-	}
+	desired.WithConditions(conditions.Apply(status.Conditions)...)
 	return r.Status.Status().Apply(ctx, apply.NetBoxEventRule(of.Name, of.Namespace).WithUID(of.UID).WithStatus(desired),
 		client.FieldOwner(fieldOwner), client.ForceOwnership)
 }

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/conditions"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
@@ -179,15 +179,7 @@ func (r *Reconciler) write(ctx context.Context, from *v1alpha1.NetBoxSource, sta
 		WithPath(status.Path).
 		WithKeys(status.Keys...).
 		WithObservedGeneration(status.ObservedGeneration)
-	for _, condition := range status.Conditions {
-		desired.WithConditions(metav1apply.Condition().
-			WithType(condition.Type).
-			WithStatus(condition.Status).
-			WithReason(condition.Reason).
-			WithMessage(condition.Message).
-			WithObservedGeneration(condition.ObservedGeneration).
-			WithLastTransitionTime(condition.LastTransitionTime))
-	}
+	desired.WithConditions(conditions.Apply(status.Conditions)...)
 	return r.Status.Status().Apply(ctx, apply.NetBoxSource(from.Name, from.Namespace).WithUID(from.UID).WithStatus(desired),
 		client.FieldOwner(FieldOwner), client.ForceOwnership)
 }
