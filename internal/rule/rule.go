@@ -37,9 +37,14 @@ type Action struct {
 
 // Compile compiles a rule. Its error names every expression and template that is wrong, a line each: where it is in spec, what is wrong
 // with it, and at which line and column. It fits into the message of a condition.
-func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (*Rule, error) {
+func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
+	defer func() { // one rule must not end the operator, whatever CEL makes of it
+		if cause := recover(); cause != nil {
+			compiled, err = nil, fmt.Errorf("spec: a fault of the compiler: %v", cause)
+		}
+	}()
 	var c compiler
-	compiled := &Rule{match: spec.Match}
+	compiled = &Rule{match: spec.Match}
 	if spec.Match.CEL != "" {
 		compiled.expression = c.expression("spec.match.cel", spec.Match.CEL, cel.BoolType)
 	}
