@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -18,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
@@ -83,7 +82,7 @@ func (r *Runner) Do(ctx context.Context, task Task) (response string, err error)
 	if _, judged := errors.AsType[*Failure](err); err != nil && !judged && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		err = fmt.Errorf("not done within the timeout of %s: %w", task.Rule.Spec.Retry.Timeout.Duration, err)
 	}
-	return short(response, maxTextBytes), brief(err)
+	return oneline.Of(response, maxTextBytes), brief(err)
 }
 
 // Failure is an error with advice on trying again.
@@ -119,24 +118,9 @@ func brief(err error) error {
 	if err == nil || len(err.Error()) <= maxTextBytes {
 		return err
 	}
-	cut := errors.New(short(err.Error(), maxTextBytes))
+	cut := errors.New(oneline.Of(err.Error(), maxTextBytes))
 	if failure, ok := errors.AsType[*Failure](err); ok {
 		return &Failure{Err: cut, Final: failure.Final, RetryAfter: failure.RetryAfter}
 	}
 	return cut
-}
-
-// short makes one line of at most some bytes of what others wrote.
-func short(text string, bytes int) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "\uFFFD"))
-	text = strings.TrimSpace(text)
-	if len(text) <= bytes {
-		return text
-	}
-	return strings.ToValidUTF8(text[:bytes-len("…")], "") + "…"
 }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
@@ -229,7 +230,7 @@ func explain(what string, err error) error {
 		return nil
 	}
 	hopeless, advice := judge(err)
-	text := what + ": " + short(err.Error(), maxTextBytes/2) // the advice must not be cut off
+	text := what + ": " + oneline.Of(err.Error(), maxTextBytes/2) // the advice must not be cut off
 	if advice != "" {
 		text += "; " + advice
 	}
@@ -319,5 +320,5 @@ func describe(object *unstructured.Unstructured) string {
 	if object.GetNamespace() != "" {
 		name = object.GetNamespace() + "/" + name
 	}
-	return short(object.GetKind()+" "+name, maxNameBytes)
+	return oneline.Of(object.GetKind()+" "+name, maxNameBytes)
 }

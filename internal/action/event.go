@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // What event actions may do:
@@ -42,7 +43,7 @@ func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventActi
 		Action:              "Rule",
 		Reason:              spec.Reason,
 		Type:                spec.Type,
-		Note:                short(message, maxNoteBytes),
+		Note:                oneline.Of(message, maxNoteBytes),
 		Regarding: corev1.ObjectReference{
 			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent",
 			Namespace: on.Namespace, Name: on.Name, UID: on.UID,

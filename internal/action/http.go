@@ -21,6 +21,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 const (
@@ -116,7 +117,7 @@ func (s *httpSender) judge(response *http.Response, body []byte) (string, error)
 		status += " " + text
 	}
 	answer := status
-	if text := short(string(body[:min(len(body), 2*maxResponseBytes)]), maxResponseBytes); text != "" {
+	if text := oneline.Of(string(body[:min(len(body), 2*maxResponseBytes)]), maxResponseBytes); text != "" {
 		answer += ": " + text
 	}
 	failure := &Failure{Err: fmt.Errorf("answered with %s", status)}

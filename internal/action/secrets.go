@@ -3,9 +3,7 @@ package action
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
 // What http actions may read:
@@ -58,9 +57,9 @@ func (s *secretReader) entry(ctx context.Context, namespace string, ref v1alpha1
 	if err != nil {
 		return nil, err
 	}
-	value := []byte(strings.TrimRightFunc(string(secret.Data[ref.Key]), unicode.IsSpace))
-	if len(value) == 0 {
-		return nil, fmt.Errorf("Secret %s has no entry %s, or it is empty", ref.Name, ref.Key)
+	keys, err := source.Keys(secret, &v1alpha1.SecretKeysReference{Name: ref.Name, Key: ref.Key})
+	if err != nil {
+		return nil, err
 	}
-	return value, nil
+	return keys[0].Value, nil
 }

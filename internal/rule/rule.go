@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // Rule is a compiled NetBoxEventRule. It is safe for concurrent use.
@@ -121,20 +121,10 @@ func (c *compiler) action(spec *v1alpha1.Action) Action {
 
 // bounded makes one line of an error, and not too long a one: it may hold what the event holds.
 func bounded(err error) error {
-	text := err.Error()
-	if len(text) <= maxFaultBytes && !strings.ContainsFunc(text, unicode.IsControl) {
-		return err
+	if line := oneline.Of(err.Error(), maxFaultBytes); line != err.Error() {
+		return errors.New(line)
 	}
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text[:min(len(text), maxFaultBytes)], ""))
-	if len(err.Error()) > maxFaultBytes {
-		text += "…"
-	}
-	return errors.New(text)
+	return err
 }
 
 // Match tells whether an event matters to the rule. An error says why the rule's expression failed on it: it does not match then.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
@@ -284,7 +285,7 @@ func attempted(status *v1alpha1.ActionStatus, retry *v1alpha1.Retry, response st
 		status.State = v1alpha1.DeliverySucceeded
 		return
 	}
-	status.LastError = strings.ToValidUTF8(err.Error()[:min(len(err.Error()), maxErrorBytes)], "")
+	status.LastError = oneline.Of(err.Error(), maxErrorBytes)
 	failure, ok := errors.AsType[*action.Failure](err)
 	switch {
 	case ok && failure.Final, status.Attempts >= retry.MaxAttempts:

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // Counts wait to be written, because a write for each event would double what events cost: tallyDelay, and tallyInterval from one time to
@@ -62,7 +63,7 @@ func (t *Tally) Failed(rule types.NamespacedName) {
 func (t *Tally) ExpressionFailed(rule types.NamespacedName, message string) {
 	t.count(rule, func(c *counts) {
 		c.expressionErrors++
-		c.lastExpressionError = message[:min(len(message), maxErrorBytes)]
+		c.lastExpressionError = oneline.Of(message, maxErrorBytes)
 	})
 }
 
