@@ -35,12 +35,10 @@ import (
 )
 
 // What electing a leader, and letting only some read the metrics, take:
-// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=system
-// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch,namespace=system
-// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
-// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
-
-const leaderElectionID = "netbox-event-operator"
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=system,roleName=leader-election-role
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch,namespace=system,roleName=leader-election-role
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create,roleName=metrics-auth-role
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create,roleName=metrics-auth-role
 
 // campaignInterval is the pause after leadership was lost, or could not be campaigned for.
 const campaignInterval = 2 * time.Second
@@ -57,6 +55,9 @@ func Scheme() (*runtime.Scheme, error) {
 // controllers and lives as long as this replica may lead: a manager ends when it loses its lease, as it does in an outage of the API
 // server, and receiving must not end with it.
 func Run(ctx context.Context, config *rest.Config, options Options, log logr.Logger) error {
+	build := ThisBuild()
+	log.Info("starting", "version", build.Version, "commit", build.Commit, "go", build.Go)
+	build.Register(metrics.Registry)
 	config = rest.CopyConfig(config)
 	config.QPS = -1 // the API server's own fairness limits us
 	scheme, err := Scheme()
@@ -156,7 +157,7 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress:        "0",
 		LeaderElection:                options.LeaderElect,
-		LeaderElectionID:              leaderElectionID,
+		LeaderElectionID:              options.LeaderElectionID,
 		LeaderElectionNamespace:       options.LeaderElectionNamespace,
 		LeaderElectionReleaseOnCancel: true,
 	})

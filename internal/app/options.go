@@ -16,6 +16,7 @@ type Options struct {
 	// WebhookCertDir holds tls.crt and tls.key; webhooks are received by plain HTTP where it is empty.
 	WebhookCertDir          string
 	LeaderElect             bool
+	LeaderElectionID        string
 	LeaderElectionNamespace string
 	// WatchNamespaces are those whose sources, rules and events are seen; all where it is empty.
 	WatchNamespaces []string
@@ -36,6 +37,8 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 		"`address` (host:port) to serve /healthz and /readyz at; 0 turns it off")
 	flags.BoolVar(&o.LeaderElect, "leader-elect", false,
 		"let one of several replicas do the work on events; all of them receive webhooks")
+	flags.StringVar(&o.LeaderElectionID, "leader-election-id", "netbox-event-operator",
+		"`name` of the Lease that the leader holds; operators in one namespace that watch different ones need different names")
 	flags.StringVar(&o.LeaderElectionNamespace, "leader-election-namespace", podNamespace(),
 		"`namespace` of the Lease that the leader holds")
 	flags.Func("watch-namespaces",

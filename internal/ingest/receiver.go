@@ -35,7 +35,7 @@ import (
 const answerTimeout = 1600 * time.Millisecond
 
 // What the receiver may do:
-// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=create
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch

@@ -32,7 +32,7 @@ import (
 )
 
 // What the controller may do:
-// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 
