@@ -1,0 +1,108 @@
+{{- define "netbox-event-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of everything. 50 characters leave room for what comes behind it. */}}
+{{- define "netbox-event-operator.fullname" -}}
+{{- $name := include "netbox-event-operator.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* The name of what has no namespace: another release of this name may be in another namespace. */}}
+{{- define "netbox-event-operator.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "netbox-event-operator.fullname" .) | trunc 200 }}
+{{- end }}
+
+{{- define "netbox-event-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "netbox-event-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: netbox-event-operator
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "netbox-event-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "netbox-event-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "netbox-event-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "netbox-event-operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name is needed where serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "netbox-event-operator.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ default .Chart.AppVersion $image.tag }}
+{{- end }}
+{{- end }}
+
+{{/* The namespaces that the operator watches, as {"all": bool, "names": [...]}. */}}
+{{- define "netbox-event-operator.watched" -}}
+{{- $names := .Values.watchNamespaces | default (list .Release.Namespace) | uniq -}}
+{{- if has "*" $names -}}
+{{- if gt (len $names) 1 -}}
+{{- fail "watchNamespaces is either [\"*\"], which is all of them, or a list of names" -}}
+{{- end -}}
+{{- dict "all" true "names" list | toJson -}}
+{{- else -}}
+{{- dict "all" false "names" $names | toJson -}}
+{{- end -}}
+{{- end }}
+
+{{/* The rules of one of the roles that the code's markers ask for: include with (list $ name). */}}
+{{- define "netbox-event-operator.rules" -}}
+{{- $top := index . 0 -}}{{- $name := index . 1 -}}
+{{- range splitList "---\n" ($top.Files.Get "files/role.yaml") -}}
+{{- $role := fromYaml . -}}
+{{- if and $role (eq (dig "metadata" "name" "" $role) $name) -}}
+{{- toYaml $role.rules -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the Pod Security level "restricted" asks for, and a read-only root file system. */}}
+{{- define "netbox-event-operator.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "netbox-event-operator.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "netbox-event-operator.tlsSecretName" -}}
+{{- if .Values.tls.secretName -}}
+{{ .Values.tls.secretName }}
+{{- else if .Values.tls.certManager.enabled -}}
+{{ include "netbox-event-operator.fullname" . }}-webhook-tls
+{{- else -}}
+{{- fail "tls.enabled needs tls.secretName, or tls.certManager.enabled" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "netbox-event-operator.servicePort" -}}
+{{- default (ternary 443 80 .Values.tls.enabled) .Values.service.port -}}
+{{- end }}

@@ -1,0 +1,473 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+)
+
+var target *cluster
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if target, err = connect(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+const (
+	host   = "netbox-events.example.com"
+	source = "netbox"
+)
+
+// TestRelease goes through the life of a release: install, upgrade, roll, delete a pod, rotate the key, act, uninstall.
+func TestRelease(t *testing.T) {
+	const namespace = "netbox-e2e"
+	target.namespace(t, namespace)
+	path := "/webhook/" + namespace + "/" + source
+	older, fromDir := target.previousChart, false
+	if older == "" {
+		older, fromDir = olderChart(t), true
+	}
+
+	values := []string{
+		"--set", "ingress.enabled=true", "--set", "ingress.className=" + target.ingressClass, "--set", "ingress.host=" + host,
+		"--set", "sources[0].name=" + source, "--set", "sources[0].generateSecret=true",
+	}
+	install := slices.Concat([]string{"install", release, older, "--wait", "--timeout=3m"}, values, helmImage(target.previousImage))
+	notes := target.runHelm(t, namespace, install...)
+	t.Logf("the notes of the installation:\n%s", notes)
+	for _, wanted := range []string{
+		"http://" + host + path,
+		"kubectl get secret netbox-webhook -n " + namespace,
+		"kubectl get netboxevents -n " + namespace,
+	} {
+		if !strings.Contains(notes, wanted) {
+			t.Errorf("the notes do not say %q", wanted)
+		}
+	}
+
+	ingress := way{name: "Ingress", url: target.url, host: host, client: &http.Client{}}
+	key := secretKey(t, namespace, "secret")
+	first := unique(recorded(t)[0])
+	target.served(t, ingress, path)
+	stored, err := ingress.send(t.Context(), path, key, first)
+	if err != nil || stored.Result != "ok" {
+		t.Fatalf("the first delivery: %+v, %v", stored, err)
+	}
+	again, err := ingress.send(t.Context(), path, key, first)
+	if err != nil || again.Result != "duplicate" || again.Event != stored.Event {
+		t.Errorf("the first delivery again: %+v, %v", again, err)
+	}
+	refused, err := ingress.send(t.Context(), path, "another key", unique(recorded(t)[0]))
+	if err != nil || refused.status != http.StatusUnauthorized {
+		t.Errorf("a delivery with another key: %+v, %v", refused, err)
+	}
+	eventually(t, "the first event does not succeed", func() bool {
+		return target.event(t, stored.Event).Status.Phase == v1alpha1.PhaseSucceeded
+	})
+
+	t.Run("both pods serve", func(t *testing.T) { bothPodsServe(t, namespace, path, key) })
+	t.Run("rights", func(t *testing.T) { rights(t, namespace) })
+	t.Run("Pod Security", func(t *testing.T) { podSecurity(t, namespace) })
+
+	ways := []way{ingress}
+	if target.gatewayClass != "" {
+		gateway(t, namespace)
+		values = append(values, "--set", "httpRoute.enabled=true", "--set", "httpRoute.parentRefs[0].name=e2e",
+			"--set", "httpRoute.hostnames[0]=gateway."+host)
+	} else {
+		t.Log("E2E_GATEWAY_CLASS is not set: the HTTPRoute is not tried")
+	}
+
+	stream := startStream(t, ways, path, key, 20)
+	time.Sleep(3 * time.Second)
+	values = append(values, "--set", "impersonation.serviceAccounts[0].name=provisioner")
+	upgrade := slices.Concat([]string{"upgrade", release, chartDir, "--wait", "--timeout=3m"}, values, helmImage(target.image))
+	target.runHelm(t, namespace, upgrade...)
+	target.settled(t, namespace, 2)
+	stream.check(t, "during the upgrade")
+	if kept := secretKey(t, namespace, "secret"); kept != key {
+		t.Error("the upgrade changed the generated key")
+	}
+	if fromDir {
+		upgradedCRD(t)
+	}
+	if target.gatewayClass != "" {
+		route := way{name: "HTTPRoute", url: target.url, host: "gateway." + host, client: &http.Client{}}
+		target.served(t, route, path)
+		ways = append(ways, route)
+	}
+	sent, events := stream.stop()
+
+	stream = startStream(t, ways, path, key, 30)
+	time.Sleep(2 * time.Second)
+	rollout(t, namespace)
+	stream.check(t, "during the rollout")
+	deletePod(t, namespace)
+	stream.check(t, "while a pod was deleted")
+	rotate(t, namespace, stream)
+	stream.check(t, "while the key was rotated")
+	more, moreEvents := stream.stop()
+	stream.check(t, "until the end")
+	maps.Copy(events, moreEvents)
+	if len(events) != sent+more {
+		t.Errorf("%d deliveries were sent, and %d different events answered", sent+more, len(events))
+	}
+
+	var list v1alpha1.NetBoxEventList
+	eventually(t, "not all events succeed", func() bool {
+		if err := target.List(t.Context(), &list, client.InNamespace(namespace)); err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(list.Items, func(event v1alpha1.NetBoxEvent) bool { return event.Status.Phase != v1alpha1.PhaseSucceeded })
+	})
+	for _, event := range list.Items {
+		delete(events, event.Namespace+"/"+event.Name)
+	}
+	if len(events) != 0 {
+		t.Errorf("%d events were answered with 200 and are not there: %v", len(events), slices.Collect(maps.Keys(events)))
+	}
+	t.Logf("%d deliveries sent, %d events there", sent+more, len(list.Items))
+
+	t.Run("apply", func(t *testing.T) { apply(t, namespace, ingress, path) })
+
+	target.runHelm(t, namespace, "uninstall", release, "--wait", "--timeout=2m")
+	var kept v1alpha1.NetBoxEventList
+	if err := target.List(t.Context(), &kept, client.InNamespace(namespace)); err != nil || len(kept.Items) < len(list.Items) {
+		t.Errorf("uninstalling left %d events of %d: %v", len(kept.Items), len(list.Items), err)
+	}
+	remains(t, namespace)
+
+	// Installed again it goes on with the key that NetBox has; told so, it takes everything with it.
+	key = secretKey(t, namespace, "second")
+	reinstall := slices.Concat([]string{"install", release, chartDir, "--wait", "--timeout=3m", "--set", "crds.keep=false"},
+		values, helmImage(target.image))
+	target.runHelm(t, namespace, reinstall...)
+	target.served(t, ingress, path)
+	if got, err := ingress.send(t.Context(), path, key, unique(recorded(t)[0])); err != nil || got.Result != "ok" {
+		t.Errorf("after installing again: %+v, %v", got, err)
+	}
+	target.runHelm(t, namespace, "uninstall", release, "--wait", "--timeout=2m")
+	eventually(t, "crds.keep=false leaves the CRDs", func() bool {
+		return apierrors.IsNotFound(target.Get(t.Context(), client.ObjectKey{Name: "netboxevents.netbox-events.io"}, definition()))
+	})
+}
+
+// served waits until the Ingress controller knows the way.
+func (c *cluster) served(t *testing.T, way way, path string) {
+	t.Helper()
+	var last string
+	eventually(t, "the "+way.name+" does not lead to the operator", func() bool {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, way.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = way.host
+		response, err := way.client.Do(request)
+		if err != nil {
+			last = err.Error()
+			return false
+		}
+		_ = response.Body.Close()
+		last = response.Status
+		return response.StatusCode == http.StatusMethodNotAllowed // a GET
+	})
+	t.Logf("the %s leads to the operator: %s", way.name, last)
+}
+
+func (c *cluster) event(t *testing.T, name string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	namespace, name, _ := strings.Cut(name, "/")
+	event := &v1alpha1.NetBoxEvent{}
+	c.get(t, client.ObjectKey{Namespace: namespace, Name: name}, event)
+	return event
+}
+
+func secretKey(t *testing.T, namespace, entry string) string {
+	t.Helper()
+	secret := &corev1.Secret{}
+	target.get(t, client.ObjectKey{Namespace: namespace, Name: "netbox-webhook"}, secret)
+	if len(secret.Data[entry]) < 32 {
+		t.Fatalf("entry %s of the generated Secret has %d characters", entry, len(secret.Data[entry]))
+	}
+	return string(secret.Data[entry])
+}
+
+// bothPodsServe sends a delivery to each pod by way of the API server.
+func bothPodsServe(t *testing.T, namespace, path, key string) {
+	target.settled(t, namespace, 2)
+	for _, pod := range target.pods(t, namespace) {
+		delivery := unique(recorded(t)[1])
+		text, err := target.core.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name(pod.Name+":8080").
+			SubResource("proxy").Suffix(path).SetHeader("Content-Type", "application/json").
+			SetHeader(netbox.SignatureHeader, netbox.Sign([]byte(key), []byte(delivery.Body))).Body([]byte(delivery.Body)).DoRaw(t.Context())
+		if err != nil || !strings.Contains(string(text), `"result":"ok"`) {
+			t.Errorf("pod %s: %s, %v", pod.Name, text, err)
+		}
+	}
+}
+
+// rights compares what the operator may do with the markers in its code, in its namespace and in others.
+func rights(t *testing.T, namespace string) {
+	nobody := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nobody"}}
+	target.create(t, nobody)
+	text, err := os.ReadFile("../../config/rbac/role.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	everywhere, here := map[string]bool{}, map[string]bool{}
+	for document := range strings.SplitSeq(string(text), "---\n") {
+		var role rbacv1.ClusterRole
+		if err := yaml.Unmarshal([]byte(document), &role); err != nil {
+			t.Fatal(err)
+		}
+		for _, rule := range role.Rules {
+			if role.Name == "metrics-auth-role" {
+				addRights(everywhere, rule.APIGroups, rule.Resources, rule.ResourceNames, rule.Verbs)
+			}
+			addRights(here, rule.APIGroups, rule.Resources, rule.ResourceNames, rule.Verbs)
+		}
+	}
+	for where, wanted := range map[string]map[string]bool{namespace: here, metav1.NamespaceDefault: everywhere} {
+		got := rightsOf(t, namespace, release, where)
+		for right := range rightsOf(t, namespace, nobody.Name, where) {
+			delete(got, right) // what every service account may do
+		}
+		if !maps.Equal(got, wanted) {
+			t.Errorf("in namespace %s the operator may\n%s\nand its markers ask for\n%s", where, strings.Join(slices.Sorted(maps.Keys(got)), "\n"),
+				strings.Join(slices.Sorted(maps.Keys(wanted)), "\n"))
+		}
+	}
+}
+
+// rightsOf is what kubectl auth can-i --list says.
+func rightsOf(t *testing.T, accountNamespace, account, where string) map[string]bool {
+	t.Helper()
+	config := rest.CopyConfig(target.config)
+	config.Impersonate.UserName = "system:serviceaccount:" + accountNamespace + ":" + account
+	as, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	review, err := as.AuthorizationV1().SelfSubjectRulesReviews().Create(t.Context(), &authorizationv1.SelfSubjectRulesReview{
+		Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: where},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights := map[string]bool{}
+	for _, rule := range review.Status.ResourceRules {
+		addRights(rights, rule.APIGroups, rule.Resources, rule.ResourceNames, rule.Verbs)
+	}
+	return rights
+}
+
+func addRights(to map[string]bool, groups, resources, names, verbs []string) {
+	for _, group := range groups {
+		for _, resource := range resources {
+			for _, verb := range verbs {
+				to[strings.Join(append([]string{verb, resource, group}, names...), " ")] = true
+			}
+		}
+	}
+}
+
+// podSecurity makes sure that the level under which the operator's pods were admitted is enforced.
+func podSecurity(t *testing.T, namespace string) {
+	err := target.Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "root"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "root", Image: target.image}}},
+	})
+	if !apierrors.IsForbidden(err) {
+		t.Errorf("a pod that is not restricted was admitted: %v", err)
+	}
+}
+
+// gateway makes the Gateway that the HTTPRoute names.
+func gateway(t *testing.T, namespace string) {
+	object := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+		"metadata": map[string]any{"name": "e2e", "namespace": namespace},
+		"spec": map[string]any{
+			"gatewayClassName": target.gatewayClass,
+			"listeners":        []any{map[string]any{"name": "http", "protocol": "HTTP", "port": int64(80)}},
+		},
+	}}
+	target.create(t, object)
+}
+
+// upgradedCRD compares the cluster's CRD with the chart's.
+func upgradedCRD(t *testing.T) {
+	text, err := os.ReadFile(chartDir + "/crds/netbox-events.io_netboxevents.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted, got := definition(), definition()
+	if err := yaml.Unmarshal(text, &wanted.Object); err != nil {
+		t.Fatal(err)
+	}
+	target.get(t, client.ObjectKey{Name: wanted.GetName()}, got)
+	field := func(of *unstructured.Unstructured) []string {
+		names, _, err := unstructured.NestedStringSlice(of.Object, "spec", "names", "shortNames")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if !reflect.DeepEqual(field(got), field(wanted)) {
+		t.Errorf("after the upgrade the short names of the CRD are %v, and the chart's %v", field(got), field(wanted))
+	}
+}
+
+// rollout is kubectl rollout restart.
+func rollout(t *testing.T, namespace string) {
+	deployment := &appsv1.Deployment{}
+	target.get(t, client.ObjectKey{Namespace: namespace, Name: release}, deployment)
+	old := target.pods(t, namespace)
+	patch := client.MergeFrom(deployment.DeepCopy())
+	deployment.Spec.Template.Annotations["kubectl.kubernetes.io/restartedAt"] = time.Now().Format(time.RFC3339)
+	if err := target.Patch(t.Context(), deployment, patch); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the old pods do not go", func() bool {
+		for _, pod := range old {
+			if err := target.Get(t.Context(), client.ObjectKeyFromObject(&pod), &corev1.Pod{}); !apierrors.IsNotFound(err) {
+				return false
+			}
+		}
+		return true
+	})
+	target.settled(t, namespace, 2)
+}
+
+func deletePod(t *testing.T, namespace string) {
+	pod := target.pods(t, namespace)[0]
+	if err := target.Delete(t.Context(), &pod); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod does not go", func() bool {
+		return apierrors.IsNotFound(target.Get(t.Context(), client.ObjectKeyFromObject(&pod), &corev1.Pod{}))
+	})
+	target.settled(t, namespace, 2)
+}
+
+// rotate adds a second key, lets the sender use it, and removes the first.
+func rotate(t *testing.T, namespace string, stream *stream) {
+	secret := &corev1.Secret{}
+	target.get(t, client.ObjectKey{Namespace: namespace, Name: "netbox-webhook"}, secret)
+	second := strings.Repeat("second ", 8) + "key"
+	patch := client.MergeFrom(secret.DeepCopy())
+	secret.Data["second"] = []byte(second)
+	if err := target.Patch(t.Context(), secret, patch); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(3 * time.Second) // as long as it takes to change NetBox; the Secret is read again once a second
+	stream.key.Store(&second)
+	time.Sleep(4 * time.Second)
+	patch = client.MergeFrom(secret.DeepCopy())
+	delete(secret.Data, "secret")
+	if err := target.Patch(t.Context(), secret, patch); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(4 * time.Second)
+}
+
+// apply lets a rule make an object with the rights of its service account, and refuses one whose account the chart was not told of.
+func apply(t *testing.T, namespace string, ingress way, path string) {
+	for _, name := range []string{"provisioner", "untold"} {
+		target.create(t,
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}},
+			&rbacv1.Role{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+				Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create", "patch"}}},
+			},
+			&rbacv1.RoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+				Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: name}},
+			},
+			&v1alpha1.NetBoxEventRule{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+				Spec: v1alpha1.NetBoxEventRuleSpec{
+					ServiceAccountName: name,
+					Actions: []v1alpha1.Action{{Name: "note", Apply: &v1alpha1.ApplyAction{Template: v1alpha1.JSONObject{
+						"apiVersion": {Raw: []byte(`"v1"`)}, "kind": {Raw: []byte(`"ConfigMap"`)},
+						"metadata": {Raw: fmt.Appendf(nil, `{"name":%q}`, name)}, "data": {Raw: []byte(`{"event":"${event.event}"}`)},
+					}}}},
+				},
+			})
+	}
+	eventually(t, "the rules are not accepted", func() bool {
+		var rules v1alpha1.NetBoxEventRuleList
+		if err := target.List(t.Context(), &rules, client.InNamespace(namespace)); err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(rules.Items, func(rule v1alpha1.NetBoxEventRule) bool {
+			return !slices.ContainsFunc(rule.Status.Conditions, func(condition metav1.Condition) bool {
+				return condition.Type == "Accepted" && condition.Status == metav1.ConditionTrue
+			})
+		})
+	})
+	got, err := ingress.send(t.Context(), path, secretKey(t, namespace, "second"), unique(recorded(t)[2]))
+	if err != nil || got.Result != "ok" {
+		t.Fatalf("the delivery: %+v, %v", got, err)
+	}
+	eventually(t, "the event is not finished", func() bool {
+		return target.event(t, got.Event).Status.Phase == v1alpha1.PhaseFailed
+	})
+	target.get(t, client.ObjectKey{Namespace: namespace, Name: "provisioner"}, &corev1.ConfigMap{})
+	if err := target.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "untold"}, &corev1.ConfigMap{}); !apierrors.IsNotFound(err) {
+		t.Errorf("an object was made as a service account that the chart was not told of: %v", err)
+	}
+	for _, rule := range target.event(t, got.Event).Status.Rules {
+		t.Logf("rule %s: %+v", rule.Name, rule.Actions)
+	}
+}
+
+// remains checks what uninstalling leaves, and that it leaves nothing else.
+func remains(t *testing.T, namespace string) {
+	secretKey(t, namespace, "second")
+	target.get(t, client.ObjectKey{Name: "netboxevents.netbox-events.io"}, definition())
+	labels := client.MatchingLabels{"app.kubernetes.io/instance": release}
+	for _, list := range []client.ObjectList{
+		&corev1.ServiceList{}, &appsv1.DeploymentList{}, &rbacv1.RoleList{}, &rbacv1.RoleBindingList{}, &rbacv1.ClusterRoleList{},
+		&rbacv1.ClusterRoleBindingList{}, &v1alpha1.NetBoxSourceList{}, &corev1.ConfigMapList{}, &corev1.ServiceAccountList{},
+	} {
+		if err := target.List(t.Context(), list, labels); err != nil {
+			t.Fatal(err)
+		}
+		items := reflect.ValueOf(list).Elem().FieldByName("Items")
+		if items.Len() != 0 {
+			t.Errorf("uninstalling left %d in %T: %+v", items.Len(), list, items.Index(0))
+		}
+	}
+}
