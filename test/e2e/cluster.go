@@ -26,6 +26,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/app"
 )
 
@@ -116,6 +117,17 @@ func definition() *unstructured.Unstructured {
 	return object
 }
 
+// deleteCRDs deletes what was not there when the tests began.
+func (c *cluster) deleteCRDs(ctx context.Context) {
+	for _, kind := range []string{"netboxsources", "netboxevents", "netboxeventrules"} {
+		left := definition()
+		left.SetName(kind + "." + v1alpha1.SchemeGroupVersion.Group)
+		if err := c.Delete(ctx, left); client.IgnoreNotFound(err) != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
 // namespace makes a namespace that enforces the Pod Security level restricted.
 func (c *cluster) namespace(t *testing.T, name string) {
 	t.Helper()
@@ -150,7 +162,7 @@ func (c *cluster) get(t *testing.T, name client.ObjectKey, object client.Object)
 func (c *cluster) runHelm(t *testing.T, namespace string, arguments ...string) string {
 	t.Helper()
 	arguments = append(arguments, "--namespace", namespace)
-	output, err := exec.CommandContext(t.Context(), c.helm, arguments...).CombinedOutput()
+	output, err := exec.CommandContext(context.WithoutCancel(t.Context()), c.helm, arguments...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("helm %s: %v\n%s\n%s", strings.Join(arguments, " "), err, output, c.whatHappened(namespace))
 	}

@@ -4,8 +4,15 @@ package e2e
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"net/http"
 	"os"
 	"reflect"
@@ -39,6 +46,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		defer target.deleteCRDs(context.Background()) // whatever failed, the next run finds a cluster as this one did
 		return m.Run()
 	}())
 }
@@ -98,6 +106,7 @@ func TestRelease(t *testing.T) {
 	t.Run("both pods serve", func(t *testing.T) { bothPodsServe(t, namespace, path, key) })
 	t.Run("rights", func(t *testing.T) { rights(t, namespace) })
 	t.Run("Pod Security", func(t *testing.T) { podSecurity(t, namespace) })
+	t.Run("authors", func(t *testing.T) { authors(t, namespace) })
 
 	ways := []way{ingress}
 	if target.gatewayClass != "" {
@@ -128,7 +137,7 @@ func TestRelease(t *testing.T) {
 	}
 	sent, events := stream.stop()
 
-	stream = startStream(t, ways, path, key, 30)
+	stream = startStream(t, ways, path, key, 20)
 	time.Sleep(2 * time.Second)
 	rollout(t, namespace)
 	stream.check(t, "during the rollout")
@@ -180,6 +189,83 @@ func TestRelease(t *testing.T) {
 	eventually(t, "crds.keep=false leaves the CRDs", func() bool {
 		return apierrors.IsNotFound(target.Get(t.Context(), client.ObjectKey{Name: "netboxevents.netbox-events.io"}, definition()))
 	})
+}
+
+// TestTLS lets the pods receive by HTTPS, and the operator see all namespaces.
+func TestTLS(t *testing.T) {
+	const namespace, team = "netbox-e2e-tls", "netbox-e2e-team"
+	target.namespace(t, namespace)
+	target.namespace(t, team)
+	ca, certificate, key := certificate(t, release+"."+namespace+".svc")
+	target.create(t,
+		&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook-tls"}, Type: corev1.SecretTypeTLS,
+			Data: map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: key},
+		},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "ca"}, Data: map[string]string{"ca.crt": string(ca)}})
+	arguments := slices.Concat([]string{
+		"install", release, chartDir, "--wait", "--timeout=3m", "--set", "watchNamespaces={*}", "--set", "crds.keep=false",
+		"--set", "tls.enabled=true", "--set", "tls.secretName=webhook-tls",
+		"--set", "sources[0].name=" + source, "--set", "sources[0].namespace=" + team, "--set", "sources[0].generateSecret=true",
+	}, helmImage(target.image))
+	if target.gatewayClass != "" {
+		gateway(t, namespace)
+		arguments = append(arguments, "--set", "httpRoute.enabled=true", "--set", "httpRoute.parentRefs[0].name=e2e",
+			"--set", "httpRoute.hostnames[0]="+host, "--set", "httpRoute.backendTLSPolicy.enabled=true",
+			"--set", "httpRoute.backendTLSPolicy.caCertificateRefs[0].name=ca")
+	}
+	t.Cleanup(func() { target.runHelm(t, namespace, "uninstall", release, "--wait", "--timeout=2m", "--ignore-not-found") })
+	target.runHelm(t, namespace, arguments...)
+
+	for _, pod := range target.pods(t, namespace) {
+		if text, err := target.core.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name("https:" + pod.Name + ":8080").
+			SubResource("proxy").Suffix("openapi.json").DoRaw(t.Context()); err != nil {
+			t.Errorf("pod %s does not speak TLS: %s, %v", pod.Name, text, err)
+		}
+	}
+	if target.gatewayClass == "" {
+		return
+	}
+	path := "/webhook/" + team + "/" + source
+	route := way{name: "HTTPRoute", url: target.url, host: host, client: &http.Client{}}
+	target.served(t, route, path)
+	got, err := route.send(t.Context(), path, secretKey(t, team, "secret"), unique(recorded(t)[3]))
+	if err != nil || got.Result != "ok" || !strings.HasPrefix(got.Event, team+"/") {
+		t.Errorf("a delivery over TLS: %+v, %v", got, err)
+	}
+}
+
+// certificate returns a certificate for a name, and who signed it, as PEM.
+func certificate(t *testing.T, name string) (ca, certificate, key []byte) {
+	t.Helper()
+	caTemplate := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), DNSNames: []string{name},
+	}
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(template *x509.Certificate, public *ecdsa.PublicKey) []byte {
+		der, err := x509.CreateCertificate(rand.Reader, template, caTemplate, public, caKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(serverKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sign(caTemplate, &caKey.PublicKey), sign(template, &serverKey.PublicKey),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 // served waits until the Ingress controller knows the way.
@@ -309,6 +395,33 @@ func podSecurity(t *testing.T, namespace string) {
 	})
 	if !apierrors.IsForbidden(err) {
 		t.Errorf("a pod that is not restricted was admitted: %v", err)
+	}
+}
+
+// authors makes sure that the chart's admission policies hold: who may write sources cannot use a Secret that they may not read.
+func authors(t *testing.T, namespace string) {
+	name := metav1.ObjectMeta{Namespace: namespace, Name: "author"}
+	target.create(t,
+		&rbacv1.Role{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, Resources: []string{"netboxsources"}, Verbs: []string{"create"}},
+		}},
+		&rbacv1.RoleBinding{
+			ObjectMeta: name,
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name.Name},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: name.Name}},
+		})
+	config := rest.CopyConfig(target.config)
+	config.Impersonate.UserName = name.Name
+	author, err := client.New(config, client.Options{Scheme: target.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = author.Create(t.Context(), &v1alpha1.NetBoxSource{
+		ObjectMeta: name,
+		Spec:       v1alpha1.NetBoxSourceSpec{SecretRef: &v1alpha1.SecretKeysReference{Name: "netbox-webhook"}},
+	})
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "may not get Secret") {
+		t.Errorf("a source that names a Secret which its author may not get: %v", err)
 	}
 }
 
