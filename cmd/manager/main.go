@@ -5,11 +5,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	_ "time/tzdata" // CEL's timestamps take the names of time zones, and the image holds nothing but this binary
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/zapr"
 	uberzap "go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	_ "golang.org/x/crypto/x509roots/fallback" // for http actions: the roots of Mozilla where the system has none, as in the image
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -34,7 +36,15 @@ func run() error {
 	}
 	options.Bind(flag.CommandLine)
 	logging.BindFlags(flag.CommandLine)
+	version := flag.Bool("version", false, "print the version, commit and Go version, and end")
 	flag.Parse()
+	if *version {
+		fmt.Println(app.ThisBuild())
+		return nil
+	}
+	if flag.Arg(0) == "crds" {
+		return runCRDs(flag.Args()[1:])
+	}
 	if flag.NArg() > 0 {
 		return fmt.Errorf("%q is no flag; see --help", flag.Arg(0))
 	}

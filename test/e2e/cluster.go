@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -38,10 +40,11 @@ const (
 
 // settings say where the cluster is, and what is in it.
 type settings struct {
-	// url is where the Ingress controller listens, http://127.0.0.1:30080; a Gateway's listener on port 80 is reached there too.
+	// url is where the Ingress controller listens, http://127.0.0.1:30080, and where the listener of a Gateway is reached.
 	url          string
 	ingressClass string
 	gatewayClass string // empty where there is no Gateway API
+	gatewayPort  int64  // of that listener: some controllers have fixed ones
 	image        string
 	// previousChart is the chart to upgrade from, as helm install takes it; made of the present one where it is empty.
 	previousChart string
@@ -59,6 +62,11 @@ func fromEnvironment() (settings, error) {
 		previousImage: os.Getenv("E2E_PREVIOUS_IMAGE"),
 		helm:          os.Getenv("HELM"),
 	}
+	port, err := strconv.ParseInt(cmp.Or(os.Getenv("E2E_GATEWAY_PORT"), "80"), 10, 64)
+	if err != nil {
+		return s, fmt.Errorf("E2E_GATEWAY_PORT: %w", err)
+	}
+	s.gatewayPort = port
 	if s.url == "" || s.ingressClass == "" || s.image == "" || s.helm == "" {
 		return s, errors.New("E2E_URL (where the Ingress controller listens), E2E_INGRESS_CLASS, E2E_IMAGE and HELM must be set; " +
 			"see make e2e and make kind")
@@ -220,8 +228,8 @@ func (c *cluster) pods(t *testing.T, namespace string) []corev1.Pod {
 	})
 }
 
-// settled waits until none but new and ready pods of the Deployment are left.
-func (c *cluster) settled(t *testing.T, namespace string, replicas int) {
+// settled waits until two ready pods are there, and none that ends.
+func (c *cluster) settled(t *testing.T, namespace string) {
 	t.Helper()
 	eventually(t, "the pods do not become ready", func() bool {
 		var pods corev1.PodList
@@ -230,7 +238,7 @@ func (c *cluster) settled(t *testing.T, namespace string, replicas int) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		return len(pods.Items) == replicas && len(c.pods(t, namespace)) == replicas
+		return len(pods.Items) == 2 && len(c.pods(t, namespace)) == 2
 	})
 }
 

@@ -122,7 +122,7 @@ func TestRelease(t *testing.T) {
 	values = append(values, "--set", "impersonation.serviceAccounts[0].name=provisioner")
 	upgrade := slices.Concat([]string{"upgrade", release, chartDir, "--wait", "--timeout=3m"}, values, helmImage(target.image))
 	target.runHelm(t, namespace, upgrade...)
-	target.settled(t, namespace, 2)
+	target.settled(t, namespace)
 	stream.check(t, "during the upgrade")
 	if kept := secretKey(t, namespace, "secret"); kept != key {
 		t.Error("the upgrade changed the generated key")
@@ -214,7 +214,9 @@ func TestTLS(t *testing.T) {
 			"--set", "httpRoute.hostnames[0]="+host, "--set", "httpRoute.backendTLSPolicy.enabled=true",
 			"--set", "httpRoute.backendTLSPolicy.caCertificateRefs[0].name=ca")
 	}
-	t.Cleanup(func() { target.runHelm(t, namespace, "uninstall", release, "--wait", "--timeout=2m", "--ignore-not-found") })
+	t.Cleanup(func() {
+		target.runHelm(t, namespace, "uninstall", release, "--wait", "--timeout=2m", "--ignore-not-found")
+	})
 	target.runHelm(t, namespace, arguments...)
 
 	for _, pod := range target.pods(t, namespace) {
@@ -310,7 +312,8 @@ func secretKey(t *testing.T, namespace, entry string) string {
 
 // bothPodsServe sends a delivery to each pod by way of the API server.
 func bothPodsServe(t *testing.T, namespace, path, key string) {
-	target.settled(t, namespace, 2)
+	t.Helper()
+	target.settled(t, namespace)
 	for _, pod := range target.pods(t, namespace) {
 		delivery := unique(recorded(t)[1])
 		text, err := target.core.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name(pod.Name+":8080").
@@ -324,6 +327,7 @@ func bothPodsServe(t *testing.T, namespace, path, key string) {
 
 // rights compares what the operator may do with the markers in its code, in its namespace and in others.
 func rights(t *testing.T, namespace string) {
+	t.Helper()
 	nobody := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nobody"}}
 	target.create(t, nobody)
 	text, err := os.ReadFile("../../config/rbac/role.yaml")
@@ -389,6 +393,7 @@ func addRights(to map[string]bool, groups, resources, names, verbs []string) {
 
 // podSecurity makes sure that the level under which the operator's pods were admitted is enforced.
 func podSecurity(t *testing.T, namespace string) {
+	t.Helper()
 	err := target.Create(t.Context(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "root"},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "root", Image: target.image}}},
@@ -400,6 +405,7 @@ func podSecurity(t *testing.T, namespace string) {
 
 // authors makes sure that the chart's admission policies hold: who may write sources cannot use a Secret that they may not read.
 func authors(t *testing.T, namespace string) {
+	t.Helper()
 	name := metav1.ObjectMeta{Namespace: namespace, Name: "author"}
 	target.create(t,
 		&rbacv1.Role{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
@@ -427,12 +433,13 @@ func authors(t *testing.T, namespace string) {
 
 // gateway makes the Gateway that the HTTPRoute names.
 func gateway(t *testing.T, namespace string) {
+	t.Helper()
 	object := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
 		"metadata": map[string]any{"name": "e2e", "namespace": namespace},
 		"spec": map[string]any{
 			"gatewayClassName": target.gatewayClass,
-			"listeners":        []any{map[string]any{"name": "http", "protocol": "HTTP", "port": int64(80)}},
+			"listeners":        []any{map[string]any{"name": "http", "protocol": "HTTP", "port": target.gatewayPort}},
 		},
 	}}
 	target.create(t, object)
@@ -440,6 +447,7 @@ func gateway(t *testing.T, namespace string) {
 
 // upgradedCRD compares the cluster's CRD with the chart's.
 func upgradedCRD(t *testing.T) {
+	t.Helper()
 	text, err := os.ReadFile(chartDir + "/crds/netbox-events.io_netboxevents.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -463,6 +471,7 @@ func upgradedCRD(t *testing.T) {
 
 // rollout is kubectl rollout restart.
 func rollout(t *testing.T, namespace string) {
+	t.Helper()
 	deployment := &appsv1.Deployment{}
 	target.get(t, client.ObjectKey{Namespace: namespace, Name: release}, deployment)
 	old := target.pods(t, namespace)
@@ -479,10 +488,11 @@ func rollout(t *testing.T, namespace string) {
 		}
 		return true
 	})
-	target.settled(t, namespace, 2)
+	target.settled(t, namespace)
 }
 
 func deletePod(t *testing.T, namespace string) {
+	t.Helper()
 	pod := target.pods(t, namespace)[0]
 	if err := target.Delete(t.Context(), &pod); err != nil {
 		t.Fatal(err)
@@ -490,11 +500,12 @@ func deletePod(t *testing.T, namespace string) {
 	eventually(t, "the pod does not go", func() bool {
 		return apierrors.IsNotFound(target.Get(t.Context(), client.ObjectKeyFromObject(&pod), &corev1.Pod{}))
 	})
-	target.settled(t, namespace, 2)
+	target.settled(t, namespace)
 }
 
 // rotate adds a second key, lets the sender use it, and removes the first.
 func rotate(t *testing.T, namespace string, stream *stream) {
+	t.Helper()
 	secret := &corev1.Secret{}
 	target.get(t, client.ObjectKey{Namespace: namespace, Name: "netbox-webhook"}, secret)
 	second := strings.Repeat("second ", 8) + "key"
@@ -516,6 +527,7 @@ func rotate(t *testing.T, namespace string, stream *stream) {
 
 // apply lets a rule make an object with the rights of its service account, and refuses one whose account the chart was not told of.
 func apply(t *testing.T, namespace string, ingress way, path string) {
+	t.Helper()
 	for _, name := range []string{"provisioner", "untold"} {
 		target.create(t,
 			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}},
@@ -568,6 +580,7 @@ func apply(t *testing.T, namespace string, ingress way, path string) {
 
 // remains checks what uninstalling leaves, and that it leaves nothing else.
 func remains(t *testing.T, namespace string) {
+	t.Helper()
 	secretKey(t, namespace, "second")
 	target.get(t, client.ObjectKey{Name: "netboxevents.netbox-events.io"}, definition())
 	labels := client.MatchingLabels{"app.kubernetes.io/instance": release}

@@ -112,14 +112,14 @@ func startStream(t *testing.T, ways []way, path, key string, perSecond int) *str
 			case <-ticks.C:
 			}
 			way, delivery, key := ways[n%len(ways)], unique(some[n%len(some)]), *s.key.Load()
-			s.senders.Go(func() { s.sendOne(way, path, key, delivery) })
+			s.senders.Go(func() { s.sendOne(context.WithoutCancel(ctx), way, path, key, delivery) })
 		}
 	})
 	return s
 }
 
-func (s *stream) sendOne(way way, path, key string, delivery deliveries.Delivery) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+func (s *stream) sendOne(ctx context.Context, way way, path, key string, delivery deliveries.Delivery) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	began := time.Now()
 	got, err := way.send(ctx, path, key, delivery)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Prints what changed since the last release, as Markdown, from the subjects of the commits: since the tag before this commit's own, or
+# everything where there is none.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+repository=https://github.com/netbox-events/netbox-event-operator
+range=HEAD
+heading="Changes"
+if last=$(git describe --tags --abbrev=0 --match 'v[0-9]*' HEAD^ 2>/dev/null); then
+  range=$last..HEAD
+  heading="Changes since [$last]($repository/releases/tag/$last)"
+fi
+
+printf '## %s\n\n' "$heading"
+# What Markdown or HTML would take for its own is escaped.
+git log --no-merges --format='%H %s' "$range" | sed -E 's/[][\\`*_<>]/\\&/g' |
+  awk -v repository="$repository" '{
+    commit = $1
+    sub(/^[^ ]* /, "")
+    printf "- %s ([%s](%s/commit/%s))\n", $0, substr(commit, 1, 7), repository, commit
+  }'
