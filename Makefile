@@ -4,9 +4,16 @@ SHELL = bash
 
 CONTROLLER_GEN = go tool -modfile=hack/tools/go.mod controller-gen
 GOLANGCI_LINT = go tool -modfile=hack/tools/golangci-lint/go.mod golangci-lint
+ACTIONLINT = go tool -modfile=hack/tools/go.mod actionlint
+HELM = go tool -modfile=hack/tools/helm/go.mod helm
+HELM_DOCS = go tool -modfile=hack/tools/helm/go.mod helm-docs
+VALUES_SCHEMA = go tool -modfile=hack/tools/helm/go.mod helm-values-schema-json
 
-MODULES = . hack/tools hack/tools/golangci-lint hack/kubernetes
-GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguration config/crd/bases config/rbac/role.yaml
+CHART = charts/netbox-event-operator
+
+MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/kubernetes test/monitoring
+GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguration config/crd/bases config/rbac/role.yaml \
+	$(CHART)/crds $(CHART)/files/*role.yaml $(CHART)/files/admission $(CHART)/values.schema.json $(CHART)/README.md
 
 # Starts a recipe that needs kube-apiserver, etcd and kubectl.
 WITH_CONTROL_PLANE = assets=$$(hack/control-plane.sh) && export KUBEBUILDER_ASSETS="$$assets" &&
@@ -16,22 +23,40 @@ ALLOW_NULL_JSON = awk '{ print } sub(/description: JSON is any JSON value.*/, "n
 
 FUZZTIME ?= 20s
 
+# What is built, and where a release goes. A build of one VERSION and commit with one version of Go makes the same image everywhere.
+VERSION ?= $(shell hack/version.sh)
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null)
+PLATFORMS ?= linux/amd64 linux/arm64
+IMAGE ?= ghcr.io/netbox-events/netbox-event-operator:$(VERSION)
+DEV_IMAGE ?= localhost/netbox-event-operator:dev
+CHARTS ?= oci://ghcr.io/netbox-events/charts
+
+APP = github.com/netbox-events/netbox-event-operator/internal/app
+STAMP = -X $(APP).version=$(VERSION) -X $(APP).commit=$(COMMIT)
+
 .PHONY: help
 help: ## Show this help.
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## Build bin/manager.
-	CGO_ENABLED=0 go build -trimpath -o bin/manager ./cmd/manager
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(STAMP)" -o bin/manager ./cmd/manager
 
 .PHONY: generate
-generate: ## Regenerate the deep copies, apply configurations, CRDs and the RBAC role.
+generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and what the Helm chart has of them.
 	rm -rf api/v1alpha1/applyconfiguration config/crd/bases # so that nothing stays of a kind that is gone
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt \
 		crd paths="./api/..." output:crd:artifacts:config=config/crd/bases
 	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxevents.yaml)
 	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxeventrules.yaml)
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths="./internal/..." output:rbac:artifacts:config=config/rbac
+	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml $(CHART)/files/
+	cp config/admission/*_authors.yaml $(CHART)/files/admission/
+	rm -f $(CHART)/crds/* && cp config/crd/bases/*.yaml $(CHART)/crds/
+	go run ./hack/schemas source bin/schemas/source.json # values.yaml refers to it
+	$(VALUES_SCHEMA) --values $(CHART)/values.yaml --output $(CHART)/values.schema.json --use-helm-docs --no-additional-properties \
+		--bundle --bundle-without-id --draft 7 --indent 2
+	$(HELM_DOCS) --chart-search-root $(CHART) --sort-values-order file --log-level warning
 
 .PHONY: verify
 verify: generate ## Fail if generated files or go.mod files are not what is committed.
@@ -44,8 +69,11 @@ verify: generate ## Fail if generated files or go.mod files are not what is comm
 	fi
 
 .PHONY: lint
-lint: ## Run golangci-lint, and shellcheck where it is installed.
+lint: ## Run golangci-lint and actionlint, and shellcheck where it is installed.
 	$(GOLANGCI_LINT) run
+	cd hack/image && go tool -modfile=../tools/golangci-lint/go.mod golangci-lint run
+	cd test/monitoring && go tool -modfile=../../hack/tools/golangci-lint/go.mod golangci-lint run
+	$(ACTIONLINT)
 	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; fi
 
 .PHONY: fmt
@@ -57,7 +85,7 @@ fmt: ## Format the Go code.
 test: ## Run all tests against a real API server.
 	@$(WITH_CONTROL_PLANE) \
 	if [ "$$(go env CGO_ENABLED)" = 1 ]; then race=-race; else echo "no C compiler: testing without the race detector"; fi; \
-	set -x; go test $$race -timeout 20m ./...
+	set -x; go test -C test/monitoring ./... && go test $$race -timeout 20m ./...
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (20s).
@@ -76,6 +104,62 @@ bench: build ## Compare the receiver with bare API clients on a real API server.
 .PHONY: demo
 demo: prerequisites build ## Try it on this machine: API server, manager, deliveries. DEMO_ONCE=1 ends by itself.
 	@$(WITH_CONTROL_PLANE) DEMO_ONCE="$(DEMO_ONCE)" exec go run ./test/demo
+
+# E2E_URL and E2E_INGRESS_CLASS say where the Ingress controller listens, and its class; E2E_GATEWAY_CLASS that of a Gateway whose listener
+# on E2E_GATEWAY_PORT (80) answers there too. The cluster has the image already.
+.PHONY: e2e
+e2e: export E2E_IMAGE ?= $(DEV_IMAGE)
+e2e: ## Install the chart into the cluster that KUBECONFIG names, and use it as people do. See make kind.
+	@HELM=$$($(subst go tool,go tool -n,$(HELM))) && export HELM && set -x && go test -tags e2e -count 1 -timeout 20m -v ./test/e2e
+
+# The manager for each of some platforms, stripped, at bin/<platform>/manager. Whatever of this machine could change it is set here.
+BINARIES = for platform in $(1); do \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform\#*/} GOAMD64=v1 GOARM64=v8.0 GOFLAGS=-trimpath \
+		go build -buildvcs=false -ldflags "-s -w $(STAMP)" -o bin/$$platform/manager ./cmd/manager || exit 1; \
+	done
+PACK = go run -C hack/image . -binaries "$(CURDIR)/bin" -version "$(VERSION)" -revision "$(COMMIT)" \
+	-time "$$(git show -s --format=%ct HEAD)"
+
+.PHONY: image
+image: ## Build the image for all PLATFORMS: bin/image (an OCI layout), bin/image.spdx.json (its SBOM). Prints the digest.
+	@$(call BINARIES,$(PLATFORMS))
+	@$(PACK) -platforms "$(PLATFORMS)" -layout "$(CURDIR)/bin/image" -sbom "$(CURDIR)/bin/image.spdx.json"
+
+.PHONY: image-tar
+image-tar: PLATFORMS = linux/$(shell go env GOARCH)
+image-tar: ## Build the image for this machine's architecture as bin/image.tar, named DEV_IMAGE, for docker load and kind.
+	@$(call BINARIES,$(PLATFORMS))
+	@$(PACK) -platforms "$(PLATFORMS)" -tar "$(CURDIR)/bin/image.tar" -tag "$(DEV_IMAGE)"
+
+.PHONY: image-push
+image-push: ## Push the image for all PLATFORMS to a registry as IMAGE, and write its SBOM. Prints the name with the digest.
+	@$(call BINARIES,$(PLATFORMS))
+	@$(PACK) -platforms "$(PLATFORMS)" -sbom "$(CURDIR)/bin/image.spdx.json" -push "$(IMAGE)"
+
+.PHONY: chart-test
+chart-test: ## Lint the Helm chart, run its unit tests, and hold what it and config/ render against the schemas of Kubernetes.
+	@hack/chart-test.sh
+
+.PHONY: chart-package
+chart-package: ## Package the Helm chart with VERSION, as bin/netbox-event-operator-<version>.tgz.
+	@$(HELM) package $(CHART) --version "$(VERSION:v%=%)" --app-version "$(VERSION)" --destination bin >&2
+
+.PHONY: chart-push
+chart-push: chart-package ## Push the Helm chart to CHARTS, an OCI registry. Prints the name with the digest.
+	@log=$$($(HELM) push $(HELM_PUSH_FLAGS) "bin/netbox-event-operator-$(VERSION:v%=%).tgz" "$(CHARTS)" 2>&1) || { echo "$$log" >&2; exit 1; }; \
+	echo "$(CHARTS:oci://%=%)/netbox-event-operator@$$(awk '$$1 == "Digest:" { print $$2 }' <<<"$$log")"
+
+.PHONY: changelog
+changelog: ## Print the changes since the last release, as Markdown.
+	@hack/changelog.sh
+
+.PHONY: release-check
+release-check: ## Do a release against a registry that lasts as long as this, pull it again, and check it.
+	@VERSION="$(VERSION)" hack/release-check.sh
+
+.PHONY: kind
+kind: image-tar ## Make a cluster with kind, an ingress controller, the Gateway API and the image. Prints what make e2e needs.
+	@hack/kind.sh "$(CURDIR)/bin/image.tar"
 
 .PHONY: prerequisites
 prerequisites:

@@ -1,0 +1,288 @@
+// Command schemas writes JSON schemas into a directory:
+//
+//	go run ./hack/schemas manifests DIRECTORY  # of every kind that the chart and config/ may hold, for kubeconform
+//	go run ./hack/schemas source FILE          # of an entry of the chart's value sources, for values.schema.json
+//
+// The schemas are strict: they allow no field that they do not name.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// foreignCRDs are the CRDs of others whose kinds the chart makes, by module. Go checks each against its checksum database. Gateway API 1.7
+// takes Go 1.27.
+var foreignCRDs = map[string][]string{
+	"sigs.k8s.io/gateway-api@v1.6.3": {
+		"config/crd/standard/gateway.networking.k8s.io_backendtlspolicies.yaml",
+		"config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",
+	},
+	"github.com/prometheus-operator/prometheus-operator@v0.85.0": {
+		"example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+		"example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+	},
+	"github.com/cert-manager/cert-manager@v1.21.2": {
+		"deploy/crds/cert-manager.io_certificates.yaml",
+	},
+}
+
+const (
+	ownCRDs    = "config/crd/bases/*.yaml"
+	sourceCRD  = "config/crd/bases/netbox-events.io_netboxsources.yaml"
+	objectMeta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+)
+
+// object is a JSON object, mostly one that is a schema.
+type object = map[string]any
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) != 3 {
+		log.Fatal("usage: schemas manifests DIRECTORY | schemas source FILE")
+	}
+	var err error
+	switch os.Args[1] {
+	case "manifests":
+		err = writeManifests(os.Args[2])
+	case "source":
+		err = writeSource(os.Args[2])
+	default:
+		err = fmt.Errorf("unknown command %q", os.Args[1])
+	}
+	if err != nil {
+		log.Fatal("schemas: ", err)
+	}
+}
+
+// writeManifests writes DIRECTORY/<group>/<kind>_<version>.json, where kubeconform's template looks for it.
+func writeManifests(directory string) error {
+	definitions, err := kubernetesDefinitions()
+	if err != nil {
+		return err
+	}
+	for name, definition := range definitions {
+		kinds, _ := definition.(object)["x-kubernetes-group-version-kind"].([]any)
+		for _, kind := range kinds {
+			k := kind.(object)
+			if err := writeKind(directory, k["group"], k["version"], k["kind"], reference(name), definitions); err != nil {
+				return err
+			}
+		}
+	}
+
+	files, err := filepath.Glob(ownCRDs)
+	if err != nil {
+		return err
+	}
+	for module, paths := range foreignCRDs {
+		root, err := moduleDirectory(".", module)
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			files = append(files, filepath.Join(root, path))
+		}
+	}
+	for _, file := range files {
+		crd, err := readCRD(file)
+		if err != nil {
+			return err
+		}
+		for _, version := range crd.Spec.Versions {
+			schema := version.Schema.OpenAPIV3Schema
+			schema["properties"].(object)["metadata"] = reference(objectMeta) // CRDs say no more of it than that it is an object
+			restrict(schema)
+			if err := writeKind(directory, crd.Spec.Group, version.Name, crd.Spec.Names.Kind, schema, definitions); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeSource writes the schema of a NetBoxSource's spec with what the chart has beside it.
+func writeSource(file string) error {
+	crd, err := readCRD(sourceCRD)
+	if err != nil {
+		return err
+	}
+	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema["properties"].(object)["spec"].(object)
+	restrict(spec)
+	delete(spec, "required") // the chart sets what is required when it makes the Secret
+	delete(spec, "x-kubernetes-validations")
+	maps.Copy(spec["properties"].(object), object{
+		"name":           object{"type": "string", "minLength": 1},
+		"namespace":      object{"type": "string"},
+		"generateSecret": object{"type": "boolean"},
+	})
+	spec["required"] = []string{"name"}
+	return writeJSON(file, spec)
+}
+
+// kubernetesDefinitions reads the definitions of the OpenAPI document in the module that the tests' API server is built from.
+func kubernetesDefinitions() (object, error) {
+	root, err := moduleDirectory("hack/kubernetes", "k8s.io/kubernetes")
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(filepath.Join(root, "api/openapi-spec/swagger.json")) //nolint:gosec // a module of Go's cache
+	if err != nil {
+		return nil, err
+	}
+	var document struct {
+		Definitions object `json:"definitions"`
+	}
+	if err := json.Unmarshal(data, &document); err != nil {
+		return nil, err
+	}
+	for name, definition := range document.Definitions {
+		schema := definition.(object)
+		if strings.HasSuffix(name, ".resource.Quantity") {
+			schema["type"] = []any{"string", "number"}
+		}
+		restrict(schema)
+	}
+	return document.Definitions, nil
+}
+
+// crd is what matters of a CustomResourceDefinition.
+type crd struct {
+	Spec struct {
+		Group string
+		Names struct{ Kind string }
+
+		Versions []struct {
+			Name   string
+			Schema struct{ OpenAPIV3Schema object }
+		}
+	}
+}
+
+func readCRD(file string) (*crd, error) {
+	data, err := os.ReadFile(file) //nolint:gosec // a module of Go's cache, or this repository
+	if err != nil {
+		return nil, err
+	}
+	var c crd
+	if err := yaml.Unmarshal(data, &c); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return &c, nil
+}
+
+// moduleDirectory is where Go keeps a module, which is downloaded where it is not there yet.
+func moduleDirectory(directory, module string) (string, error) {
+	//nolint:gosec // the modules are named above
+	command := exec.CommandContext(context.Background(), "go", "mod", "download", "-json", module)
+	command.Dir = directory
+	command.Stderr = os.Stderr
+	output, err := command.Output()
+	var answer struct{ Dir, Error string }
+	if decoded := json.Unmarshal(output, &answer); err == nil {
+		err = decoded
+	}
+	if err != nil {
+		return "", fmt.Errorf("go mod download %s: %w: %s", module, err, answer.Error)
+	}
+	return answer.Dir, nil
+}
+
+// restrict makes a schema of OpenAPI one of JSON Schema that allows no field it does not name, and null in place of any that is optional,
+// as the API server does.
+func restrict(schema object) {
+	if schema["format"] == "int-or-string" || schema["x-kubernetes-int-or-string"] == true {
+		delete(schema, "format")
+		delete(schema, "anyOf") // says the same
+		schema["type"] = []any{"integer", "string"}
+	}
+	properties, hasProperties := schema["properties"].(object)
+	if _, open := schema["additionalProperties"]; hasProperties && !open && schema["x-kubernetes-preserve-unknown-fields"] != true {
+		schema["additionalProperties"] = false
+	}
+	required, _ := schema["required"].([]any)
+	for name, property := range properties {
+		restrict(property.(object))
+		if !slices.Contains(required, any(name)) {
+			properties[name] = orNull(property.(object))
+		}
+	}
+	// What is in allOf, anyOf, oneOf and not names some fields only, to say something of them.
+	for _, key := range []string{"items", "additionalProperties"} {
+		if inner, ok := schema[key].(object); ok {
+			restrict(inner)
+		}
+	}
+}
+
+func orNull(schema object) object {
+	switch t := schema["type"].(type) {
+	case string:
+		schema["type"] = []any{t, "null"}
+	case []any:
+		schema["type"] = append(t, "null")
+	default:
+		if _, ok := schema["$ref"]; ok {
+			return object{"anyOf": []any{schema, object{"type": "null"}}}
+		}
+	}
+	return schema
+}
+
+func reference(definition string) object {
+	return object{"$ref": "#/definitions/" + definition}
+}
+
+// writeKind writes the schema of a kind, with those of the definitions that it leads to.
+func writeKind(directory string, group, version, kind any, schema, definitions object) error {
+	needed := object{}
+	collect(schema, definitions, needed)
+	folder := group
+	if group == "" {
+		folder = version // what kubeconform calls the group of the core kinds
+	}
+	file := fmt.Sprintf("%s/%s_%s.json", folder, strings.ToLower(kind.(string)), version)
+	return writeJSON(filepath.Join(directory, file), object{"allOf": []any{schema}, "definitions": needed})
+}
+
+// collect adds the definitions that the value leads to.
+func collect(value any, definitions, found object) {
+	switch v := value.(type) {
+	case object:
+		if ref, ok := v["$ref"].(string); ok {
+			name := strings.TrimPrefix(ref, "#/definitions/")
+			if _, done := found[name]; !done {
+				found[name] = definitions[name]
+				collect(definitions[name], definitions, found)
+			}
+		}
+		for _, inner := range v {
+			collect(inner, definitions, found)
+		}
+	case []any:
+		for _, inner := range v {
+			collect(inner, definitions, found)
+		}
+	}
+}
+
+func writeJSON(file string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil { //nolint:gosec // whoever runs this may write what they name
+		return err
+	}
+	return os.WriteFile(file, data, 0o600) //nolint:gosec // as above
+}
