@@ -13,6 +13,8 @@ import (
 // +kubebuilder:printcolumn:name="Path",type=string,JSONPath=`.status.path`,description="The path of the URL that NetBox posts to"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Events",type=integer,JSONPath=`.status.events`,description="Finished events that are kept"
+// +kubebuilder:printcolumn:name="Expired",type=integer,JSONPath=`.status.expired`,priority=1
 // +kubebuilder:printcolumn:name="Unsigned",type=string,JSONPath=`.spec.unsigned`,priority=1
 // +kubebuilder:printcolumn:name="Keys",type=string,JSONPath=`.status.keys`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -31,6 +33,7 @@ type NetBoxSource struct {
 
 // NetBoxSourceSpec says who may send, and what becomes of it.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || duration(self.maxAge) <= duration(self.retention.succeededTTL) && duration(self.maxAge) <= duration(self.retention.failedTTL)",message="maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a delivery that is sent again would be stored again after its event was deleted"
 // +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must say unsigned: Accept"
 type NetBoxSourceSpec struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
@@ -186,6 +189,16 @@ type NetBoxSourceStatus struct {
 	// +optional
 	// +listType=atomic
 	Keys []string `json:"keys,omitempty"`
+	// events is how many finished events of this source there are, for example 4711, when retention last looked: now and then, and whenever
+	// one has been kept long enough or there may be too many.
+	// +optional
+	Events int64 `json:"events,omitempty"`
+	// oldest is when the oldest of them was finished.
+	// +optional
+	Oldest *metav1.Time `json:"oldest,omitempty"`
+	// expired is how many events of this source retention has deleted so far, for example 123.
+	// +optional
+	Expired int64 `json:"expired,omitempty"`
 	// observedGeneration is the generation of the spec that this status was made from, for example 1.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`

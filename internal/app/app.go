@@ -26,6 +26,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/retention"
 	rulecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/rule"
 	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
@@ -81,7 +82,11 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err != nil {
 		return err
 	}
-	shared := shared{compiled: rule.NewCache(), metrics: event.NewMetrics(metrics.Registry)}
+	shared := shared{
+		compiled:  rule.NewCache(),
+		metrics:   event.NewMetrics(metrics.Registry),
+		retention: retention.NewMetrics(metrics.Registry),
+	}
 	receiver := ingest.NewReceiver(ingest.Options{
 		Sources:  outer.GetClient(),
 		Secrets:  outer.GetAPIReader(),
@@ -126,8 +131,9 @@ func (onLeader) NeedLeaderElection() bool { return true }
 
 // shared is what outlives the controllers.
 type shared struct {
-	compiled *rule.Cache
-	metrics  *event.Metrics
+	compiled  *rule.Cache
+	metrics   *event.Metrics
+	retention *retention.Metrics
 }
 
 // campaign runs the controllers whenever this replica leads, until ctx is done.
@@ -183,7 +189,7 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	return inner.Start(ctx)
 }
 
-// setUpEvents adds the controllers of events and rules to the inner manager.
+// setUpEvents adds the controllers of events, rules and retention to the inner manager.
 func setUpEvents(ctx context.Context, inner manager.Manager, options Options, shared shared, log logr.Logger) error {
 	config, scheme := inner.GetConfig(), inner.GetScheme()
 	pendingOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
@@ -209,6 +215,14 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Status:   inner.GetClient(),
 		Clock:    clock.RealClock{},
 	}
+	retentionReconciler := &retention.Reconciler{
+		Sources: inner.GetClient(),
+		Events:  eventMetadata,
+		Status:  inner.GetClient(),
+		Metrics: shared.retention,
+		Clock:   clock.RealClock{},
+		Log:     log.WithName("retention"),
+	}
 	eventReconciler := &event.Reconciler{
 		Events:   pending,
 		Rules:    inner.GetClient(),
@@ -225,6 +239,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Tally:    tally,
 		Status:   store,
 		Metrics:  shared.metrics,
+		Finished: retentionReconciler.Finished,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
 		Clock:    clock.RealClock{},
 		Log:      log.WithName("event"),
@@ -241,6 +256,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		ruleReconciler.SetupWithManager(inner),
 		eventReconciler.SetupWithManager(ctx, inner, pending, inner.GetCache()),
 		replayReconciler.SetupWithManager(inner),
+		retentionReconciler.SetupWithManager(inner),
 	)
 }
 

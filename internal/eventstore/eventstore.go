@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,6 +77,17 @@ func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyCo
 		Body(body).
 		Do(ctx).
 		Error()
+}
+
+// Finished is when the status of a finished event was written last, from its metadata alone: the API server keeps the time of a field
+// manager's last change with the fields that it manages, to the second.
+func Finished(event metav1.Object) time.Time {
+	for _, entry := range event.GetManagedFields() {
+		if entry.Manager == worker && entry.Subresource == "status" && entry.Time != nil {
+			return entry.Time.Time
+		}
+	}
+	return event.GetCreationTimestamp().Time
 }
 
 // IsTooLarge tells whether an event is over a limit of the API server (3 MiB for a request), of its connection to etcd (2 MiB) or of

@@ -211,6 +211,14 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
+			reason: "a source has nearly all the events that it may keep, another has room", minutes: 40,
+			want: []string{`NetBoxEventsRetentionNearlyFull{source="n/s"}`},
+			series: []string{
+				`netbox_events_stored_events{pod="a",source="n/s"} 4600x200`, `netbox_events_max_stored_events{pod="a",source="n/s"} 5000x200`,
+				`netbox_events_stored_events{pod="a",source="n/t"} 4400x200`, `netbox_events_max_stored_events{pod="a",source="n/t"} 5000x200`,
+			},
+		},
+		{
 			reason: "many events are stored", minutes: 40, want: []string{`NetBoxEventsManyStored`},
 			series: []string{
 				`apiserver_resource_objects{job="apiserver",namespace="default",instance="1",group="netbox-events.io",resource="netboxevents"} 30000x200`,

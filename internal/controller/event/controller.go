@@ -114,6 +114,8 @@ type Reconciler struct {
 	// Status writes the status of events.
 	Status  *eventstore.Store
 	Metrics *Metrics
+	// Finished is told of the source of each event that is finished. It may be nil.
+	Finished func(source types.NamespacedName)
 	// Recorder writes Kubernetes Events on rules.
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock

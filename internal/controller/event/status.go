@@ -62,6 +62,9 @@ func (r *Reconciler) saved(w *work, status *v1alpha1.NetBoxEventStatus) {
 		return
 	}
 	r.Metrics.finished(w.event, status, r.Clock.Now())
+	if r.Finished != nil {
+		r.Finished(types.NamespacedName{Namespace: w.event.Namespace, Name: w.event.Spec.SourceRef.Name})
+	}
 	for i := range status.Rules {
 		if status.Rules[i].State == v1alpha1.DeliveryFailed {
 			r.Tally.Failed(types.NamespacedName{Namespace: w.event.Namespace, Name: status.Rules[i].Name})

@@ -507,6 +507,12 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - type
+    - name: events
+      type:
+        scalar: numeric
+    - name: expired
+      type:
+        scalar: numeric
     - name: keys
       type:
         list:
@@ -516,6 +522,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: observedGeneration
       type:
         scalar: numeric
+    - name: oldest
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: path
       type:
         scalar: string

@@ -19,6 +19,7 @@ limitations under the License.
 package v1alpha1
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
@@ -34,6 +35,13 @@ type NetBoxSourceStatusApplyConfiguration struct {
 	Path *string `json:"path,omitempty"`
 	// keys are the names of the entries of the Secret that signatures are checked with, for example secret.
 	Keys []string `json:"keys,omitempty"`
+	// events is how many finished events of this source there are, for example 4711, when retention last looked: now and then, and whenever
+	// one has been kept long enough or there may be too many.
+	Events *int64 `json:"events,omitempty"`
+	// oldest is when the oldest of them was finished.
+	Oldest *metav1.Time `json:"oldest,omitempty"`
+	// expired is how many events of this source retention has deleted so far, for example 123.
+	Expired *int64 `json:"expired,omitempty"`
 	// observedGeneration is the generation of the spec that this status was made from, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 }
@@ -72,6 +80,30 @@ func (b *NetBoxSourceStatusApplyConfiguration) WithKeys(values ...string) *NetBo
 	for i := range values {
 		b.Keys = append(b.Keys, values[i])
 	}
+	return b
+}
+
+// WithEvents sets the Events field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Events field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithEvents(value int64) *NetBoxSourceStatusApplyConfiguration {
+	b.Events = &value
+	return b
+}
+
+// WithOldest sets the Oldest field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Oldest field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithOldest(value metav1.Time) *NetBoxSourceStatusApplyConfiguration {
+	b.Oldest = &value
+	return b
+}
+
+// WithExpired sets the Expired field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Expired field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithExpired(value int64) *NetBoxSourceStatusApplyConfiguration {
+	b.Expired = &value
 	return b
 }
 

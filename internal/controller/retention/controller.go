@@ -1,0 +1,318 @@
+// Package retention deletes finished events that have been kept long enough, or of which there are too many.
+//
+// It runs on the leader. Which events go is decided by package internal/retention, on metadata that is read page by page from the API server:
+// finished events are in no cache, and what is known of them is forgotten with each page.
+package retention
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/time/rate"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+	"github.com/netbox-events/netbox-event-operator/internal/retention"
+)
+
+// What the controller may do:
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources/status,verbs=patch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=list;delete
+
+// fieldOwner is the field manager of what retention says in a source's status.
+const fieldOwner = "netbox-event-operator-retention"
+
+const (
+	pageSize = 500
+	// maxExcess is how many events are remembered during a sweep, because they may be too many.
+	maxExcess = 5000
+	// workers is how many sources are swept at once.
+	workers = 4
+	// Deletions a second, of all sources: calm, and once more than behindAfter events of a source were found to go. The API server takes
+	// several hundred writes a second, of which the intake has the most.
+	calmRate, behindRate = 50, 200
+	behindAfter          = 1000
+	// A sweep costs the API server as much as there are events. So the next one waits for sweepPause times as long as it took, at least
+	// minPause, and at most maxPause.
+	sweepPause         = 20
+	minPause, maxPause = 5 * time.Second, 10 * time.Minute
+)
+
+// Reconciler deletes the events of sources.
+type Reconciler struct {
+	// Sources reads NetBoxSources from a cache.
+	Sources client.Reader
+	// Events reads and deletes NetBoxEvents by their metadata.
+	Events metadata.Interface
+	// Status writes the status of sources.
+	Status  client.StatusClient
+	Metrics *Metrics
+	Clock   clock.PassiveClock
+	Log     logr.Logger
+
+	calm, behind *rate.Limiter
+
+	mu      sync.Mutex
+	sources map[types.NamespacedName]*known
+	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
+}
+
+// known is what is known of a source since the last sweep.
+type known struct {
+	kept      int64 // then
+	since     int64 // events finished since
+	max       int64
+	expired   int64     // ever
+	nextSweep time.Time // not before
+	asked     bool      // for a sweep because there may be too many
+}
+
+// SetupWithManager adds the controller to a manager.
+func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
+	r.calm, r.behind = rate.NewLimiter(calmRate, 1), rate.NewLimiter(behindRate, 1)
+	r.sources = map[types.NamespacedName]*known{}
+	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		<-ctx.Done()
+		r.Metrics.reset() // another replica leads from now on
+		return nil
+	})); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("retention").
+		For(&v1alpha1.NetBoxSource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.queue = queue
+			return nil
+		})).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			SkipNameValidation:      new(true), // the manager is made again when leadership was lost
+		}).
+		Complete(r)
+}
+
+// Finished counts an event of a source that has been finished, so that too many are noticed without a sweep.
+func (r *Reconciler) Finished(of types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	source := r.sources[of]
+	if source == nil || r.queue == nil {
+		return // there will be a first sweep
+	}
+	source.since++
+	if source.kept+source.since > source.max && !source.asked {
+		source.asked = true
+		r.queue.AddAfter(reconcile.Request{NamespacedName: of}, source.nextSweep.Sub(r.Clock.Now()))
+	}
+}
+
+// Reconcile sweeps one source: it looks at its finished events, and deletes those that go.
+func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	var of v1alpha1.NetBoxSource
+	if err := r.Sources.Get(ctx, request.NamespacedName, &of); apierrors.IsNotFound(err) {
+		r.forget(request.NamespacedName)
+		return reconcile.Result{}, nil
+	} else if err != nil {
+		return reconcile.Result{}, err
+	}
+	if wait := r.begin(&of); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	sweep := sweep{
+		Reconciler: r, source: &of,
+		plan: retention.New(retention.Policy{
+			SucceededTTL: of.Spec.Retention.SucceededTTL.Duration,
+			FailedTTL:    of.Spec.Retention.FailedTTL.Duration,
+			MaxEvents:    int(of.Spec.Retention.MaxEvents),
+		}, r.Clock.Now(), maxExcess),
+	}
+	more, err := sweep.run(ctx)
+	if err != nil {
+		r.interrupted(&sweep)
+		if apierrors.IsResourceExpired(err) { // deleting took longer than the API server keeps a list: the rest is in the next one
+			return reconcile.Result{RequeueAfter: minPause}, nil
+		}
+		return reconcile.Result{}, err
+	}
+	next := r.end(&sweep, more)
+	return reconcile.Result{RequeueAfter: next}, client.IgnoreNotFound(r.report(ctx, &sweep))
+}
+
+// begin returns how long to wait until a source may be swept, and otherwise begins to count anew.
+func (r *Reconciler) begin(of *v1alpha1.NetBoxSource) (wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := client.ObjectKeyFromObject(of)
+	source := r.sources[name]
+	if source == nil {
+		source = &known{expired: of.Status.Expired}
+		r.sources[name] = source
+	}
+	source.max = int64(of.Spec.Retention.MaxEvents)
+	if wait := source.nextSweep.Sub(r.Clock.Now()); wait > 0 {
+		return wait
+	}
+	source.since, source.asked = 0, false
+	return 0
+}
+
+// end remembers what a sweep has found, and returns when the next one is due.
+func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	source, now := r.sources[client.ObjectKeyFromObject(sweep.source)], r.Clock.Now()
+	source.expired += sweep.deleted
+	sweep.expired = source.expired
+	source.kept = int64(sweep.plan.Kept())
+	pause := min(max(sweepPause*sweep.reading, minPause), maxPause)
+	source.nextSweep = now.Add(pause)
+	keep := sweep.source.Spec.Retention
+	next := min(maxPause, keep.SucceededTTL.Duration, keep.FailedTTL.Duration) // when what finishes from now on may go
+	if due := sweep.plan.Next(); !due.IsZero() {
+		next = min(next, due.Sub(now))
+	}
+	if more || source.kept+source.since > source.max {
+		next = 0
+	}
+	return max(next, pause)
+}
+
+// interrupted remembers what a sweep has done that did not get to its end.
+func (r *Reconciler) interrupted(sweep *sweep) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sources[client.ObjectKeyFromObject(sweep.source)].expired += sweep.deleted
+}
+
+func (r *Reconciler) forget(name types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sources, name)
+	r.Metrics.forget(name)
+}
+
+// report says in the status of a source what was found and done, if that is news.
+func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
+	name := client.ObjectKeyFromObject(sweep.source)
+	r.Metrics.looked(name, sweep.plan.Kept(), int(sweep.source.Spec.Retention.MaxEvents), sweep.plan.Oldest())
+	if sweep.deleted > 0 {
+		r.Log.Info("deleted events that were kept long enough, or were too many", "namespace", name.Namespace, "source", name.Name,
+			"deleted", sweep.deleted, "kept", sweep.plan.Kept())
+	}
+	status := apply.NetBoxSourceStatus().WithEvents(int64(sweep.plan.Kept())).WithExpired(sweep.expired)
+	var oldest *metav1.Time
+	if at := sweep.plan.Oldest(); !at.IsZero() {
+		oldest = &metav1.Time{Time: at}
+		status.WithOldest(*oldest)
+	}
+	if was := sweep.source.Status; was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) {
+		return nil
+	}
+	return r.Status.Status().Apply(ctx, apply.NetBoxSource(name.Name, name.Namespace).WithUID(sweep.source.UID).WithStatus(status),
+		client.FieldOwner(fieldOwner), client.ForceOwnership)
+}
+
+// sweep is one look at all finished events of a source.
+type sweep struct {
+	*Reconciler
+	source  *v1alpha1.NetBoxSource
+	plan    *retention.Plan
+	reading time.Duration // spent on lists
+	found   int64         // events that go
+	deleted int64         // that went
+	expired int64         // ever
+}
+
+// run lists the finished events and deletes those that have been kept long enough page by page, and those that are too many at the end. More
+// tells whether there are too many still.
+func (s *sweep) run(ctx context.Context) (more bool, err error) {
+	for _, phase := range []v1alpha1.Phase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed} {
+		page := metav1.ListOptions{
+			Limit: pageSize,
+			FieldSelector: fields.AndSelectors(
+				fields.OneTermEqualSelector("spec.sourceRef.name", s.source.Name),
+				fields.OneTermEqualSelector("status.phase", string(phase)),
+			).String(),
+		}
+		for more := true; more; more = page.Continue != "" {
+			began := s.Clock.Now()
+			list, err := s.events().List(ctx, page)
+			s.reading += s.Clock.Since(began)
+			if err != nil {
+				return false, fmt.Errorf("listing events: %w", err)
+			}
+			page.Continue = list.Continue
+			if err := s.delete(ctx, reasonTTL, s.plan.Look(eventsOf(list, phase))); err != nil {
+				return false, err
+			}
+		}
+	}
+	excess, more := s.plan.Excess()
+	return more, s.delete(ctx, reasonMaxEvents, excess)
+}
+
+func (s *sweep) events() metadata.ResourceInterface {
+	return s.Events.Resource(v1alpha1.SchemeGroupVersion.WithResource("netboxevents")).Namespace(s.source.Namespace)
+}
+
+func eventsOf(list *metav1.PartialObjectMetadataList, phase v1alpha1.Phase) []retention.Event {
+	events := make([]retention.Event, len(list.Items))
+	for i := range list.Items {
+		item := &list.Items[i]
+		events[i] = retention.Event{
+			Name: item.Name, UID: string(item.UID), Version: item.ResourceVersion,
+			Failed: phase == v1alpha1.PhaseFailed, Finished: eventstore.Finished(item),
+		}
+	}
+	return events
+}
+
+// delete deletes events that are still what they were in the list: one that was made Pending again in the meantime stays.
+func (s *sweep) delete(ctx context.Context, reason string, events []retention.Event) error {
+	for _, event := range events {
+		s.found++
+		limiter := s.calm
+		if s.found > behindAfter {
+			limiter = s.behind
+		}
+		if err := limiter.Wait(ctx); err != nil {
+			return err
+		}
+		uid := types.UID(event.UID)
+		err := s.events().Delete(ctx, event.Name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &event.Version},
+		})
+		switch {
+		case err == nil:
+			s.deleted++
+			s.Metrics.expired(client.ObjectKeyFromObject(s.source), reason)
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // somebody was faster
+		default:
+			return fmt.Errorf("deleting event %s: %w", event.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+package retention_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/retention"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+var plane *controlplane.ControlPlane
+
+func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
+
+// controllers are a manager with the retention controller alone, in a namespace of its own.
+type controllers struct {
+	namespace string
+	store     *eventstore.Store
+	*retention.Reconciler
+}
+
+func newControllers(t *testing.T) *controllers {
+	t.Helper()
+	httpClient, err := rest.HTTPClientFor(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := eventstore.New(plane.Config, httpClient, plane.Client.Scheme())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &controllers{namespace: plane.Namespace(t), store: store}
+}
+
+// start starts the controller; hook, if any, is called between a list of events and what is done about them.
+func (c *controllers) start(t *testing.T, hook func()) (stop func()) {
+	t.Helper()
+	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
+		Scheme: plane.Client.Scheme(), Logger: testr.New(t), Metrics: metricsserver.Options{BindAddress: "0"},
+		Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{c.namespace: {}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := metadata.NewForConfig(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hook != nil {
+		events = &hooked{events, hook}
+	}
+	c.Reconciler = &retention.Reconciler{
+		Sources: mgr.GetClient(), Events: events, Status: mgr.GetClient(),
+		Metrics: retention.NewMetrics(prometheus.NewRegistry()), Clock: clock.RealClock{}, Log: testr.New(t),
+	}
+	if err := c.SetupWithManager(mgr); err != nil {
+		t.Fatal(err)
+	}
+	return controlplane.Run(t, mgr)
+}
+
+func (c *controllers) source(t *testing.T, keep v1alpha1.Retention) {
+	t.Helper()
+	plane.Create(t, &v1alpha1.NetBoxSource{
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "netbox"},
+		Spec:       v1alpha1.NetBoxSourceSpec{Unsigned: v1alpha1.UnsignedAccept, Redact: []string{}, Retention: keep},
+	})
+}
+
+// events creates events, and gives them a phase.
+func (c *controllers) events(t *testing.T, name string, count int, phase v1alpha1.Phase) {
+	t.Helper()
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range count {
+		event, err := all[0].Event(c.namespace, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		event.Name = fmt.Sprintf("%s-%d", name, i)
+		if strings.HasPrefix(name, "other") {
+			event.Spec.SourceRef.Name = "other"
+		}
+		plane.Create(t, event)
+		c.setPhase(t, event.Name, phase)
+	}
+}
+
+func (c *controllers) setPhase(t *testing.T, name string, phase v1alpha1.Phase) {
+	t.Helper()
+	if err := c.store.ApplyStatus(t.Context(), apply.NetBoxEvent(name, c.namespace).
+		WithStatus(apply.NetBoxEventStatus().WithPhase(phase))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// left waits until only these events are left, and the status of the source says so.
+func (c *controllers) left(t *testing.T, events, expired int64, want ...string) {
+	t.Helper()
+	var names []string
+	var source v1alpha1.NetBoxSource
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		var list v1alpha1.NetBoxEventList
+		if err := plane.Client.List(t.Context(), &list, client.InNamespace(c.namespace)); err != nil {
+			t.Fatal(err)
+		}
+		names = nil
+		for _, event := range list.Items {
+			names = append(names, event.Name)
+		}
+		if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: c.namespace, Name: "netbox"}, &source); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(names)
+		slices.Sort(want)
+		if slices.Equal(names, want) && source.Status.Events == events && source.Status.Expired == expired {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left are %v, want %v; the status says %+v, want %d events, %d expired", names, want, source.Status, events, expired)
+		}
+	}
+	if (source.Status.Oldest != nil) != (events > 0) {
+		t.Errorf("the oldest of %d events was finished at %v", events, source.Status.Oldest)
+	}
+}
+
+// The oldest go, whatever came of them; neither events that are not finished nor those of other sources; also when there come to be too
+// many later, and after a restart.
+func TestMaxEvents(t *testing.T) {
+	c := newControllers(t)
+	day := metav1.Duration{Duration: 24 * time.Hour}
+	c.events(t, "pending", 2, v1alpha1.PhasePending)
+	c.events(t, "other", 2, v1alpha1.PhaseSucceeded)
+	c.events(t, "old", 2, v1alpha1.PhaseSucceeded)
+	c.events(t, "failed", 1, v1alpha1.PhaseFailed)
+	time.Sleep(1100 * time.Millisecond) // the API server keeps times to the second
+	c.events(t, "new", 2, v1alpha1.PhaseSucceeded)
+	c.source(t, v1alpha1.Retention{SucceededTTL: day, FailedTTL: day, MaxEvents: 2})
+	stop := c.start(t, nil)
+	others := []string{"other-0", "other-1", "pending-0", "pending-1"}
+	c.left(t, 2, 3, append(others, "new-0", "new-1")...)
+
+	time.Sleep(1100 * time.Millisecond)
+	c.events(t, "newer", 1, v1alpha1.PhaseSucceeded)
+	c.Finished(client.ObjectKey{Namespace: c.namespace, Name: "netbox"})
+	time.Sleep(1100 * time.Millisecond)
+	c.setPhase(t, "pending-0", v1alpha1.PhaseFailed)
+	c.Finished(client.ObjectKey{Namespace: c.namespace, Name: "netbox"})
+	c.left(t, 2, 5, "other-0", "other-1", "pending-1", "newer-0", "pending-0")
+
+	stop()
+	time.Sleep(1100 * time.Millisecond)
+	c.events(t, "newest", 1, v1alpha1.PhaseSucceeded)
+	c.start(t, nil)
+	c.left(t, 2, 6, "other-0", "other-1", "pending-1", "newest-0", "pending-0")
+}
+
+// An event goes when it was finished long enough ago, not when it was created, and the controller wakes for it.
+func TestTTL(t *testing.T) {
+	c := newControllers(t)
+	c.source(t, v1alpha1.Retention{
+		SucceededTTL: metav1.Duration{Duration: 3 * time.Second}, FailedTTL: metav1.Duration{Duration: time.Hour}, MaxEvents: 100,
+	})
+	c.events(t, "pending", 1, v1alpha1.PhasePending)
+	c.events(t, "succeeded", 3, v1alpha1.PhaseSucceeded)
+	c.events(t, "failed", 1, v1alpha1.PhaseFailed)
+	c.start(t, nil)
+	c.left(t, 1, 3, "pending-0", "failed-0")
+	began := time.Now()
+	c.setPhase(t, "pending-0", v1alpha1.PhaseSucceeded)
+	c.Finished(client.ObjectKey{Namespace: c.namespace, Name: "netbox"})
+	c.left(t, 1, 4, "failed-0")
+	if took := time.Since(began); took < 2*time.Second {
+		t.Errorf("an event whose TTL is 3 s was deleted after %s", took)
+	}
+}
+
+// hooked calls a hook after each list.
+type hooked struct {
+	metadata.Interface
+	hook func()
+}
+
+func (h *hooked) Resource(resource schema.GroupVersionResource) metadata.Getter {
+	return &hookedGetter{h.Interface.Resource(resource), h.hook}
+}
+
+type hookedGetter struct {
+	metadata.Getter
+	hook func()
+}
+
+func (g *hookedGetter) Namespace(namespace string) metadata.ResourceInterface {
+	return &hookedResource{g.Getter.Namespace(namespace), g.hook}
+}
+
+type hookedResource struct {
+	metadata.ResourceInterface
+	hook func()
+}
+
+func (r *hookedResource) List(ctx context.Context, options metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
+	list, err := r.ResourceInterface.List(ctx, options)
+	r.hook()
+	return list, err
+}
+
+// An event that is made Pending again while it is about to be deleted stays.
+func TestReplayedMeanwhile(t *testing.T) {
+	c := newControllers(t)
+	day := metav1.Duration{Duration: 24 * time.Hour}
+	c.events(t, "event", 3, v1alpha1.PhaseSucceeded)
+	c.source(t, v1alpha1.Retention{SucceededTTL: day, FailedTTL: day, MaxEvents: 1})
+	c.start(t, sync.OnceFunc(func() {
+		for i := range 3 {
+			c.setPhase(t, fmt.Sprintf("event-%d", i), v1alpha1.PhasePending)
+		}
+	}))
+	c.left(t, 1, 0, "event-0", "event-1", "event-2")
+}

@@ -1,0 +1,80 @@
+package retention
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func names(events []Event) []string {
+	names := []string{}
+	for _, event := range events {
+		names = append(names, event.Name)
+	}
+	return names
+}
+
+func finished(ago time.Duration, failed bool) Event {
+	return Event{Name: fmt.Sprintf("%s-%t", ago, failed), Failed: failed, Finished: now.Add(-ago)}
+}
+
+func TestExpired(t *testing.T) {
+	plan := New(Policy{SucceededTTL: time.Hour, FailedTTL: 3 * time.Hour, MaxEvents: 100}, now, 10)
+	expired := plan.Look([]Event{
+		finished(time.Hour, false),             // at the very moment
+		finished(time.Hour-time.Second, false), // a second later
+		finished(time.Hour, true),
+		finished(3*time.Hour, true),
+		finished(-time.Minute, false), // by another clock, in the future
+	})
+	if want := []string{"1h0m0s-false", "3h0m0s-true"}; !slices.Equal(names(expired), want) {
+		t.Errorf("expired are %v, want %v", names(expired), want)
+	}
+	if excess, more := plan.Excess(); len(excess) != 0 || more {
+		t.Errorf("excess are %v, more: %t", excess, more)
+	}
+	if plan.Kept() != 3 || !plan.Oldest().Equal(now.Add(-time.Hour)) || !plan.Next().Equal(now.Add(time.Second)) {
+		t.Errorf("%d stay, the oldest finished at %s, the next expires at %s", plan.Kept(), plan.Oldest(), plan.Next())
+	}
+}
+
+// Whatever the order and the pages, those that go are the oldest, and exactly as many as are too many.
+func TestExcess(t *testing.T) {
+	for _, test := range []struct{ events, maxEvents, limit, excess, kept int }{
+		{events: 100, maxEvents: 100, limit: 10, excess: 0, kept: 100},
+		{events: 100, maxEvents: 97, limit: 10, excess: 3, kept: 97},
+		{events: 100, maxEvents: 90, limit: 10, excess: 10, kept: 90},
+		{events: 100, maxEvents: 50, limit: 10, excess: 10, kept: 90},
+		{events: 5, maxEvents: 1, limit: 10, excess: 4, kept: 1},
+		{events: 0, maxEvents: 1, limit: 10, excess: 0, kept: 0},
+	} {
+		events := []Event{}
+		for i := range test.events {
+			events = append(events, finished(time.Duration(test.events-i)*time.Second, i%2 == 0))
+		}
+		oldest := slices.Clone(events[:test.excess])
+		stays := time.Time{}
+		if test.excess < len(events) {
+			stays = events[test.excess].Finished
+		}
+		rand.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+
+		plan := New(Policy{SucceededTTL: time.Hour, FailedTTL: time.Hour, MaxEvents: test.maxEvents}, now, test.limit)
+		for page := range slices.Chunk(events, 7) {
+			if expired := plan.Look(page); len(expired) != 0 {
+				t.Errorf("%+v: expired are %v", test, names(expired))
+			}
+		}
+		excess, more := plan.Excess()
+		if !slices.Equal(names(excess), names(oldest)) || more != (test.kept > test.maxEvents) {
+			t.Errorf("%+v: excess are %v, more: %t; want %v", test, names(excess), more, names(oldest))
+		}
+		if plan.Kept() != test.kept || !plan.Oldest().Equal(stays) {
+			t.Errorf("%+v: %d stay, the oldest finished at %s, want %s", test, plan.Kept(), plan.Oldest(), stays)
+		}
+	}
+}
