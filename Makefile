@@ -85,7 +85,7 @@ fmt: ## Format the Go code.
 test: ## Run all tests against a real API server.
 	@$(WITH_CONTROL_PLANE) \
 	if [ "$$(go env CGO_ENABLED)" = 1 ]; then race=-race; else echo "no C compiler: testing without the race detector"; fi; \
-	set -x; go test -C test/monitoring ./... && go test $$race -timeout 20m ./...
+	set -x; go test -C test/monitoring -count 1 ./... && go test $$race -timeout 20m ./...
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (20s).

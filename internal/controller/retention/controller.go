@@ -56,6 +56,8 @@ const (
 	// minPause, and at most maxPause.
 	sweepPause         = 20
 	minPause, maxPause = 5 * time.Second, 10 * time.Minute
+	// newsPause is how long what a source's status says may be old, while events are finished, if the pauses above let it be.
+	newsPause = 15 * time.Second
 )
 
 // Reconciler deletes the events of sources.
@@ -114,7 +116,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// Finished counts an event of a source that has been finished, so that too many are noticed without a sweep.
+// Finished counts an event of a source that has been finished, so that too many are noticed without a sweep, and the status is not old.
 func (r *Reconciler) Finished(of types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,10 +125,16 @@ func (r *Reconciler) Finished(of types.NamespacedName) {
 		return // there will be a first sweep
 	}
 	source.since++
-	if source.kept+source.since > source.max && !source.asked {
+	pause := source.nextSweep.Sub(r.Clock.Now())
+	switch {
+	case source.kept+source.since > source.max && !source.asked:
 		source.asked = true
-		r.queue.AddAfter(reconcile.Request{NamespacedName: of}, source.nextSweep.Sub(r.Clock.Now()))
+	case source.since == 1:
+		pause = max(pause, newsPause)
+	default:
+		return
 	}
+	r.queue.AddAfter(reconcile.Request{NamespacedName: of}, pause)
 }
 
 // Reconcile sweeps one source: it looks at its finished events, and deletes those that go.
