@@ -192,7 +192,7 @@ type NetBoxSourceStatus struct {
 	// events is how many finished events of this source there are, for example 4711, when retention last looked: now and then, and whenever
 	// one has been kept long enough or there may be too many.
 	// +optional
-	Events int64 `json:"events,omitempty"`
+	Events *int64 `json:"events,omitempty"`
 	// oldest is when the oldest of them was finished.
 	// +optional
 	Oldest *metav1.Time `json:"oldest,omitempty"`

@@ -710,6 +710,11 @@ func (in *NetBoxSourceStatus) DeepCopyInto(out *NetBoxSourceStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Events != nil {
+		in, out := &in.Events, &out.Events
+		*out = new(int64)
+		**out = **in
+	}
 	if in.Oldest != nil {
 		in, out := &in.Oldest, &out.Oldest
 		*out = (*in).DeepCopy()

@@ -236,7 +236,7 @@ func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 		oldest = &metav1.Time{Time: at}
 		status.WithOldest(*oldest)
 	}
-	if was := sweep.source.Status; was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) {
+	if was := sweep.source.Status; was.Events != nil && *was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) {
 		return nil
 	}
 	return r.Status.Status().Apply(ctx, apply.NetBoxSource(name.Name, name.Namespace).WithUID(sweep.source.UID).WithStatus(status),

@@ -136,7 +136,7 @@ func (c *controllers) left(t *testing.T, events, expired int64, want ...string) 
 		}
 		slices.Sort(names)
 		slices.Sort(want)
-		if slices.Equal(names, want) && source.Status.Events == events && source.Status.Expired == expired {
+		if slices.Equal(names, want) && source.Status.Events != nil && *source.Status.Events == events && source.Status.Expired == expired {
 			break
 		}
 		if time.Now().After(deadline) {
