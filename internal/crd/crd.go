@@ -1,5 +1,5 @@
 // Package crd puts the operator's CustomResourceDefinitions into a cluster, and takes them out: the chart's hooks run it, because Helm
-// installs CRDs once and never upgrades or deletes them.
+// never upgrades or deletes CRDs.
 package crd
 
 import (
@@ -8,16 +8,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
@@ -78,40 +75,33 @@ func read(dir fs.FS) ([]*unstructured.Unstructured, error) {
 	return definitions, nil
 }
 
-// apply replaces the whole spec: what a version of the chart has taken out must go. Labels and annotations of others stay.
-func apply(ctx context.Context, api client.Client, definition *unstructured.Unstructured) (done string, err error) {
-	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		current := empty(definition)
-		switch err := api.Get(ctx, client.ObjectKeyFromObject(definition), current); {
-		case apierrors.IsNotFound(err):
-			done = "created"
-			return api.Create(ctx, definition.DeepCopy())
-		case err != nil:
-			return err
-		}
-		wanted := current.DeepCopy()
-		wanted.Object["spec"] = definition.DeepCopy().Object["spec"]
-		wanted.SetLabels(merged(current.GetLabels(), definition.GetLabels()))
-		wanted.SetAnnotations(merged(current.GetAnnotations(), definition.GetAnnotations()))
-		if err := api.Update(ctx, wanted); err != nil {
-			return err
-		}
-		done = "configured"
-		if equality.Semantic.DeepEqual(current.Object["spec"], wanted.Object["spec"]) {
-			done = "unchanged"
-		}
-		return nil
-	})
-	if err != nil {
+// fieldOwner is Helm's: Helm 4 applies a chart's CRDs when it installs a release, and would fail on fields that somebody else owns.
+const fieldOwner = "helm"
+
+// apply makes a CRD what the chart says. The versions of a CRD are one atomic list, so that what the chart has taken out goes; labels and
+// annotations of others stay.
+func apply(ctx context.Context, api client.Client, definition *unstructured.Unstructured) (string, error) {
+	before := empty(definition)
+	if err := api.Get(ctx, client.ObjectKeyFromObject(definition), before); client.IgnoreNotFound(err) != nil {
 		return "", err
 	}
-	return done, wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-		current := empty(definition)
-		if err := api.Get(ctx, client.ObjectKeyFromObject(definition), current); err != nil {
-			return false, err
-		}
-		return established(current), nil
+	if err := api.Apply(ctx, client.ApplyConfigurationFromUnstructured(definition.DeepCopy()), client.FieldOwner(fieldOwner),
+		client.ForceOwnership); err != nil {
+		return "", err
+	}
+	after := empty(definition)
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		err := api.Get(ctx, client.ObjectKeyFromObject(definition), after)
+		return established(after), err
 	})
+	switch {
+	case before.GetUID() == "":
+		return "created", err
+	case before.GetGeneration() != after.GetGeneration():
+		return "configured", err
+	default:
+		return "unchanged", err
+	}
 }
 
 func remove(ctx context.Context, api client.Client, definition *unstructured.Unstructured) (string, error) {
@@ -128,14 +118,6 @@ func empty(definition *unstructured.Unstructured) *unstructured.Unstructured {
 	object.SetGroupVersionKind(definition.GroupVersionKind())
 	object.SetName(definition.GetName())
 	return object
-}
-
-func merged(all ...map[string]string) map[string]string {
-	into := map[string]string{}
-	for _, one := range all {
-		maps.Copy(into, one)
-	}
-	return into
 }
 
 // established tells whether the API server serves what a CRD defines.

@@ -50,7 +50,7 @@ func TestApplyAndDelete(t *testing.T) {
 	}
 	released := fstest.MapFS{"sources.yaml": {Data: text}}
 	older := strings.Replace(string(text), "shortNames:\n    - nbsrc", "shortNames:\n    - older", 1)
-	older = strings.ReplaceAll(older, "maxAge:", "oldAge:")
+	older = strings.ReplaceAll(older, "suspend:", "halt:")
 	if older == string(text) {
 		t.Fatal("the older release does not differ")
 	}
@@ -84,7 +84,7 @@ func TestApplyAndDelete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(spec), `"older"`) || strings.Contains(string(spec), "oldAge") || !strings.Contains(string(spec), "maxAge") {
+	if strings.Contains(string(spec), `"older"`) || strings.Contains(string(spec), `"halt"`) || !strings.Contains(string(spec), `"suspend"`) {
 		t.Error("the CRD is not the release's")
 	}
 	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(source), source); err != nil {

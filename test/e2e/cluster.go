@@ -253,8 +253,9 @@ func eventually(t *testing.T, complaint string, holds func() bool) {
 	}
 }
 
-// olderChart copies the chart as an earlier version whose CRDs differ, for as long as no version is released that could be upgraded from.
-func olderChart(t *testing.T) string {
+// otherChart copies the chart as another version whose CRDs differ: what is upgraded from, for as long as no version is released, and what
+// is installed later.
+func otherChart(t *testing.T, version string) string {
 	t.Helper()
 	older := filepath.Join(t.TempDir(), "netbox-event-operator")
 	if err := os.CopyFS(older, os.DirFS(chartDir)); err != nil {
@@ -274,7 +275,8 @@ func olderChart(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	replace("Chart.yaml", "\nversion: ", "\nversion: 0.0.1-older+")
-	replace("crds/netbox-events.io_netboxevents.yaml", "    - nbe\n", "    - olderevent\n")
+	replace("Chart.yaml", "\nversion: ", "\nversion: "+version+"+")
+	replace("crds/netbox-events.io_netboxevents.yaml", "    - nbe\n", "    - otherevent\n")
+	replace("crds/netbox-events.io_netboxevents.yaml", "NetBoxEvent is one webhook", "NetBoxEvent is another webhook")
 	return older
 }
