@@ -136,7 +136,7 @@ func TestRelease(t *testing.T) {
 		target.served(t, route, path)
 		ways = append(ways, route)
 	}
-	sent, events := stream.stop()
+	sent, events := stream.stop(t)
 
 	stream = startStream(t, ways, path, key, 20)
 	time.Sleep(2 * time.Second)
@@ -146,11 +146,11 @@ func TestRelease(t *testing.T) {
 	stream.check(t, "while a pod was deleted")
 	rotate(t, namespace, stream)
 	stream.check(t, "while the key was rotated")
-	more, moreEvents := stream.stop()
+	more, moreEvents := stream.stop(t)
 	stream.check(t, "until the end")
 	maps.Copy(events, moreEvents)
 	if len(events) != sent+more {
-		t.Errorf("%d deliveries were sent, and %d different events answered", sent+more, len(events))
+		t.Errorf("%d deliveries were taken, and %d different events answered", sent+more, len(events))
 	}
 
 	var list v1alpha1.NetBoxEventList
@@ -166,7 +166,7 @@ func TestRelease(t *testing.T) {
 	if len(events) != 0 {
 		t.Errorf("%d events were answered with 200 and are not there: %v", len(events), slices.Collect(maps.Keys(events)))
 	}
-	t.Logf("%d deliveries sent, %d events there", sent+more, len(list.Items))
+	t.Logf("%d deliveries taken, %d events there", sent+more, len(list.Items))
 
 	t.Run("apply", func(t *testing.T) { apply(t, namespace, ingress, path) })
 
