@@ -120,6 +120,8 @@ func TestEventRules(t *testing.T) {
 		"a timestamp that Go would not parse": {"10:00:00.000000Z", "10:00:00Z", "spec.timestamp"},
 		"a digest of another kind":            {`"bodySHA256": "0`, `"bodySHA256": "g`, "spec.delivery.bodySHA256"},
 		"a signature that nobody checked":     {"Verified", "Perhaps", "spec.delivery.signature"},
+		"a trace":                             {`"bodyBytes"`, `"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "bodyBytes"`, ""},
+		"no trace":                            {`"bodyBytes"`, `"traceparent": "00-0af7", "bodyBytes"`, "spec.delivery.traceparent"},
 	} {
 		spec := strings.ReplaceAll(event, test.old, test.new)
 		if test.old == "" {

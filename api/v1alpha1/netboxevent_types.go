@@ -167,6 +167,11 @@ type Delivery struct {
 	// +optional
 	// +mapType=atomic
 	Envelope JSONObject `json:"envelope,omitzero"`
+	// traceparent is the OpenTelemetry span in which the event was received, as the W3C's Trace Context writes it, for example
+	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent where no trace was recorded.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`
+	Traceparent string `json:"traceparent,omitempty"`
 }
 
 // Phase is how far the work on an event is.

@@ -22,6 +22,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 const (
@@ -162,6 +163,7 @@ func (s *httpSender) request(ctx context.Context, task Task, spec *v1alpha1.HTTP
 	}
 	request.Header = header
 	request.Header.Set("User-Agent", "netbox-event-operator")
+	tracing.ToHeader(ctx, request.Header)
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
 		request.SetBasicAuth(user.Username(), password)

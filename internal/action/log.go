@@ -3,6 +3,8 @@ package action
 import (
 	"context"
 	"fmt"
+
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 // write writes the line of a log action.
@@ -11,7 +13,8 @@ func (r *Runner) write(ctx context.Context, task Task) error {
 	if err != nil {
 		return rendering(ctx, fmt.Errorf("message: %w", err))
 	}
-	r.log.Info("NetBox event rule", "message", message, "rule", task.Rule.Name, "action", task.Action.Spec.Name,
+	log := r.log.WithValues(tracing.LogValues(task.Event.Spec.Delivery.Traceparent)...)
+	log.Info("NetBox event rule", "message", message, "rule", task.Rule.Name, "action", task.Action.Spec.Name,
 		"namespace", task.Event.Namespace, "name", task.Event.Name, "requestID", task.Event.Spec.RequestID)
 	return nil
 }

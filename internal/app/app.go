@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
@@ -59,6 +60,12 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	build := ThisBuild()
 	log.Info("starting", "version", build.Version, "commit", build.Commit, "go", build.Go)
 	build.Register(metrics.Registry)
+	limitMemory(ctx, log.WithName("memory"))
+	tracer, flush, err := newTracer(ctx, build, log.WithName("tracing"))
+	if err != nil {
+		return err
+	}
+	defer flush()
 	config = rest.CopyConfig(config)
 	config.QPS = -1 // the API server's own fairness limits us
 	scheme, err := Scheme()
@@ -85,6 +92,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	shared := shared{
 		compiled:  rule.NewCache(),
 		metrics:   event.NewMetrics(metrics.Registry),
+		tracer:    tracer,
 		retention: retention.NewMetrics(metrics.Registry),
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
@@ -93,6 +101,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		Events:   store,
 		Recorder: outer.GetEventRecorder("netbox-event-operator"),
 		Registry: metrics.Registry,
+		Tracer:   tracer,
 		Clock:    clock.RealClock{},
 		Log:      log.WithName("receiver"),
 	})
@@ -133,6 +142,7 @@ func (onLeader) NeedLeaderElection() bool { return true }
 type shared struct {
 	compiled  *rule.Cache
 	metrics   *event.Metrics
+	tracer    trace.Tracer // nil for none
 	retention *retention.Metrics
 }
 
@@ -239,6 +249,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Tally:    tally,
 		Status:   store,
 		Metrics:  shared.metrics,
+		Tracer:   shared.tracer,
 		Finished: retentionReconciler.Finished,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
 		Clock:    clock.RealClock{},
@@ -276,6 +287,7 @@ func metricsOptions(options Options) metricsserver.Options {
 	return metricsserver.Options{
 		BindAddress:    options.MetricsBindAddress,
 		SecureServing:  true,
+		ExtraHandlers:  profiles(),
 		FilterProvider: filters.WithAuthenticationAndAuthorization,
 	}
 }

@@ -7,6 +7,8 @@ package eventstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -48,16 +50,50 @@ func New(config *rest.Config, httpClient *http.Client, scheme *runtime.Scheme) (
 	return &Store{client: client}, err
 }
 
-// Create creates an event. Its errors are those of the API server.
+// etcdBytes is what etcd takes in one request, by default. A cluster whose etcd takes more would gain little: the API server sends it
+// 2 MiB at the most. statusBytes of it are for what comes to an event after it was sent: its metadata, and a status without which it
+// would stay Pending.
+const (
+	etcdBytes   = 1536 << 10
+	statusBytes = 32 << 10
+)
+
+// TooLargeError says that an event is larger than can be stored.
+type TooLargeError struct {
+	// Bytes is how long the event is as JSON.
+	Bytes int
+	// Limit is what it met, for people.
+	Limit string
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("the event takes %d bytes as JSON, and %s", e.Bytes, e.Limit)
+}
+
+// Create creates an event. Its errors are those of the API server, and *TooLargeError.
 func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
-	return s.client.Post().
+	event.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEvent"))
+	body, err := json.Marshal(event)
+	if err != nil {
+		return err
+	}
+	if most := etcdBytes - statusBytes; len(body) > most {
+		return &TooLargeError{len(body), fmt.Sprintf("%d is the most that etcd takes with a status, unless it is set up otherwise", most)}
+	}
+	err = s.client.Post().
 		Namespace(event.Namespace).
 		Resource(resource).
 		VersionedParams(&metav1.CreateOptions{FieldManager: creator}, metav1.ParameterCodec).
 		SetHeader("Accept", metadataOnly).
-		Body(event).
+		SetHeader("Content-Type", "application/json").
+		MaxRetries(0). // the caller has the sender to think of, and an answer that says when to come again
+		Body(body).
 		Do(ctx).
 		Error()
+	if err != nil && IsTooLarge(err) { // numbers are longer there, 1e20 for example; or the limits are lower
+		return &TooLargeError{len(body), "the API server or etcd refuses it: " + err.Error()}
+	}
+	return err
 }
 
 // ApplyStatus makes the status of an event what the configuration says. The configuration carries the event's UID: if another event
@@ -93,7 +129,8 @@ func Finished(event metav1.Object) time.Time {
 // IsTooLarge tells whether an event is over a limit of the API server (3 MiB for a request), of its connection to etcd (2 MiB) or of
 // etcd (1.5 MiB by default). The API server passes the last two on as errors that only their text tells apart.
 func IsTooLarge(err error) bool {
-	return apierrors.IsRequestEntityTooLargeError(err) ||
+	_, ok := errors.AsType[*TooLargeError](err)
+	return ok || apierrors.IsRequestEntityTooLargeError(err) ||
 		strings.Contains(err.Error(), "etcdserver: request is too large") ||
 		strings.Contains(err.Error(), "trying to send message larger than max")
 }

@@ -14,10 +14,11 @@ import (
 
 // delivered is a body that is to be stored, with what is known of its way here.
 type delivered struct {
-	source     *v1alpha1.NetBoxSource
-	body       []byte
-	key        string // the name of the key that signed it, "" for none
-	receivedAt time.Time
+	source      *v1alpha1.NetBoxSource
+	body        []byte
+	key         string // the name of the key that signed it, "" for none
+	receivedAt  time.Time
+	traceparent string // of the span in which it was received, "" where nobody records it
 }
 
 // newEvent builds the resource that stores an event.
@@ -54,6 +55,7 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 				Stringified: event.Stringified,
 				Redacted:    event.Redacted,
 				Envelope:    jsonObject(event.Envelope),
+				Traceparent: from.traceparent,
 			},
 		},
 	}

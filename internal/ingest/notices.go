@@ -5,11 +5,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/notice"
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 const (
@@ -54,7 +56,8 @@ func newNotices(options Options) *notices {
 func (n *notices) refused(from *v1alpha1.NetBoxSource, request *http.Request, answer *answer) {
 	key := noticeKey{nameOf(from), answer.result}
 	if allowed, withheld := n.lines.Allow(key); allowed {
-		n.log.Info("request refused", "status", statuses[answer.result], "result", answer.message, "cause", causeOf(answer), "source", key.source,
+		log := n.log.WithValues(tracing.LogValues(tracing.Traceparent(trace.SpanFromContext(request.Context())))...)
+		log.Info("request refused", "status", statuses[answer.result], "result", answer.message, "cause", causeOf(answer), "source", key.source,
 			"method", request.Method, "path", request.URL.Path, "remote", request.RemoteAddr, "moreSinceLastLine", withheld)
 	}
 	reason, ok := eventReasons[answer.result]

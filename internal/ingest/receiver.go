@@ -16,6 +16,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,6 +30,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 // answerTimeout is how long the work on a request may take once its body is there: the sender learns within two seconds that nothing
@@ -52,8 +55,10 @@ type Options struct {
 	Recorder events.EventRecorder
 	// Registry takes the receiver's metrics.
 	Registry prometheus.Registerer
-	Clock    clock.PassiveClock
-	Log      logr.Logger
+	// Tracer begins a trace for each request; nil for none.
+	Tracer trace.Tracer
+	Clock  clock.PassiveClock
+	Log    logr.Logger
 }
 
 // Receiver is the HTTP handler that deliveries come to.
@@ -77,7 +82,7 @@ func NewReceiver(options Options) *Receiver {
 		Options: options,
 		docs:    apidocs.Handler(),
 		routes:  newRoutes(options.Sources),
-		limits:  newLimits(),
+		limits:  newLimits(options.Clock),
 		keys:    newKeyring(options.Secrets, options.Clock),
 		metrics: newMetrics(options.Registry),
 		notices: newNotices(options),
@@ -87,30 +92,50 @@ func NewReceiver(options Options) *Receiver {
 
 // ServeHTTP answers one request.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	from, err := r.route(request)
+	claim := r.limits.admit(w, request, nameOf(from))
+	if claim == nil {
+		r.turnAway(w, request, from)
+		return
+	}
+	defer claim.release()
+	if len(request.TransferEncoding) > 0 {
+		// Chunks beside a length are how a second request is hidden from one of two servers: nothing follows chunks on this connection.
+		w.Header().Set("Connection", "close")
+	}
 	if apidocs.Handles(request.URL.Path) {
+		discard(w, request, claim)
 		r.docs.ServeHTTP(w, request)
 		return
 	}
-	release, admitted := r.limits.admit(request)
-	if !admitted {
-		r.metrics.observe("", errTooMany.result, 0)
-		w.Header().Set("Connection", "close")
-		errTooMany.write(w)
-		request.Header = nil // the server holds the request for a while yet
-		return
-	}
-	defer release()
 	started := r.Clock.Now()
 	r.metrics.inFlight.Inc()
 	defer r.metrics.inFlight.Dec()
 
-	from, answer := r.receive(request)
+	request, span := r.trace(request)
+	defer span.End()
+	answer := r.receive(request, from, claim, err)
+	describe(span, from, answer)
 	r.metrics.observe(nameOf(from), answer.result, r.Clock.Since(started))
 	if answer.event == "" {
 		r.notices.refused(from, request, answer)
-		discard(w, request)
+		discard(w, request, claim)
 	}
 	answer.write(w)
+	if claim.gaveWay() {
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler) // closes the connection at once; the server would wait for the rest of the body
+	}
+}
+
+// turnAway answers a request that there is no memory for.
+func (r *Receiver) turnAway(w http.ResponseWriter, request *http.Request, from *v1alpha1.NetBoxSource) {
+	r.metrics.observe(nameOf(from), errTooMany.result, 0)
+	r.notices.refused(from, request, errTooMany)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(turnedAwayTime))
+	w.Header().Set("Connection", "close")
+	errTooMany.write(w)
+	request.Header = nil // the server holds the request for a while yet
 }
 
 // nameOf returns the namespace and name of a source as logs and metrics have them, "" for none.
@@ -121,38 +146,34 @@ func nameOf(from *v1alpha1.NetBoxSource) string {
 	return from.Namespace + "/" + from.Name
 }
 
-// receive does the work, and returns the source if the request has one.
-func (r *Receiver) receive(request *http.Request) (*v1alpha1.NetBoxSource, *answer) {
-	from, name, result, err := r.store(request)
+// receive does the work on a request for a source, or for none, by the error.
+func (r *Receiver) receive(request *http.Request, from *v1alpha1.NetBoxSource, claim *claim, err error) *answer {
+	var name string
+	var result result
+	if err == nil {
+		name, result, err = r.store(request, from, claim)
+	}
 	switch refusal, ok := errors.AsType[*answer](err); {
 	case ok:
-		return from, refusal
+		return refusal
 	case err != nil:
-		return from, unavailable("an error of the operator; see its log", time.Second, err)
+		return unavailable("an error of the operator; see its log", time.Second, err)
 	case result == resultDuplicate:
-		return from, &answer{result: result, message: "duplicate", event: name}
+		return &answer{result: result, message: "duplicate", event: name}
 	default:
-		return from, &answer{result: result, message: "ok", event: name}
+		return &answer{result: result, message: "ok", event: name}
 	}
 }
 
-// store takes a request the whole way. An error means that nothing was stored, or that nobody knows.
-func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, name string, result result, err error) {
-	if request.Method != http.MethodPost {
-		return nil, "", "", refuse(resultMethodNotAllowed, methodHint(request.Method))
-	}
-	from, err = r.find(request)
-	if err != nil {
-		return nil, "", "", err
-	}
+// store takes a request the rest of the way. An error means that nothing was stored, or that nobody knows.
+func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, claim *claim) (name string, result result, err error) {
 	if err := checkHead(request, from); err != nil {
-		return from, "", "", err
+		return "", "", err
 	}
-	body, release, err := r.limits.readBody(request, from.Spec.MaxBodyBytes)
+	body, err := readBody(request, from.Spec.MaxBodyBytes, claim)
 	if err != nil {
-		return from, "", "", err
+		return "", "", err
 	}
-	defer release()
 	r.metrics.bodyBytes.WithLabelValues(nameOf(from)).Observe(float64(len(body)))
 	receivedAt := r.Clock.Now()
 	ctx, cancel := context.WithTimeout(request.Context(), answerTimeout)
@@ -160,30 +181,35 @@ func (r *Receiver) store(request *http.Request) (from *v1alpha1.NetBoxSource, na
 
 	key, err := r.verify(ctx, from, body, request.Header.Values(netbox.SignatureHeader))
 	if err != nil {
-		return from, "", "", err
+		return "", "", err
 	}
 	if !r.withinRate(from) {
-		return from, "", "", throttled("over the rate limit of this source; try again")
+		return "", "", throttled("over the rate limit of this source; try again")
 	}
-	done, err := r.limits.startWork(ctx, len(body))
+	done, err := r.limits.startWork(ctx, nameOf(from), len(body))
 	if err != nil {
-		return from, "", "", err
+		return "", "", err
 	}
 	defer done()
 	event, err := decode(body, from, receivedAt)
 	if err != nil {
-		return from, "", "", err
+		return "", "", err
 	}
-	resource := newEvent(event, delivered{source: from, body: body, key: key, receivedAt: receivedAt})
+	resource := newEvent(event, delivered{
+		source: from, body: body, key: key, receivedAt: receivedAt, traceparent: tracing.Traceparent(trace.SpanFromContext(ctx)),
+	})
 	result, err = r.create(ctx, resource)
-	return from, resource.Namespace + "/" + resource.Name, result, err
+	return resource.Namespace + "/" + resource.Name, result, err
 }
 
 // SourcesChanged makes the receiver look its sources up again. It is to be called after each change of what Options.Sources reads.
 func (r *Receiver) SourcesChanged() { r.routes.forget() }
 
-// find returns the source that the request's path belongs to.
-func (r *Receiver) find(request *http.Request) (*v1alpha1.NetBoxSource, error) {
+// route returns the source that a delivery is for, by its path.
+func (r *Receiver) route(request *http.Request) (*v1alpha1.NetBoxSource, error) {
+	if request.Method != http.MethodPost {
+		return nil, refuse(resultMethodNotAllowed, methodHint(request.Method))
+	}
 	owner, err := r.routes.owner(request.Context(), source.CleanPath(request.URL.Path))
 	if err != nil {
 		return nil, unavailable("sources cannot be looked up; try again", time.Second, err)
@@ -280,20 +306,43 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 
 // create stores an event. That it exists already is success: its name says that it is the same.
 func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (result, error) {
-	err := r.Events.Create(ctx, event)
+	ctx, span := tracing.Start(ctx, trace.SpanFromContext(ctx), "create", trace.SpanKindClient)
+	defer span.End()
+	err := r.createWhenAsked(ctx, event)
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		span.SetStatus(codes.Error, "")
+	}
 	switch {
 	case err == nil:
 		return resultStored, nil
 	case apierrors.IsAlreadyExists(err):
 		return resultDuplicate, nil
 	case eventstore.IsTooLarge(err):
-		return "", &answer{result: resultTooLarge, message: "the event is larger than the API server or etcd accepts", cause: err}
+		return "", &answer{result: resultTooLarge, message: err.Error()}
 	case apierrors.IsInvalid(err):
 		return "", &answer{
 			result: resultInvalid, message: "the API server does not accept the event: " + err.Error(), faults: causes(err), cause: err,
 		}
 	default:
 		return "", unavailable("the event could not be stored in Kubernetes; try again", retryAfter(err), err)
+	}
+}
+
+// createWhenAsked tries again when an API server that has too much to do asks for it, if that is soon. Meanwhile the event keeps its place
+// among those that are worked on, so that the API server gets less to do.
+func (r *Receiver) createWhenAsked(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
+	for {
+		err := r.Events.Create(ctx, event)
+		_, asked := apierrors.SuggestsClientDelay(err)
+		pause := retryAfter(err)
+		if deadline, _ := ctx.Deadline(); !asked || time.Until(deadline) < pause {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
 	}
 }
 

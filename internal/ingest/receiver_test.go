@@ -8,6 +8,8 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -638,4 +640,44 @@ func TestOutage(t *testing.T) {
 		outage.Set(controlplane.Up)
 	}
 	eventually(t, "nothing is stored after the API server is back", func() bool { return send().status == 200 })
+}
+
+// TestBusy has an API server that is asked for too much.
+func TestBusy(t *testing.T) {
+	transport, err := rest.TransportFor(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := url.Parse("https://" + strings.TrimPrefix(plane.Config.Host, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(api)
+	proxy.Transport, proxy.FlushInterval = transport, -1
+	refusals := make(chan string, 2) // the Retry-After of each
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/netboxevents") {
+			select {
+			case after := <-refusals:
+				w.Header().Set("Retry-After", after)
+				http.Error(w, "too many requests, please try again later", http.StatusTooManyRequests)
+				return
+			default:
+			}
+		}
+		proxy.ServeHTTP(w, request)
+	}))
+	t.Cleanup(busy.CloseClientConnections)
+	at := start(t, &rest.Config{Host: busy.URL})
+	from := newSource(t, at, "", nil)
+	send := func() response { return post(t, at.URL+source.Path(from), event(1), nil) }
+
+	refusals <- "7"
+	if answer := send(); answer.status != 503 || answer.header.Get("Retry-After") != "7" || answer.took > 2*time.Second {
+		t.Errorf("it wants to be asked in 7 s: %d, Retry-After %q, after %s", answer.status, answer.header.Get("Retry-After"), answer.took)
+	}
+	refusals <- "1"
+	if answer := send(); answer.status != 200 || answer.took < time.Second {
+		t.Errorf("it wants to be asked in a second: %d %s after %s", answer.status, answer.Result, answer.took)
+	}
 }

@@ -24,6 +24,9 @@ const (
 	// not the receiver who closes one that a request is just sent on.
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 8 << 10 // net/http takes 4 KiB more
+	// idleConnectionsMost is how many connections may be open on which no request has begun. Beyond it, those that have waited longest are
+	// closed. One takes 20 kB, or up to 130 kB with a head of small headers that does not end.
+	idleConnectionsMost = 1024
 	// lameDuckTime is how long requests are still taken when the receiver is no longer ready: Ingress controllers learn of it late.
 	lameDuckTime = 3 * time.Second
 	// drainTimeout is how long requests that have begun may take when the receiver stops.
@@ -71,6 +74,7 @@ func (s *Server) Start(ctx context.Context) error {
 		WriteTimeout:      requestTimeout + 2*answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         newIdleConnections(idleConnectionsMost).changed,
 
 		DisableGeneralOptionsHandler: true,
 

@@ -30,6 +30,15 @@ func FuzzDecode(f *testing.F) {
 		`{"a":"\ud800","password":"x","b":123456789012345678901234567890,"c":1e400,"d":[0.1e-7,NaN]}`,
 		valid + `"password":{"a":1e999},"snapshots":{"prechange":{"a":1e999,"password":1},"postchange":{"a":1.0,"last_updated":""}}}`,
 		valid + `"":{"":{"~":1e999}}}`,
+		valid + `"a":` + strings.Repeat("[", 198) + strings.Repeat("]", 198) + `}`,
+		valid + `"a":[` + strings.Repeat("9", 400) + `,-1e-400,0e9,-0.0,1e20,1E999999999999]}`,
+		valid + `"a":{"a":1,"\u0061":2}}`,
+		valid + `"a":{"\ud800":1,"\ud801":2}}`,
+		valid + `"a":{"a":1,"A":2,"__proto__":{},"~1/":0,"a.b":"\u0000\u2028<>&"}}`,
+		valid + "\"a\":\"\xff\xc0\xaf\xed\xa0\x80\"}",
+		"\ufeff" + valid + `"a":1}`,
+		valid + `"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"},"status":{"phase":"Succeeded"}}`,
+		valid + `"password":` + strings.Repeat("[", 190) + strings.Repeat("]", 190) + `}`,
 		valid + `"model":null,"snapshots":null,"context":{},"extra":1e999,"\ud800":{"\udbff":1e999,"a":"\u0031e999"}}`,
 	} {
 		f.Add([]byte(body))

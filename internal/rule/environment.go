@@ -73,6 +73,7 @@ var eventType = apicel.NewObjectType("NetBoxEvent", fields(map[string]*apicel.De
 		"stringified": apicel.NewListType(apicel.StringType, -1),
 		"redacted":    apicel.NewListType(apicel.StringType, -1),
 		"envelope":    apicel.DynType,
+		"traceparent": apicel.StringType,
 	})),
 }))
 

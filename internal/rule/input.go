@@ -75,6 +75,7 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 			"stringified": spec.Delivery.Stringified,
 			"redacted":    spec.Delivery.Redacted,
 			"envelope":    object(spec.Delivery.Envelope),
+			"traceparent": spec.Delivery.Traceparent,
 		},
 	}
 }

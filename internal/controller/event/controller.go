@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -118,8 +119,10 @@ type Reconciler struct {
 	Finished func(source types.NamespacedName)
 	// Recorder writes Kubernetes Events on rules.
 	Recorder events.EventRecorder
-	Clock    clock.PassiveClock
-	Log      logr.Logger
+	// Tracer continues the traces that events were received in; nil for none.
+	Tracer trace.Tracer
+	Clock  clock.PassiveClock
+	Log    logr.Logger
 
 	notices      *notices
 	known        known

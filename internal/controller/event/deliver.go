@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,12 +21,13 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 // begin starts the work on an event, or goes on with it where another replica left it.
 func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent) (*work, error) {
 	kept := *event // what is in the cache is read only, and the list that it came in is to be let go of
-	w := &work{event: &kept, running: map[string]bool{}}
+	w := &work{event: &kept, running: map[string]bool{}, span: r.trace(ctx, event)}
 	replay := event.Annotations[v1alpha1.AnnotationReplay]
 	if event.Status.StartTime != nil && !isReplay(event, &event.Status) {
 		event.Status.DeepCopyInto(&w.status)
@@ -50,6 +52,8 @@ func (r *Reconciler) match(ctx context.Context, w *work) error {
 	if err := r.Rules.List(ctx, &rules, client.InNamespace(w.event.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
+	ctx, span := tracing.Start(ctx, w.span, "match", trace.SpanKindInternal)
+	defer span.End()
 	input := rule.NewInput(w.event, w.status.StartTime.Time)
 	failures := map[string]string{}
 	for i := range rules.Items {
@@ -74,6 +78,7 @@ func (r *Reconciler) match(ctx context.Context, w *work) error {
 		}
 	}
 	slices.SortFunc(w.status.Rules, func(a, b v1alpha1.RuleStatus) int { return strings.Compare(a.Name, b.Name) })
+	describeMatch(span, w.status.Rules)
 	if condition := matchedCondition(w.status.Rules, failures); condition != nil {
 		condition.ObservedGeneration, condition.LastTransitionTime = w.event.Generation, *w.status.StartTime
 		w.status.Conditions = append(w.status.Conditions, *condition)
@@ -180,18 +185,23 @@ func (r *Reconciler) act(
 		}
 		var response string
 		var err error
+		span := tracing.None
 		if invalid != nil {
 			err = fmt.Errorf("the rule is not accepted: %w", invalid) // and may be mended
 		} else if found := find(compiled.Actions, status.Name); found != nil {
-			response, err = r.attempt(ctx, action.Task{Rule: &current, Action: found, Event: w.event, Input: input})
+			var traced context.Context
+			traced, span = traceAttempt(ctx, w.span, name, status, found)
+			response, err = r.attempt(traced, action.Task{Rule: &current, Action: found, Event: w.event, Input: input})
 		} else {
 			continue // the lane will skip it
 		}
 		if err != nil && ctx.Err() != nil {
+			span.End()
 			return failed // cut off, which is nobody's failure
 		}
 		now := r.Clock.Now()
 		attempted(status, &current.Spec.Retry, response, err, now)
+		endAttempt(span, status)
 		w.note(name.Name, actions, now)
 		if i+1 < len(actions) { // the next can take long
 			r.queue.AddWithOpts(priorityqueue.AddOpts{After: saveDelay, Priority: new(retryPriority)}, laneOf(w.event))
@@ -212,8 +222,7 @@ func (r *Reconciler) attempt(ctx context.Context, task action.Task) (response st
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = &action.Failure{Err: fmt.Errorf("a fault of the operator: %v", cause), Final: true}
-			r.Log.Error(err, "panic in an action", "rule", task.Rule.Name, "namespace", task.Event.Namespace, "name", task.Event.Name,
-				"stack", string(debug.Stack()))
+			r.Log.WithValues(naming(task.Event)...).Error(err, "panic in an action", "rule", task.Rule.Name, "stack", string(debug.Stack()))
 		}
 	}()
 	return r.Actions.Do(ctx, task)

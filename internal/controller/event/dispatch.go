@@ -133,14 +133,18 @@ func (d drain) Start(ctx context.Context) error {
 	d.delivery.stop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
 	defer cancel()
-	for _, w := range d.known.all() {
+	all := d.known.all()
+	for _, w := range all {
 		if err := d.save(ctx, w, &turn{now: d.Clock.Now().Add(saveDelay)}); err != nil {
-			d.Log.Info("what was delivered last cannot be written down, and will be delivered again",
-				"cause", err.Error(), "namespace", w.event.Namespace, "name", w.event.Name)
+			d.Log.WithValues(naming(w.event)...).Info("what was delivered last cannot be written down, and will be delivered again",
+				"cause", err.Error())
 			if isUnavailable(err) {
 				break
 			}
 		}
+	}
+	for _, w := range all {
+		w.span.End()
 	}
 	return nil
 }

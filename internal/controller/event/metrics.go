@@ -66,15 +66,19 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 }
 
 func (m *Metrics) attempted(rule types.NamespacedName, status *v1alpha1.ActionStatus) {
-	result := resultRetried
+	m.deliveries.WithLabelValues(rule.String(), status.Name, resultOf(status)).Inc()
+}
+
+// resultOf is what became of the last attempt at an action.
+func resultOf(status *v1alpha1.ActionStatus) string {
 	switch status.State {
 	case v1alpha1.DeliverySucceeded:
-		result = resultSucceeded
+		return resultSucceeded
 	case v1alpha1.DeliveryFailed:
-		result = resultFailed
+		return resultFailed
 	default:
+		return resultRetried
 	}
-	m.deliveries.WithLabelValues(rule.String(), status.Name, result).Inc()
 }
 
 func (m *Metrics) expressionFailed(rule types.NamespacedName) {

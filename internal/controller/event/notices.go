@@ -45,7 +45,7 @@ func newNotices(r *Reconciler) *notices {
 // failed tells of an attempt that failed.
 func (n *notices) failed(rule *v1alpha1.NetBoxEventRule, event *v1alpha1.NetBoxEvent, status *v1alpha1.ActionStatus, err error) {
 	name := types.NamespacedName{Namespace: rule.Namespace, Name: rule.Name}
-	log := n.log.WithValues("rule", rule.Name, "action", status.Name, "namespace", event.Namespace, "name", event.Name,
+	log := n.log.WithValues(naming(event)...).WithValues("rule", rule.Name, "action", status.Name,
 		"requestID", event.Spec.RequestID, "attempts", status.Attempts)
 	if status.State == v1alpha1.DeliveryFailed {
 		log.Error(err, "action given up; mend the cause, and annotate the event with "+v1alpha1.AnnotationReplay)

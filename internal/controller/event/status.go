@@ -62,6 +62,7 @@ func (r *Reconciler) saved(w *work, status *v1alpha1.NetBoxEventStatus) {
 		return
 	}
 	r.Metrics.finished(w.event, status, r.Clock.Now())
+	endWork(w.span, status)
 	if r.Finished != nil {
 		r.Finished(types.NamespacedName{Namespace: w.event.Namespace, Name: w.event.Spec.SourceRef.Name})
 	}
@@ -105,7 +106,7 @@ func (w *work) notSaved(since time.Time) {
 
 // saveShort writes no more than that an event is done, where it leaves no room for more.
 func (r *Reconciler) saveShort(ctx context.Context, w *work, status *v1alpha1.NetBoxEventStatus) error {
-	log := r.Log.WithValues("namespace", w.event.Namespace, "name", w.event.Name)
+	log := r.Log.WithValues(naming(w.event)...)
 	if status.Phase == v1alpha1.PhasePending {
 		log.Info("the event leaves no room for its status, which is kept in memory")
 		return nil

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -35,6 +36,9 @@ func (k *known) put(lane Lane, one *work) {
 	if k.byLane[lane] == nil {
 		k.byLane[lane] = map[types.UID]*work{}
 	}
+	if before := k.byLane[lane][one.event.UID]; before != nil {
+		before.span.End()
+	}
 	k.byLane[lane][one.event.UID] = one
 }
 
@@ -42,6 +46,9 @@ func (k *known) put(lane Lane, one *work) {
 func (k *known) forget(lane Lane, uid types.UID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if gone := k.byLane[lane][uid]; gone != nil && !gone.isFinished() { // else it ends when its last status is known to be written
+		gone.span.End()
+	}
 	delete(k.byLane[lane], uid)
 	if len(k.byLane[lane]) == 0 {
 		delete(k.byLane, lane)
@@ -83,6 +90,7 @@ func (k *known) all() (all []*work) {
 // work is what is known of one pending event: the status that it is to have, ahead of what the API server has.
 type work struct {
 	event *v1alpha1.NetBoxEvent // not to be changed
+	span  trace.Span
 
 	mu       sync.Mutex
 	status   v1alpha1.NetBoxEventStatus

@@ -1,7 +1,7 @@
 // Package retention deletes finished events that have been kept long enough, or of which there are too many.
 //
-// It runs on the leader. Which events go is decided by package internal/retention, on metadata that is read page by page from the API server:
-// finished events are in no cache, and what is known of them is forgotten with each page.
+// It runs on the leader. Which events go is decided by package internal/retention, on metadata that is read page by page from the API
+// server: finished events are in no cache, and what is known of them is forgotten with each page.
 package retention
 
 import (
@@ -236,7 +236,8 @@ func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 		oldest = &metav1.Time{Time: at}
 		status.WithOldest(*oldest)
 	}
-	if was := sweep.source.Status; was.Events != nil && *was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) {
+	was := sweep.source.Status
+	if was.Events != nil && *was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) {
 		return nil
 	}
 	return r.Status.Status().Apply(ctx, apply.NetBoxSource(name.Name, name.Namespace).WithUID(sweep.source.UID).WithStatus(status),
@@ -254,8 +255,8 @@ type sweep struct {
 	expired int64         // ever
 }
 
-// run lists the finished events and deletes those that have been kept long enough page by page, and those that are too many at the end. More
-// tells whether there are too many still.
+// run lists the finished events and deletes those that have been kept long enough page by page, and those that are too many at the end.
+// More tells whether there are too many still.
 func (s *sweep) run(ctx context.Context) (more bool, err error) {
 	for _, phase := range []v1alpha1.Phase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed} {
 		page := metav1.ListOptions{

@@ -131,6 +131,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: atomic
+    - name: traceparent
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.EventAction

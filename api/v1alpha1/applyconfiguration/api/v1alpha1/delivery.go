@@ -46,6 +46,9 @@ type DeliveryApplyConfiguration struct {
 	// envelope holds the members of the body that are not stored as they were sent, so that the body can be sent on: text that became
 	// fields of the event, and null. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model": "site", …}.
 	Envelope *apiv1alpha1.JSONObject `json:"envelope,omitempty"`
+	// traceparent is the OpenTelemetry span in which the event was received, as the W3C's Trace Context writes it, for example
+	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent where no trace was recorded.
+	Traceparent *string `json:"traceparent,omitempty"`
 }
 
 // DeliveryApplyConfiguration constructs a declarative configuration of the Delivery type for use with
@@ -119,5 +122,13 @@ func (b *DeliveryApplyConfiguration) WithRedacted(values ...string) *DeliveryApp
 // If called multiple times, the Envelope field is set to the value of the last call.
 func (b *DeliveryApplyConfiguration) WithEnvelope(value apiv1alpha1.JSONObject) *DeliveryApplyConfiguration {
 	b.Envelope = &value
+	return b
+}
+
+// WithTraceparent sets the Traceparent field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Traceparent field is set to the value of the last call.
+func (b *DeliveryApplyConfiguration) WithTraceparent(value string) *DeliveryApplyConfiguration {
+	b.Traceparent = &value
 	return b
 }

@@ -1,0 +1,169 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/source"
+)
+
+// deliver sends small deliveries one after the other, each on a connection of its own as NetBox does, until ctx is done. It returns how
+// often each status came, and how long it took for 99 of 100.
+func deliver(ctx context.Context, url string, first int) (statuses map[int]int, p99 time.Duration) {
+	sender := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	statuses = map[int]int{}
+	var took []time.Duration
+	for n := first; ctx.Err() == nil; n++ {
+		sent := time.Now()
+		status, _ := postBy(context.WithoutCancel(ctx), sender, url, body(n))
+		took = append(took, time.Since(sent))
+		statuses[status]++
+		time.Sleep(10 * time.Millisecond)
+	}
+	slices.Sort(took)
+	return statuses, took[len(took)*99/100]
+}
+
+func total(statuses map[int]int) (sum int) {
+	for _, count := range statuses {
+		sum += count
+	}
+	return sum
+}
+
+// checkDelivered wants all to be stored, but for what an API server that is short of processors itself does not store in time.
+func checkDelivered(t *testing.T, statuses map[int]int, p99 time.Duration) {
+	t.Helper()
+	t.Logf("answers: %v; 99 of 100 within %s", statuses, p99.Round(time.Millisecond))
+	stored, tooLate := statuses[http.StatusOK], statuses[http.StatusServiceUnavailable]
+	if stored == 0 || stored+tooLate != total(statuses) {
+		t.Errorf("answers: %v", statuses)
+	}
+	if p99 > 3*time.Second {
+		t.Errorf("99 of 100 took up to %s", p99)
+	}
+}
+
+// TestFairness floods one source in all ways that fill what its requests may take, and looks at another.
+func TestFairness(t *testing.T) {
+	flooded, other := newSource(t), newSource(t)
+	m := start(t, plane.Config)
+	served(t, m.url(flooded))
+	served(t, m.url(other))
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	var flood sync.WaitGroup
+
+	// Large bodies that stop half way, and heads of many small headers without a body.
+	half := head(flooded, 900_000) + "\r\n" + strings.Repeat(" ", 500_000)
+	var headers strings.Builder
+	for n := range 1200 {
+		fmt.Fprintf(&headers, "a%d: b\r\n", n)
+	}
+	for _, part := range []string{half, head(flooded, 900_000) + headers.String() + "\r\n{"} {
+		for range 4 {
+			flood.Go(func() {
+				for ctx.Err() == nil {
+					if conn, err := new(net.Dialer).DialContext(ctx, "tcp", m.webhooks); err == nil {
+						defer func() { _ = conn.Close() }()
+						_, _ = io.WriteString(conn, part)
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			})
+		}
+	}
+	// Deliveries as fast as they are answered, large and small, good and forged.
+	large := strings.Replace(body(0), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 900_000)+`",`, 1)
+	for sender := range 16 { // more would take the API server's processors, which the receiver does not share out
+		flood.Go(func() {
+			for n := sender; ctx.Err() == nil; n += 16 {
+				switch sender % 8 {
+				case 0:
+					_, _ = post(ctx, m.url(flooded), strings.Replace(large, `"id":0`, fmt.Sprintf(`"id":%d`, n), 1))
+				case 1:
+					_, _ = postBy(ctx, http.DefaultClient, m.url(flooded)+"?forged", large+"}")
+				default:
+					_, _ = post(ctx, m.url(flooded), body(n))
+				}
+			}
+		})
+	}
+
+	statuses, p99 := deliver(ctx, m.url(other), 0)
+	flood.Wait()
+	t.Logf("peak memory %d MiB", peakMemory(t, m.process.Pid)>>20)
+	checkDelivered(t, statuses, p99)
+}
+
+// head is the head of a delivery, but for the empty line that ends it.
+func head(from *v1alpha1.NetBoxSource, length int) string {
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", source.Path(from), length)
+}
+
+// TestSlowSenders opens thousands of connections that send nothing, or a byte a second of a head or a body, to the very source that others
+// deliver to.
+func TestSlowSenders(t *testing.T) {
+	from := newSource(t)
+	m := start(t, plane.Config)
+	served(t, m.url(from))
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	connections := int(min(10_000, files.Cur/2))
+
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	opened := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		begun := []string{"", "POST / HTTP/1.1\r\nHost: ", head(from, 900_000) + "\r\n{"}
+		var conns []net.Conn
+		for n := range connections {
+			conn, err := net.Dial("tcp", m.webhooks)
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			defer func() { _ = conn.Close() }()
+			_, _ = io.WriteString(conn, begun[n%3])
+			conns = append(conns, conn)
+		}
+		close(opened)
+		for ctx.Err() == nil {
+			for n, conn := range conns {
+				if n%3 > 0 {
+					_, _ = io.WriteString(conn, " ") // fails where the receiver has closed it
+				}
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	})
+
+	during, stop := context.WithCancel(ctx)
+	go func() { <-opened; stop() }()
+	statuses, p99 := deliver(during, m.url(from), 0)
+	t.Logf("while %d connections are opened: %v, 99 of 100 within %s", connections, statuses, p99.Round(time.Millisecond))
+	statuses, p99 = deliver(ctx, m.url(from), 100_000)
+	all.Wait()
+	checkDelivered(t, statuses, p99)
+	peak := peakMemory(t, m.process.Pid)
+	t.Logf("peak memory %d MiB", peak>>20)
+	if peak > 400<<20 {
+		t.Errorf("the manager took %d MiB", peak>>20)
+	}
+}
