@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel/trace"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
@@ -75,6 +78,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	outer, err := manager.New(config, manager.Options{
 		Scheme:                 scheme,
 		Logger:                 log,
+		MapperProvider:         receiverMapper,
 		Cache:                  cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxSource{}: {}}),
 		Metrics:                metricsOptions(options),
 		HealthProbeBindAddress: options.HealthProbeBindAddress,
@@ -124,6 +128,15 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		return err
 	}
 	return outer.Start(ctx)
+}
+
+// receiverMapper knows what the outer manager reads. Discovery would end the process where the API server is away when it starts, and the
+// kubelet waits longer before each further start: long after the API server was back, nobody would receive.
+func receiverMapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("NetBoxSource"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
+	return mapper, nil
 }
 
 // everyReplica is a Runnable that does not wait for leadership.

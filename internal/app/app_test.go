@@ -69,6 +69,14 @@ type manager struct {
 
 func start(t *testing.T, config *rest.Config, arguments ...string) *manager {
 	t.Helper()
+	m := launch(t, config, arguments...)
+	eventually(t, "the manager is not ready", 30*time.Second, m.ready)
+	return m
+}
+
+// launch starts a manager and does not wait for it.
+func launch(t *testing.T, config *rest.Config, arguments ...string) *manager {
+	t.Helper()
 	binary, err := buildManager()
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +99,6 @@ func start(t *testing.T, config *rest.Config, arguments ...string) *manager {
 			t.Logf("log of the manager:\n%s", m.log)
 		}
 	})
-	eventually(t, "the manager is not ready", 30*time.Second, m.ready)
 	return m
 }
 
@@ -403,6 +410,30 @@ func TestRights(t *testing.T) {
 		t.Error("something is forbidden")
 		t.Log(m.log)
 	}
+}
+
+// TestOutageAtStart starts the operator while the API server is away: it waits, alive and not ready, and receives when that is back.
+func TestOutageAtStart(t *testing.T) {
+	from := newSource(t)
+	outage, config := plane.NewOutage(t)
+	outage.Set(controlplane.Refused)
+	m := launch(t, config, "--leader-elect")
+	alive := func() bool {
+		response, err := http.Get("http://" + m.probes + "/healthz")
+		return err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK
+	}
+	eventually(t, "the manager is not alive", 30*time.Second, alive)
+	time.Sleep(3 * time.Second)
+	if !alive() || m.ready() {
+		t.Errorf("alive: %t, ready: %t", alive(), m.ready())
+	}
+	outage.Set(controlplane.Up)
+	eventually(t, "the manager is not ready", 30*time.Second, m.ready)
+	served(t, m.url(from))
+	if status, _ := post(t.Context(), m.url(from), body(1)); status != http.StatusOK {
+		t.Errorf("after the outage: %d", status)
+	}
+	allDone(t, from)
 }
 
 // TestOutage takes the API server away for longer than a leader may be without it.
