@@ -11,7 +11,7 @@ VALUES_SCHEMA = go tool -modfile=hack/tools/helm/go.mod helm-values-schema-json
 
 CHART = charts/netbox-event-operator
 
-MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/kubernetes test/monitoring
+MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/kubernetes test/monitoring test/report
 GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguration config/crd/bases config/rbac/role.yaml \
 	$(CHART)/crds $(CHART)/files/*role.yaml $(CHART)/files/admission $(CHART)/values.schema.json $(CHART)/README.md
 
@@ -22,6 +22,10 @@ WITH_CONTROL_PLANE = assets=$$(hack/control-plane.sh) && export KUBEBUILDER_ASSE
 ALLOW_NULL_JSON = awk '{ print } sub(/description: JSON is any JSON value.*/, "nullable: true")' $(1) >$(1).new && mv $(1).new $(1)
 
 FUZZTIME ?= 20s
+
+# How long make soak and make chaos send. SOAK=60s and CHAOS=60s are for trying.
+SOAK ?= 10m
+CHAOS ?= 10m
 
 # What is built, and where a release goes. A build of one VERSION and commit with one version of Go makes the same image everywhere.
 VERSION ?= $(shell hack/version.sh)
@@ -73,6 +77,7 @@ lint: ## Run golangci-lint and actionlint, and shellcheck where it is installed.
 	$(GOLANGCI_LINT) run
 	cd hack/image && go tool -modfile=../tools/golangci-lint/go.mod golangci-lint run
 	cd test/monitoring && go tool -modfile=../../hack/tools/golangci-lint/go.mod golangci-lint run
+	cd test/report && go tool -modfile=../../hack/tools/golangci-lint/go.mod golangci-lint run
 	$(ACTIONLINT)
 	@if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; fi
 
@@ -98,8 +103,20 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s).
 	[ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
 
 .PHONY: bench
-bench: build ## Compare the receiver with bare API clients on a real API server.
-	@$(WITH_CONTROL_PLANE) exec go run ./test/bench
+bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about 20 minutes.
+	@$(WITH_CONTROL_PLANE) status=0; go run ./test/bench || status=1; go run ./test/bench/capacity || status=1; exit $$status
+
+.PHONY: soak
+soak: build ## Send a steady stream for SOAK (10m); fails if memory grows, or an event is lost or doubled. Needs Linux.
+	@$(WITH_CONTROL_PLANE) exec go run ./test/soak -duration $(SOAK)
+
+.PHONY: chaos
+chaos: build ## Kill replicas, API server, etcd and sink for CHAOS (10m); fails if an event is lost, doubled or not finished. Needs Linux.
+	@$(WITH_CONTROL_PLANE) exec go run ./test/chaos -duration $(CHAOS)
+
+.PHONY: report
+report: ## Write docs/endurance.md and its plots from what make bench, make soak and make chaos have measured.
+	@go run -C test/report . -from "$(CURDIR)/bin/report" -to "$(CURDIR)/docs"
 
 .PHONY: demo
 demo: prerequisites build ## Try it on this machine: API server, manager, deliveries. DEMO_ONCE=1 ends by itself.

@@ -6,7 +6,7 @@
 //   - refused signatures, beside a bare HTTP handler that only reads and hashes.
 //
 // Each pair runs in turns. Rates are medians of the turns; the ratio is the median of the ratios turn by turn, which holds when the
-// machine's speed drifts.
+// machine's speed drifts. It fails where a ratio is below its aim.
 package main
 
 import (
@@ -47,6 +47,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+	"github.com/netbox-events/netbox-event-operator/test/fleet"
+	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
 const (
@@ -99,6 +101,9 @@ type bench struct {
 	table  *tabwriter.Writer
 
 	metrics rest.Interface // of the API server
+
+	figures  figures.Bench
+	promises fleet.Promises
 }
 
 func run(stored, refused int) (err error) {
@@ -114,7 +119,20 @@ func run(stored, refused int) (err error) {
 		return err
 	}
 	b := &bench{plane: plane, table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0), metrics: apiServer.RESTClient()}
-	defer func() { err = errors.Join(err, b.table.Flush()) }()
+	defer func() { err = errors.Join(b.table.Flush(), err) }()
+	began := time.Now()
+	machine, err := fleet.ThisMachine(ctx, apiServer)
+	if err != nil {
+		return err
+	}
+	if err := b.measure(ctx, stored, refused); err != nil {
+		return err
+	}
+	return fleet.Publish("bench", began, machine, b.promises, b.figures)
+}
+
+// measure runs every pair.
+func (b *bench) measure(ctx context.Context, stored, refused int) error {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
@@ -148,7 +166,7 @@ func run(stored, refused int) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := plane.Client.Delete(ctx, leader); err != nil {
+	if err := b.plane.Client.Delete(ctx, leader); err != nil {
 		return err
 	}
 	return b.withManager(ctx, func() error {
@@ -498,12 +516,19 @@ func (b *bench) turns(
 	bareRate, operatorRate := median(rates(bares)), median(rates(operators))
 	bare50, bare99 := quantiles(bares)
 	operator50, operator99 := quantiles(operators)
-	aimed := "" // nobody said what a sink of the network may cost
+	ratio, aimed := median(ratios), "" // nobody said what a sink of the network may cost
 	if aim > 0 {
 		aimed = fmt.Sprintf("%.2f", aim)
+		b.promises.Holds(ratio >= aim, "%s, %d at once: %.2f of the bare rate, not %.2f", what, senders, ratio, aim)
 	}
+	milliseconds := func(time time.Duration) float64 { return float64(time.Microseconds()) / 1000 }
+	b.figures.Pairs = append(b.figures.Pairs, figures.Pair{
+		What: what, AtOnce: senders, Bare: bareRate, Operator: operatorRate, Ratio: ratio, Aim: aim,
+		BareP50: milliseconds(bare50), BareP99: milliseconds(bare99),
+		OperatorP50: milliseconds(operator50), OperatorP99: milliseconds(operator99), WritesEach: writes / float64(rounds*count),
+	})
 	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.2f\n",
-		what, senders, bareRate, operatorRate, median(ratios), aimed, bare50, bare99, operator50, operator99, writes/float64(rounds*count))
+		what, senders, bareRate, operatorRate, ratio, aimed, bare50, bare99, operator50, operator99, writes/float64(rounds*count))
 	return nil
 }
 

@@ -1,0 +1,306 @@
+// Command chaos runs two replicas of the operator while everything that they need fails, and then holds what is in the cluster, and what the
+// sink has taken, against what the senders were answered.
+//
+// Replicas are killed; the API server is stopped (it hangs, and comes back) or killed and started again; etcd is stopped; the sink fails one request in
+// ten, is down, or hangs. These come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/test/fleet"
+	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
+)
+
+const (
+	replicas = 2
+	// maxEvents is more than are sent: nothing is to be deleted before it is counted.
+	maxEvents = 1_000_000
+	// failing is the part of requests that the sink refuses although it is up.
+	failing = 0.1
+	// settle is how long the operator may take to finish every event after the last answer.
+	settle = 4 * time.Minute
+	// rest is how long all may take that is not sending: the last retries too.
+	rest = 15 * time.Minute
+)
+
+func main() {
+	duration := flag.Duration("duration", 10*time.Minute, "how long to send and to harm; it takes some minutes more to come to rest")
+	rate := flag.Float64("rate", 20, "deliveries a second")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults' kinds, lengths and pauses; what they meet differs all the same")
+	flag.Parse()
+	fleet.Main("chaos", *duration+rest, func(ctx context.Context) error { return run(ctx, *duration, *rate, *seed) })
+}
+
+func run(ctx context.Context, duration time.Duration, rate float64, seed uint64) (err error) {
+	began := time.Now()
+	f, err := fleet.Start(ctx, replicas, maxEvents)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.ShowLogs(os.Stderr)
+		}
+		err = errors.Join(err, f.Stop())
+	}()
+	var kept sync.WaitGroup
+	keeping, stopKeeping := context.WithCancel(ctx)
+	defer kept.Wait()
+	defer stopKeeping()
+	failures := make([]error, replicas)
+	for i, replica := range f.Replicas {
+		kept.Go(func() { failures[i] = replica.Keep(keeping) })
+	}
+	if err := f.Served(ctx); err != nil {
+		return errors.Join(append(failures, err)...)
+	}
+	sender, err := f.NewSender()
+	if err != nil {
+		return err
+	}
+	sink := fleet.NewSink(sender.Began)
+	defer sink.Close()
+	sink.Set(fleet.SinkUp, failing)
+	// Nothing is given up: a fault of the sink must not look like one of the operator.
+	retry := v1alpha1.Retry{
+		MaxAttempts: 1000, Backoff: metav1.Duration{Duration: time.Second}, MaxBackoff: metav1.Duration{Duration: 10 * time.Second},
+		Timeout: metav1.Duration{Duration: 3 * time.Second},
+	}
+	if err := f.CreateRule(ctx, sink, retry); err != nil {
+		return err
+	}
+
+	fleet.Say("sending %g deliveries a second for %s, and harming; seed %d", rate, duration, seed)
+	harm := &harm{fleet: f, sink: sink, began: sender.Began}
+	var harmed error
+	var harming sync.WaitGroup
+	harming.Go(func() { harmed = harm.all(ctx, duration, seed) })
+	sender.Steady(ctx, rate, duration)
+	harming.Wait()
+	sink.Set(fleet.SinkUp, 0)
+	if err := errors.Join(harmed, ctx.Err()); err != nil {
+		return err
+	}
+	fleet.Say("no more faults; waiting until every event is finished")
+	finished := f.Finished(ctx, settle)
+	healed := time.Since(sender.Began).Seconds() - harm.last()
+	verdict, err := f.Judge(ctx, sender)
+	if err != nil {
+		return err
+	}
+
+	answers := sender.Answers(0)
+	result := figures.Chaos{
+		Verdict: verdict, Rate: rate, Seed: seed, Faults: harm.faults, Healed: healed,
+		Answers: fleet.Quantiles(answers, true), Refusals: fleet.Quantiles(answers, false), Seconds: seconds(answers, sink.First()),
+	}
+	for _, replica := range f.Replicas {
+		starts, kills := replica.Lives()
+		result.Starts, result.Kills = result.Starts+starts, result.Kills+kills
+	}
+	result.Delivered, result.Doubles, _ = sink.Delivered()
+	undelivered, twice := sink.Compare(sender.Names())
+
+	var promises fleet.Promises
+	promises.HoldsVerdict(verdict)
+	promises.Holds(finished == nil, "%v", finished)
+	promises.None(undelivered, "events were never delivered")
+	promises.None(twice, "deliveries came to the sink as more than one event")
+	if err := fleet.Table(rows(result)...); err != nil {
+		return err
+	}
+	return fleet.Publish("chaos", began, f.Machine, promises, result)
+}
+
+func rows(result figures.Chaos) []string {
+	counts, lengths := map[string]int{}, map[string]float64{}
+	for _, fault := range result.Faults {
+		counts[fault.Kind]++
+		lengths[fault.Kind] += fault.To - fault.From
+	}
+	rows := fleet.VerdictRows(result.Verdict)
+	rows = append(rows,
+		fmt.Sprintf("taken by the sink\t%d, and %d of them once more", result.Delivered, result.Doubles),
+		fmt.Sprintf("managers\t%d started, %d killed, %d ended by themselves", result.Starts, result.Kills, result.Ended()),
+		fleet.AnswerRow("answers with 200", result.Answers), fleet.AnswerRow("other answers, or none", result.Refusals),
+		fmt.Sprintf("all finished\t%.1f s after the last fault", result.Healed),
+	)
+	for _, kind := range kinds {
+		rows = append(rows, fmt.Sprintf("%s\t%d times, %.0f s in all", kind, counts[kind], lengths[kind]))
+	}
+	return rows
+}
+
+// seconds counts what happened in each second.
+func seconds(answers []fleet.Answer, delivered []time.Duration) (all []figures.Second) {
+	at := func(when time.Duration) *figures.Second {
+		for len(all) <= int(when.Seconds()) {
+			all = append(all, figures.Second{})
+		}
+		return &all[int(when.Seconds())]
+	}
+	for _, answer := range answers {
+		if answer.Status == 200 {
+			at(answer.At).Stored++
+		} else {
+			at(answer.At).Refused++
+		}
+	}
+	for _, when := range delivered {
+		at(when).Delivered++
+	}
+	return all
+}
+
+// The kinds of faults, as the report names them.
+const (
+	replicaKilled    = "replica killed"
+	apiServerStopped = "API server stopped"
+	apiServerKilled  = "API server killed"
+	etcdStopped      = "etcd stopped"
+	sinkDown         = "sink down"
+	sinkHangs        = "sink hangs"
+)
+
+var kinds = []string{replicaKilled, apiServerStopped, apiServerKilled, etcdStopped, sinkDown, sinkHangs}
+
+// harm makes faults, and writes down which.
+type harm struct {
+	fleet *fleet.Fleet
+	sink  *fleet.Sink
+	began time.Time
+
+	mu     sync.Mutex
+	faults []figures.Fault
+}
+
+// between is a length of time at random.
+type between struct{ least, most time.Duration }
+
+func (b between) pick(random *rand.Rand) time.Duration {
+	return b.least + time.Duration(random.Int64N(int64(b.most-b.least)+1))
+}
+
+// fault is one that may happen. It takes as long as it is told.
+type fault struct {
+	kind   string
+	length between
+	do     func(ctx context.Context, length time.Duration, random *rand.Rand) error
+}
+
+// all makes faults of each group one after the other, and of all groups at once, until a time is over.
+func (h *harm) all(ctx context.Context, duration time.Duration, seed uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, duration)
+	defer cancel()
+	var all sync.WaitGroup
+	errs := make([]error, 3)
+	for i, group := range []struct {
+		pauses between
+		faults []fault
+	}{
+		{between{5 * time.Second, 35 * time.Second}, []fault{
+			{replicaKilled, between{}, h.killReplica},
+		}},
+		{between{4 * time.Second, 20 * time.Second}, []fault{
+			{apiServerStopped, between{time.Second, 20 * time.Second}, h.stopAPIServer},
+			{etcdStopped, between{time.Second, 10 * time.Second}, h.stopEtcd},
+			{apiServerKilled, between{time.Second, 5 * time.Second}, h.killAPIServer},
+		}},
+		{between{3 * time.Second, 15 * time.Second}, []fault{
+			{sinkDown, between{2 * time.Second, 20 * time.Second}, h.breakSink(fleet.SinkDown)},
+			{sinkHangs, between{2 * time.Second, 20 * time.Second}, h.breakSink(fleet.SinkHangs)},
+		}},
+	} {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		all.Go(func() { errs[i] = h.some(ctx, group.pauses, group.faults, random) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// some makes faults, each kind once before any comes again.
+func (h *harm) some(ctx context.Context, pauses between, faults []fault, random *rand.Rand) error {
+	for {
+		for _, i := range random.Perm(len(faults)) {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pauses.pick(random)):
+			}
+			length := faults[i].length.pick(random)
+			fleet.Say("%s for %s", faults[i].kind, length.Round(time.Second/10))
+			from := time.Since(h.began).Seconds()
+			if err := faults[i].do(ctx, length, random); err != nil {
+				return fmt.Errorf("%s: %w", faults[i].kind, err)
+			}
+			h.mu.Lock()
+			h.faults = append(h.faults, figures.Fault{Kind: faults[i].kind, From: from, To: time.Since(h.began).Seconds()})
+			h.mu.Unlock()
+		}
+	}
+}
+
+// last is when the last fault ended.
+func (h *harm) last() (end float64) {
+	for _, fault := range h.faults {
+		end = max(end, fault.To)
+	}
+	return end
+}
+
+func (h *harm) killReplica(_ context.Context, _ time.Duration, random *rand.Rand) error {
+	return h.fleet.Replicas[random.IntN(replicas)].Kill()
+}
+
+func (h *harm) stopAPIServer(ctx context.Context, length time.Duration, _ *rand.Rand) error {
+	return stop(ctx, h.fleet.APIServer(), length)
+}
+
+func (h *harm) stopEtcd(ctx context.Context, length time.Duration, _ *rand.Rand) error {
+	etcd, err := h.fleet.Etcd()
+	if err != nil {
+		return err
+	}
+	return stop(ctx, etcd, length)
+}
+
+func (h *harm) killAPIServer(ctx context.Context, length time.Duration, _ *rand.Rand) error {
+	return h.fleet.KillAPIServer(ctx, length)
+}
+
+func (h *harm) breakSink(state fleet.SinkState) func(context.Context, time.Duration, *rand.Rand) error {
+	return func(ctx context.Context, length time.Duration, _ *rand.Rand) error {
+		h.sink.Set(state, failing)
+		wait(ctx, length)
+		h.sink.Set(fleet.SinkUp, failing)
+		return nil
+	}
+}
+
+// stop lets a process hang for a time.
+func stop(ctx context.Context, process fleet.Process, length time.Duration) error {
+	if err := process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	wait(ctx, length)
+	return process.Signal(syscall.SIGCONT)
+}
+
+func wait(ctx context.Context, length time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(length):
+	}
+}

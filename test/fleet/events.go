@@ -1,0 +1,108 @@
+package fleet
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
+)
+
+// CreateRule creates a rule that sends every event to a sink, and waits until the operator has taken it up.
+func (f *Fleet) CreateRule(ctx context.Context, sink *Sink, retry v1alpha1.Retry) error {
+	rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "send"}}
+	rule.Spec.Retry = retry
+	rule.Spec.Actions = []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL()}}}
+	if err := f.Plane.Client.Create(ctx, rule); err != nil {
+		return err
+	}
+	return Wait(ctx, 30*time.Second, "the rule is accepted", func(ctx context.Context) (bool, error) {
+		err := f.Plane.Client.Get(ctx, client.ObjectKeyFromObject(rule), rule)
+		return meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionAccepted), err
+	})
+}
+
+// Served waits until a replica takes deliveries, and a leader finishes them: one is sent, and its event finished.
+func (f *Fleet) Served(ctx context.Context) error {
+	sender, err := f.NewSender()
+	if err != nil {
+		return err
+	}
+	sender.Pause = 20 * time.Millisecond
+	sender.Tries = 3000
+	sender.Burst(ctx, 1, 1)
+	return f.Finished(ctx, time.Minute)
+}
+
+func eventMetadata() *metav1.PartialObjectMetadataList {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
+	return list
+}
+
+// Finished waits until no event is pending.
+func (f *Fleet) Finished(ctx context.Context, limit time.Duration) error {
+	return Wait(ctx, limit, "every event is finished", func(ctx context.Context) (bool, error) {
+		pending := eventMetadata()
+		err := f.Plane.Client.List(ctx, pending, client.InNamespace(Namespace), client.Limit(1),
+			client.MatchingFields{"status.phase": string(v1alpha1.PhasePending)})
+		return len(pending.Items) == 0, err
+	})
+}
+
+// Stored counts the events in the cluster.
+func (f *Fleet) Stored(ctx context.Context) (int, error) {
+	first := eventMetadata()
+	if err := f.Plane.Client.List(ctx, first, client.InNamespace(Namespace), client.Limit(1)); err != nil {
+		return 0, err
+	}
+	count := len(first.Items)
+	if first.RemainingItemCount != nil {
+		count += int(*first.RemainingItemCount)
+	}
+	return count, nil
+}
+
+// Judge holds what is in the cluster against what was answered.
+func (f *Fleet) Judge(ctx context.Context, s *Sender) (figures.Verdict, error) {
+	verdict, names := s.verdict(), s.Names()
+	stored := map[string][]string{} // names of events by request id
+	const page = 500
+	for next := ""; ; {
+		var events v1alpha1.NetBoxEventList
+		if err := f.Plane.Client.List(ctx, &events, client.InNamespace(Namespace), client.Limit(page), client.Continue(next)); err != nil {
+			return verdict, err
+		}
+		for i := range events.Items {
+			event := &events.Items[i]
+			stored[event.Spec.RequestID] = append(stored[event.Spec.RequestID], event.Namespace+"/"+event.Name)
+			switch event.Status.Phase {
+			case v1alpha1.PhaseSucceeded:
+			case v1alpha1.PhaseFailed:
+				verdict.Failed++
+			default:
+				verdict.Unfinished++
+			}
+		}
+		if next = events.Continue; next == "" {
+			break
+		}
+	}
+	for requestID, name := range names {
+		switch of := stored[requestID]; {
+		case len(of) == 0 || of[0] != name && len(of) == 1:
+			verdict.Lost++
+		default:
+		}
+	}
+	for _, of := range stored {
+		if len(of) > 1 {
+			verdict.Doubled++
+		}
+	}
+	return verdict, nil
+}

@@ -1,0 +1,240 @@
+// Package figures is what the programs under test/ measure, as they write it to bin/report and as test/report reads it. It needs nothing but
+// the standard library, so that the report, which is a module of its own, needs nothing of Kubernetes.
+package figures
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Directory is where the files are, from the root of the project.
+const Directory = "bin/report"
+
+// Run is one run of one measurement.
+type Run[T any] struct {
+	Machine Machine   `json:"machine"`
+	Began   time.Time `json:"began"`
+	Seconds float64   `json:"seconds"`
+	// Broken are the promises that were not kept.
+	Broken  []string `json:"broken"`
+	Figures T        `json:"figures"`
+}
+
+// Machine is where it was measured, and what.
+type Machine struct {
+	CPU         string `json:"cpu"`
+	Cores       int    `json:"cores"`
+	MemoryBytes int64  `json:"memoryBytes"`
+	OS          string `json:"os"`
+	Kubernetes  string `json:"kubernetes"`
+	// Operator is what bin/manager says of itself: version, commit, Go.
+	Operator string `json:"operator"`
+	// Load is how many processes wanted a core in the minute before: above 0.5 or so, others worked on the machine too.
+	Load float64 `json:"load"`
+}
+
+// Memory is a manager's at each number of stored, finished events.
+type Memory struct {
+	Levels []Level `json:"levels"`
+}
+
+// Level is one number of stored events. Both replicas were started new, took the same short load, and came to rest.
+type Level struct {
+	Stored        int     `json:"stored"`
+	ReadySeconds  float64 `json:"readySeconds"`  // from the start of the process to /readyz
+	WorkSeconds   float64 `json:"workSeconds"`   // from the start of the process to the first event finished
+	RefillPerSec  float64 `json:"refillPerSec"`  // the rate at which the events were stored and finished, 0 for none
+	APIServerRSS  int64   `json:"apiServerRSS"`  // bytes
+	EtcdBytes     int64   `json:"etcdBytes"`     // of the whole file
+	LeaderIdle    Process `json:"leaderIdle"`    // before the load
+	Leader        Process `json:"leader"`        // after it
+	Follower      Process `json:"follower"`      // after it
+	LeaderPeakRSS int64   `json:"leaderPeakRSS"` // since its start
+}
+
+// Process is what a manager takes.
+type Process struct {
+	RSS        int64 `json:"rss"`       // bytes
+	Anonymous  int64 `json:"anonymous"` // bytes of it that are not pages of the program
+	Heap       int64 `json:"heap"`      // bytes of Go's heap, garbage excluded as far as some samples tell
+	Goroutines int   `json:"goroutines"`
+	Files      int   `json:"files"` // open file descriptors
+}
+
+// Backlog is a sink that is down, and what follows.
+type Backlog struct {
+	Events         int           `json:"events"`
+	Before         Process       `json:"before"` // the leader's, nothing pending
+	Pending        Process       `json:"pending"`
+	After          Process       `json:"after"` // half a minute after the last was delivered
+	BytesEachRSS   float64       `json:"bytesEachRSS"`
+	BytesEachHeap  float64       `json:"bytesEachHeap"`
+	AttemptsPerSec float64       `json:"attemptsPerSec"` // at the sink that is down
+	WritesPerSec   float64       `json:"writesPerSec"`   // of the operator to the API server meanwhile
+	StoreSeconds   float64       `json:"storeSeconds"`
+	DrainSeconds   float64       `json:"drainSeconds"`
+	MaxBackoff     float64       `json:"maxBackoff"` // seconds; the longest that an event may wait for its next try
+	Doubles        int           `json:"doubles"`
+	Drain          []DrainSample `json:"drain"`
+}
+
+// DrainSample is a moment of a run with a backlog. Zero is when the sink comes back.
+type DrainSample struct {
+	At      float64 `json:"at"`
+	Pending int     `json:"pending"` // as the leader counts them
+	Waiting int     `json:"waiting"` // that the sink has not taken
+	RSS     int64   `json:"rss"`
+}
+
+// Burst is many events at the highest rate.
+type Burst struct {
+	Verdict
+	Senders      int        `json:"senders"`
+	AnsweredRate float64    `json:"answeredRate"` // a second
+	FinishedRate float64    `json:"finishedRate"` // to the end of the last
+	Answers      []Quantile `json:"answers"`
+}
+
+// Quantile is a quantile of the time that answers took.
+type Quantile struct {
+	Quantile     float64 `json:"quantile"`
+	Milliseconds float64 `json:"milliseconds"`
+}
+
+// Verdict is what became of deliveries.
+type Verdict struct {
+	Sent       int `json:"sent"`
+	Attempts   int `json:"attempts"`   // at sending; more than sent where some were sent again
+	Answered   int `json:"answered"`   // with 200
+	Duplicates int `json:"duplicates"` // of these, as stored before
+	GivenUp    int `json:"givenUp"`    // by the sender, after its last try
+	Lost       int `json:"lost"`       // answered with 200, and not in the cluster
+	Doubled    int `json:"doubled"`    // in the cluster more than once
+	Unfinished int `json:"unfinished"` // in the cluster, and Pending
+	Failed     int `json:"failed"`     // in the cluster, and Failed
+}
+
+// Cost is what an object costs the API server and etcd, beside others of its size.
+type Cost struct {
+	Objects int       `json:"objects"`
+	Bytes   int       `json:"bytes"` // of JSON, of an event as it is stored, on average
+	Body    int       `json:"body"`  // of what NetBox sent, on average
+	Kinds   []OneCost `json:"kinds"`
+}
+
+// OneCost is what one object of a kind takes: bytes, and milliseconds of CPU.
+type OneCost struct {
+	What         string  `json:"what"`
+	EtcdBytes    float64 `json:"etcdBytes"`    // after a compaction
+	EtcdBefore   float64 `json:"etcdBefore"`   // before it
+	APIHeap      float64 `json:"apiHeap"`      // of the API server, after a collection of garbage
+	APIRSS       float64 `json:"apiRSS"`       //
+	APICPU       float64 `json:"apiCPU"`       //
+	EtcdCPU      float64 `json:"etcdCPU"`      //
+	OperatorCPU  float64 `json:"operatorCPU"`  // of both replicas
+	WritesEach   float64 `json:"writesEach"`   // of whoever to the API server
+	ObjectPerSec float64 `json:"objectPerSec"` // at 16 at once
+}
+
+// Soak is a long steady stream.
+type Soak struct {
+	Verdict
+	Rate      float64      `json:"rate"`
+	MaxEvents int          `json:"maxEvents"` // that the source keeps
+	Kept      int          `json:"kept"`
+	Doubles   int          `json:"doubles"` // deliveries to the sink of what it had
+	Growth    []float64    `json:"growth"`  // of each replica: the memory of the last third over that of the second
+	Answers   []Quantile   `json:"answers"`
+	Samples   []SoakSample `json:"samples"`
+}
+
+// SoakSample is a moment of a soak.
+type SoakSample struct {
+	At       float64   `json:"at"`
+	Replicas []Process `json:"replicas"`
+	Leader   int       `json:"leader"`
+	Pending  int       `json:"pending"`
+	Stored   int       `json:"stored"`
+	P50      float64   `json:"p50"` // milliseconds, since the last sample
+	P99      float64   `json:"p99"`
+}
+
+// Chaos is a stream while everything fails.
+type Chaos struct {
+	Verdict
+	Rate      float64    `json:"rate"`
+	Seed      uint64     `json:"seed"`
+	Faults    []Fault    `json:"faults"`
+	Starts    int        `json:"starts"`    // of managers
+	Kills     int        `json:"kills"`     // of managers
+	Delivered int        `json:"delivered"` // events that the sink has taken
+	Doubles   int        `json:"doubles"`   // that it was given once more
+	Healed    float64    `json:"healed"`    // seconds from the last fault's end to the last event finished
+	Answers   []Quantile `json:"answers"`   // with 200
+	Refusals  []Quantile `json:"refusals"`  // with anything else
+	Seconds   []Second   `json:"seconds"`
+}
+
+// Ended is how many managers ended by themselves, as they do where they start while the API server is away. Two run at the end.
+func (c Chaos) Ended() int { return c.Starts - c.Kills - 2 }
+
+// Fault is one of them; seconds from the beginning.
+type Fault struct {
+	Kind string  `json:"kind"`
+	From float64 `json:"from"`
+	To   float64 `json:"to"`
+}
+
+// Second is one second of a run.
+type Second struct {
+	Stored    int `json:"stored"`    // answered with 200
+	Refused   int `json:"refused"`   // answered otherwise, or not at all
+	Delivered int `json:"delivered"` // taken by the sink for the first time
+}
+
+// Bench is the operator beside what it cannot be faster than.
+type Bench struct {
+	Pairs []Pair `json:"pairs"`
+}
+
+// Pair is one row of it: rates a second, milliseconds.
+type Pair struct {
+	What        string  `json:"what"`
+	AtOnce      int     `json:"atOnce"`
+	Bare        float64 `json:"bare"`
+	Operator    float64 `json:"operator"`
+	Ratio       float64 `json:"ratio"`
+	Aim         float64 `json:"aim"` // 0 for none
+	BareP50     float64 `json:"bareP50"`
+	BareP99     float64 `json:"bareP99"`
+	OperatorP50 float64 `json:"operatorP50"`
+	OperatorP99 float64 `json:"operatorP99"`
+	WritesEach  float64 `json:"writesEach"`
+}
+
+// Write writes a run as the file of its name.
+func Write[T any](name string, run Run[T]) error {
+	if err := os.MkdirAll(Directory, 0o750); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(run, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(Directory, name+".json"), text, 0o600)
+}
+
+// Read reads a run from a directory.
+func Read[T any](directory, name string) (run Run[T], err error) {
+	text, err := os.ReadFile(filepath.Join(directory, name+".json"))
+	if err == nil {
+		err = json.Unmarshal(text, &run)
+	}
+	if err != nil {
+		err = fmt.Errorf("the figures of %s: %w", name, err)
+	}
+	return run, err
+}

@@ -1,0 +1,127 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Metrics are sums over the labels of each metric.
+type Metrics map[string]float64
+
+// A manager's certificate is one that it made for itself.
+var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+
+// Metrics reads those of a manager, as Prometheus does.
+func (r *Replica) Metrics(ctx context.Context) (Metrics, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.metrics+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+r.token)
+	text, err := read(scraper, request)
+	return sums(text, func(string) bool { return true }), err
+}
+
+// Writes returns how many writes the API server has done, but for those that keep a leader.
+func (f *Fleet) Writes(ctx context.Context) (writes float64, err error) {
+	text, err := f.kubernetes.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	all := sums(text, func(line string) bool {
+		return strings.HasPrefix(line, "apiserver_request_total{") && !strings.Contains(line, `resource="leases"`) && isWrite.MatchString(line)
+	})
+	return all["apiserver_request_total"], err
+}
+
+var isWrite = regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`)
+
+// CollectGarbage has the API server do so, and returns the bytes that are in use then.
+func (f *Fleet) CollectGarbage(ctx context.Context) (heap int64, err error) {
+	api := f.kubernetes.RESTClient()
+	if _, err := api.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
+		return 0, err
+	}
+	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
+	return int64(sums(text, func(string) bool { return true })["go_memstats_heap_alloc_bytes"]), err
+}
+
+// EtcdBytes returns the size of etcd's file, and how much of it is in use.
+func (f *Fleet) EtcdBytes(ctx context.Context) (size, used int64, err error) {
+	text, err := f.etcd(ctx, http.MethodGet, "/metrics", "")
+	all := sums(text, func(string) bool { return true })
+	return int64(all["etcd_mvcc_db_total_size_in_bytes"]), int64(all["etcd_mvcc_db_total_size_in_use_in_bytes"]), err
+}
+
+// CompactEtcd has etcd forget what was overwritten, which the API server has it do every 5 minutes.
+func (f *Fleet) CompactEtcd(ctx context.Context) error {
+	text, err := f.etcd(ctx, http.MethodPost, "/v3/kv/range", `{"key":"AA==","limit":1}`)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Header struct{ Revision string }
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return err
+	}
+	_, err = f.etcd(ctx, http.MethodPost, "/v3/kv/compaction", fmt.Sprintf(`{"revision":%q,"physical":true}`, answer.Header.Revision))
+	return err
+}
+
+func (f *Fleet) etcd(ctx context.Context, method, path, body string) ([]byte, error) {
+	process, err := f.Etcd()
+	if err != nil {
+		return nil, err
+	}
+	arguments, err := process.arguments()
+	if err != nil {
+		return nil, err
+	}
+	for _, argument := range arguments {
+		url, found := strings.CutPrefix(argument, "--listen-client-urls=")
+		if !found {
+			continue
+		}
+		request, err := http.NewRequestWithContext(ctx, method, url+path, bytes.NewReader([]byte(body)))
+		if err != nil {
+			return nil, err
+		}
+		return read(&http.Client{Timeout: time.Minute}, request)
+	}
+	return nil, fmt.Errorf("etcd was started without --listen-client-urls: %q", arguments)
+}
+
+func read(client *http.Client, request *http.Request) ([]byte, error) {
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: %.200s", request.URL, response.Status, text)
+	}
+	return text, err
+}
+
+func sums(text []byte, wanted func(line string) bool) Metrics {
+	metrics := Metrics{}
+	for line := range strings.Lines(string(text)) {
+		end := strings.LastIndex(line, " ")
+		if strings.HasPrefix(line, "#") || end < 0 || !wanted(line) {
+			continue
+		}
+		if value, err := strconv.ParseFloat(strings.TrimSpace(line[end:]), 64); err == nil {
+			name, _, _ := strings.Cut(line[:end], "{")
+			metrics[name] += value
+		}
+	}
+	return metrics
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
+)
+
+// busy is a load of the machine before a run began from which on others worked on it too.
+const busy = 0.5
+
+var functions = template.FuncMap{
+	"thousands": thousands,
+	"mib":       func(bytes int64) string { return fmt.Sprintf("%.0f MiB", float64(bytes)/(1<<20)) },
+	"gib":       func(bytes int64) string { return fmt.Sprintf("%.0f GiB", float64(bytes)/(1<<30)) },
+	"kb":        func(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1000) },
+	"ms": func(quantiles []figures.Quantile, quantile float64) string {
+		for _, one := range quantiles {
+			if one.Quantile == quantile {
+				return fmt.Sprintf("%.0f ms", one.Milliseconds)
+			}
+		}
+		return "–"
+	},
+	"of": func(faults []figures.Fault, kind string) string {
+		count, length := 0, 0.0
+		for _, fault := range faults {
+			if fault.Kind == kind {
+				count, length = count+1, length+fault.To-fault.From
+			}
+		}
+		return fmt.Sprintf("%d times, %.0f s in all", count, length)
+	},
+	"program": func(process figures.Process) int64 { return process.RSS - process.Anonymous },
+	"percent": func(ratio float64) string { return fmt.Sprintf("%+.0f %%", 100*(ratio-1)) },
+}
+
+func thousands(number int) string {
+	text := strconv.Itoa(number)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + " " + text[i:]
+	}
+	return text
+}
+
+// run is what the page says of each program's run.
+type oneRun struct {
+	Name    string
+	Machine figures.Machine
+	Day     string
+	Broken  []string
+}
+
+func (a *all) runs() []oneRun {
+	return []oneRun{
+		of("memory", a.Memory), of("backlog", a.Backlog), of("burst", a.Burst), of("cost", a.Cost), of("bench", a.Bench),
+		of("soak", a.Soak), of("chaos", a.Chaos),
+	}
+}
+
+func of[T any](name string, from figures.Run[T]) oneRun {
+	return oneRun{Name: name, Machine: from.Machine, Day: from.Began.UTC().Format("2006-01-02"), Broken: from.Broken}
+}
+
+func (a *all) write(to io.Writer) error {
+	var broken []string
+	var loaded []string
+	machines := map[string]bool{}
+	for _, run := range a.runs() {
+		for _, promise := range run.Broken {
+			broken = append(broken, run.Name+": "+promise)
+		}
+		if run.Machine.Load > busy {
+			loaded = append(loaded, run.Name)
+		}
+		machine := run.Machine
+		machine.Load = 0
+		machines[fmt.Sprint(machine)] = true
+	}
+	// The page names one machine and one build: figures of several would be compared although they cannot be.
+	if len(machines) > 1 {
+		return fmt.Errorf("the figures are of different machines or builds; make them again")
+	}
+	return page.Execute(to, map[string]any{
+		"A": a, "Machine": a.Memory.Machine, "Day": of("", a.Memory).Day, "Broken": broken, "Loaded": strings.Join(loaded, ", "),
+	})
+}
+
+var page = template.Must(template.New("page").Funcs(functions).Parse(`{{/**/}}# Endurance
+
+What the operator takes, and what it lives through. ` + "`make report`" + ` writes this page from what ` + "`make bench`, `make soak` and `make chaos`" + ` have
+measured; each of them fails if a promise is broken.
+
+Measured on {{.Day}}: {{.Machine.CPU}}, {{.Machine.Cores}} cores, {{gib .Machine.MemoryBytes}}; {{.Machine.OS}}; Kubernetes {{.Machine.Kubernetes}}, one API server
+and one etcd on the same machine as the operator's two replicas, the senders and the sink; {{.Machine.Operator}}.
+{{- if .Loaded}}
+
+**Something else worked on the machine when these began: {{.Loaded}}.** Their times and rates are worse than they would be; what is counted is not.
+{{- end}}
+{{with .Broken}}
+Promises that were broken:
+{{range .}}
+- {{.}}
+{{- end}}
+{{else}}
+Every promise was kept.
+{{end -}}
+{{with .A.Memory.Figures}}
+## Memory, and what is stored
+
+Both replicas were started again with so many finished events in the cluster, took 40 deliveries a second for 10 seconds, and came to rest.
+
+| stored | ready after a start | the first event finished after | leader, idle | leader, after the load | its peak | its Go heap | the other replica | API server |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{{range .Levels}}| {{thousands .Stored}} | {{printf "%.1f" .ReadySeconds}} s | {{printf "%.1f" .WorkSeconds}} s | {{mib .LeaderIdle.RSS}} | {{mib .Leader.RSS}} | {{mib .LeaderPeakRSS}} | {{mib .Leader.Heap}} | {{mib .Follower.RSS}} | {{mib .APIServerRSS}} |
+{{end}}
+![memory of the managers against stored events](endurance/memory.svg)
+
+{{with index .Levels 0}}{{mib (program .Leader)}} of each are pages of the program, which the kernel may drop.{{end}}
+{{end -}}
+{{with .A.Backlog.Figures}}
+## A sink that is down
+
+{{thousands .Events}} events waited for a sink that answered with 503; tries were up to {{.MaxBackoff}} s apart (` + "`retry.maxBackoff`" + `, 5 minutes by default).
+
+| | |
+| --- | --- |
+| memory of the leader | {{mib .Before.RSS}} before, {{mib .Pending.RSS}} with them, {{mib .After.RSS}} half a minute after the last was delivered |
+| each event that waits | {{kb .BytesEachRSS}} of memory, {{kb .BytesEachHeap}} of it Go's heap |
+| meanwhile | {{printf "%.0f" .AttemptsPerSec}} attempts a second, {{printf "%.0f" .WritesPerSec}} writes to the API server a second |
+| all delivered | {{printf "%.0f" .DrainSeconds}} s after the sink came back; {{.Doubles}} twice |
+
+![how the backlog drains](endurance/backlog.svg)
+{{end -}}
+{{with .A.Burst.Figures}}
+## As fast as the API server takes them
+
+{{thousands .Sent}} deliveries, {{.Senders}} at once, each on a connection of its own: {{.Lost}} lost, {{.Doubled}} doubled. {{printf "%.0f" .AnsweredRate}} a second were answered with 200,
+half of them within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}; {{printf "%.0f" .FinishedRate}} a second to the end of the last.
+
+![how long answers take](endurance/answers.svg)
+{{end -}}
+{{with .A.Bench.Figures}}
+Beside what it cannot be faster than, in turns in one run:
+
+| what | at once | bare | operator | ratio | aim | p99 bare | p99 operator | writes each |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{{range .Pairs}}| {{.What}} | {{.AtOnce}} | {{printf "%.0f" .Bare}}/s | {{printf "%.0f" .Operator}}/s | {{printf "%.2f" .Ratio}} | {{if .Aim}}{{printf "%.2f" .Aim}}{{end}} | {{printf "%.1f" .BareP99}} ms | {{printf "%.1f" .OperatorP99}} ms | {{printf "%.2f" .WritesEach}} |
+{{end}}
+{{- end}}
+{{- with .A.Chaos}}
+## While everything fails
+
+{{with .Figures}}{{.Rate}} deliveries a second for {{len .Seconds}} seconds, sent again after 2 s where they failed, as NetBox does with retries. Replicas were killed, the API server stopped
+(it hung, and came back) or killed and started again, etcd stopped; the sink failed one request in ten, was down, or hung.
+
+| | |
+| --- | --- |
+| sent, attempts | {{thousands .Sent}}, {{thousands .Attempts}} |
+| answered with 200 | {{thousands .Answered}}; {{.Duplicates}} of them as stored before: the first answer was lost on the way |
+| **lost** | **{{.Lost}}** |
+| **stored twice** | **{{.Doubled}}** |
+| **not finished at the end** | **{{.Unfinished}}**; all were {{printf "%.0f" .Healed}} s after the last fault |
+| taken by the sink | {{thousands .Delivered}}; {{.Doubles}} of them once more |
+| refused, or no answer | half within {{ms .Refusals 0.5}}, the longest {{ms .Refusals 1.0}} |
+| replica killed | {{.Kills}} times; {{.Ended}} ended by themselves, because they started while the API server was away, and were started again |
+| API server stopped | {{of .Faults "API server stopped"}} |
+| API server killed | {{of .Faults "API server killed"}} |
+| etcd stopped | {{of .Faults "etcd stopped"}} |
+| sink down | {{of .Faults "sink down"}} |
+| sink hangs | {{of .Faults "sink hangs"}} |
+{{end}}
+![what happened up to each second, and the faults](endurance/chaos.svg)
+{{end -}}
+{{with .A.Soak.Figures}}
+## A steady stream
+
+{{.Rate}} deliveries a second, {{thousands .Answered}} in all, each sent on by a rule; the source keeps {{thousands .MaxEvents}}. {{.Lost}} lost, {{.Doubled}} doubled. Memory of the last third of the time beside
+the second: {{range $i, $growth := .Growth}}{{if $i}}, {{end}}{{percent $growth}}{{end}}. Half of the answers came within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}.
+
+![memory over time](endurance/soak.svg)
+{{end -}}
+{{with .A.Cost.Figures}}
+## What an event costs the cluster
+
+{{thousands .Objects}} objects of each kind, of {{thousands .Bytes}} bytes of JSON; what NetBox sent has {{thousands .Body}}. Bytes and CPU for each object.
+
+| | etcd | before compaction | API server, heap | API server, CPU | etcd, CPU | operator, CPU | writes | a second |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{{range .Kinds}}| {{.What}} | {{kb .EtcdBytes}} | {{kb .EtcdBefore}} | {{kb .APIHeap}} | {{printf "%.2f" .APICPU}} ms | {{printf "%.2f" .EtcdCPU}} ms | {{printf "%.2f" .OperatorCPU}} ms | {{printf "%.1f" .WritesEach}} | {{printf "%.0f" .ObjectPerSec}} |
+{{end}}
+The API server compacts etcd every 5 minutes.
+{{end -}}
+`))
