@@ -135,6 +135,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 func receiverMapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("NetBoxSource"), meta.RESTScopeNamespace)
+	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("NetBoxSourceList"), meta.RESTScopeNamespace) // a cache of some namespaces asks for it
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
 	return mapper, nil
 }

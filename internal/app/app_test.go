@@ -417,7 +417,7 @@ func TestOutageAtStart(t *testing.T) {
 	from := newSource(t)
 	outage, config := plane.NewOutage(t)
 	outage.Set(controlplane.Refused)
-	m := launch(t, config, "--leader-elect")
+	m := launch(t, config, "--leader-elect", "--watch-namespaces="+from.Namespace+",default")
 	alive := func() bool {
 		response, err := http.Get("http://" + m.probes + "/healthz")
 		return err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK
