@@ -76,8 +76,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end }}
 
-{{/* What the Pod Security level "restricted" asks for, and a read-only root file system. */}}
+{{/* What the Pod Security level "restricted" asks for, and a read-only root file system, unless values say otherwise. */}}
 {{- define "netbox-event-operator.podSecurityContext" -}}
+{{- with .Values.podSecurityContext -}}
+{{- toYaml . -}}
+{{- else -}}
 runAsNonRoot: true
 runAsUser: 65532
 runAsGroup: 65532
@@ -85,12 +88,17 @@ fsGroup: 65532
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
+{{- end }}
 
 {{- define "netbox-event-operator.securityContext" -}}
+{{- with .Values.securityContext -}}
+{{- toYaml . -}}
+{{- else -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
 {{- end }}
 
 {{- define "netbox-event-operator.tlsSecretName" -}}
