@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -49,12 +48,7 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			f.ShowLogs(os.Stderr)
-		}
-		err = errors.Join(err, f.Stop())
-	}()
+	defer func() { err = f.End(err) }()
 	var kept sync.WaitGroup
 	keeping, stopKeeping := context.WithCancel(ctx)
 	defer kept.Wait()

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,8 +229,15 @@ func (f *Fleet) Stop() error {
 	return errors.Join(append(errs, os.RemoveAll(f.directory))...)
 }
 
-// ShowLogs prints the end of each replica's log.
-func (f *Fleet) ShowLogs(to io.Writer) {
+// End stops everything, and returns err with what went wrong meanwhile. Before, if there is an error, it prints the end of each replica's log.
+func (f *Fleet) End(err error) error {
+	if err != nil {
+		f.showLogs()
+	}
+	return errors.Join(err, f.Stop())
+}
+
+func (f *Fleet) showLogs() {
 	const lines = 20
 	for i, replica := range f.Replicas {
 		text, err := os.ReadFile(replica.log.Name())
@@ -239,7 +245,7 @@ func (f *Fleet) ShowLogs(to io.Writer) {
 			continue
 		}
 		all := strings.Split(strings.TrimSpace(string(text)), "\n")
-		fmt.Fprintf(to, "\nthe last of what replica %d logged:\n%s\n", i, strings.Join(all[max(0, len(all)-lines):], "\n"))
+		fmt.Fprintf(os.Stderr, "\nthe last of what replica %d logged:\n%s\n", i, strings.Join(all[max(0, len(all)-lines):], "\n"))
 	}
 }
 

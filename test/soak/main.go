@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -42,12 +41,7 @@ func run(ctx context.Context, duration, interval time.Duration, rate float64, ma
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			f.ShowLogs(os.Stderr)
-		}
-		err = errors.Join(err, f.Stop())
-	}()
+	defer func() { err = f.End(err) }()
 	for _, replica := range f.Replicas {
 		if err := errors.Join(replica.Start(), replica.Ready(ctx)); err != nil {
 			return err

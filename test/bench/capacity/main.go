@@ -14,7 +14,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,15 +83,11 @@ func with(ctx context.Context, do func(*fleet.Fleet) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Stop()) }()
+	defer func() { err = f.End(err) }()
 	if err := start(ctx, f); err != nil {
 		return err
 	}
-	if err := do(f); err != nil {
-		f.ShowLogs(os.Stderr)
-		return err
-	}
-	return nil
+	return do(f)
 }
 
 // start starts the replicas; the first leads.
