@@ -25,6 +25,7 @@ const (
 	resultInvalid              result = "invalid"
 	resultThrottled            result = "throttled"
 	resultUnavailable          result = "unavailable"
+	resultSuspended            result = "suspended"
 )
 
 var statuses = map[result]int{
@@ -40,6 +41,7 @@ var statuses = map[result]int{
 	resultInvalid:              http.StatusUnprocessableEntity,
 	resultThrottled:            http.StatusTooManyRequests,
 	resultUnavailable:          http.StatusServiceUnavailable,
+	resultSuspended:            http.StatusServiceUnavailable,
 }
 
 // answer is what the sender is told. One that says that nothing was stored is an error of the step that found out why.

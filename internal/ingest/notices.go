@@ -29,6 +29,7 @@ var eventReasons = map[result]string{
 	resultTooLarge:             "BodyTooLarge",
 	resultUnsupportedMediaType: "UnsupportedMediaType",
 	resultUnavailable:          "NotStored",
+	resultSuspended:            "NotStored",
 	resultThrottled:            "Throttled",
 }
 

@@ -232,7 +232,7 @@ func methodHint(method string) string {
 // checkHead refuses what needs no look at the body.
 func checkHead(request *http.Request, from *v1alpha1.NetBoxSource) error {
 	if from.Spec.Suspend {
-		return unavailable("this source is suspended", time.Minute, nil)
+		return &answer{result: resultSuspended, message: "this source is suspended", retryAfter: time.Minute}
 	}
 	// NetBox's content type is free text; what follows the media type does not matter.
 	mediaType, _, _ := mime.ParseMediaType(request.Header.Get("Content-Type"))

@@ -32,6 +32,7 @@ func TestAlerts(t *testing.T) {
 				requests + `{pod="a",source="n/s",result="duplicate"} _x20 1x200`,
 				requests + `{pod="a",source="n/s",result="unauthorized"} 900x200`,
 				requests + `{pod="a",source="n/s",result="unavailable"} 900x200`,
+				requests + `{pod="a",source="n/s",result="suspended"} 900x200`,
 				deliveries + `{pod="a",rule="n/r",action="x",result="succeeded"} _x20 1+1x200`,
 				deliveries + `{pod="a",rule="n/r",action="x",result="retried"} _x20 1+1x200`,
 				deliveries + `{pod="a",rule="n/r",action="x",result="failed"} 7x200`,
@@ -91,6 +92,10 @@ func TestAlerts(t *testing.T) {
 			reason: "the API server is away, and sources cannot be looked up either", minutes: 45,
 			series: []string{requests + `{pod="a",source="",result="unavailable"} _x20 1+1x200`},
 			want:   []string{`NetBoxEventsNothingStored`, `NetBoxEventsUnavailable`},
+		},
+		{
+			reason: "the source is suspended", minutes: 45, want: []string{`NetBoxEventsUnavailable{source="n/s"}`},
+			series: []string{requests + `{pod="a",source="n/s",result="suspended"} _x20 1+9x200`},
 		},
 		{
 			reason: "one replica of two stores", minutes: 45, want: []string{`NetBoxEventsUnavailable{source="n/s"}`},

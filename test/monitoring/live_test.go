@@ -116,6 +116,7 @@ func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 	for name, spec := range map[string]v1alpha1.NetBoxSourceSpec{
 		"netbox":    {SecretRef: &v1alpha1.SecretKeysReference{Name: "netbox"}},
 		"suspended": {Unsigned: v1alpha1.UnsignedAccept, Suspend: true},
+		"keyless":   {SecretRef: &v1alpha1.SecretKeysReference{Name: "missing"}},
 		"limited":   {Unsigned: v1alpha1.UnsignedAccept, RateLimit: &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}},
 	} {
 		plane.Create(t, &v1alpha1.NetBoxSource{ObjectMeta: named(name), Spec: spec})
@@ -222,6 +223,7 @@ func send(t *testing.T, webhooks string, n int) {
 		post("netbox", netbox.Sign([]byte(key), []byte(body)), body)
 		post("netbox", "wrong", body)
 		post("suspended", "", body)
+		post("keyless", "", body)
 		post("limited", "", body)
 		post("limited", "", body)
 	}
