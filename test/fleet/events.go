@@ -2,10 +2,12 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -52,6 +54,13 @@ func (f *Fleet) Finished(ctx context.Context, limit time.Duration) error {
 			client.MatchingFields{"status.phase": string(v1alpha1.PhasePending)})
 		return len(pending.Items) == 0, err
 	})
+}
+
+// Keep has the source keep a number of events.
+func (f *Fleet) Keep(ctx context.Context, maxEvents int) error {
+	of := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: source}}
+	patch := fmt.Appendf(nil, `{"spec":{"retention":{"maxEvents":%d}}}`, maxEvents)
+	return f.Plane.Client.Patch(ctx, of, client.RawPatch(types.MergePatchType, patch))
 }
 
 // Stored counts the events in the cluster.

@@ -32,7 +32,8 @@ const (
 	// Namespace is where the source and its events are.
 	Namespace = "netbox"
 	key       = "a key of the fleet"
-	path      = "/webhook/" + Namespace + "/netbox"
+	source    = "netbox"
+	path      = "/webhook/" + Namespace + "/" + source
 )
 
 // Fleet is a control plane and replicas of the operator.
@@ -107,13 +108,13 @@ func onlyChild(program string) (Process, error) {
 }
 
 func (f *Fleet) createSource(ctx context.Context, maxEvents int) error {
-	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "netbox"}}
-	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
-	source.Spec.Retention.MaxEvents = int32(maxEvents)
+	of := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: source}}
+	of.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+	of.Spec.Retention.MaxEvents = int32(maxEvents)
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "webhook"}, StringData: map[string]string{"secret": key}},
-		source,
+		of,
 	} {
 		if err := f.Plane.Client.Create(ctx, object); err != nil {
 			return err

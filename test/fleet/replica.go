@@ -118,6 +118,14 @@ func (r *Replica) Lives() (starts, kills int) {
 	return r.starts, r.kills
 }
 
+// Webhooks is the address at which the manager receives.
+func (r *Replica) Webhooks() string { return r.webhooks }
+
+// Head is the head of a delivery whose body has a length, but for the empty line that ends it.
+func (r *Replica) Head(length int) string {
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", path, r.webhooks, length)
+}
+
 // Process is the manager's.
 func (r *Replica) Process() Process {
 	r.mu.Lock()

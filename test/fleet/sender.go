@@ -64,15 +64,18 @@ const workers = 16
 // maxTemplate leaves out a few deliveries that are far larger than the rest.
 const maxTemplate = 64 << 10
 
-// NewSender returns a sender of unique deliveries of NetBox 4.6.8.
-func (f *Fleet) NewSender() (*Sender, error) {
+// NewSender returns a sender of unique deliveries of NetBox 4.6.8, to some replicas, or to all.
+func (f *Fleet) NewSender(to ...*Replica) (*Sender, error) {
+	if len(to) == 0 {
+		to = f.Replicas
+	}
 	s := &Sender{
 		Pause: 2 * time.Second, Tries: 100, Began: time.Now(), run: rand.Uint32(), names: map[string]string{},
 		workers: make(chan struct{}, workers),
 		// Without keep-alive, as NetBox sends: each of its webhooks is a session of its own.
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
-	for _, replica := range f.Replicas {
+	for _, replica := range to {
 		s.urls = append(s.urls, "http://"+replica.webhooks+path)
 	}
 	all, err := deliveries.All()

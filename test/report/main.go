@@ -13,13 +13,14 @@ import (
 
 // all are the figures of the page.
 type all struct {
-	Memory  figures.Run[figures.Memory]
-	Backlog figures.Run[figures.Backlog]
-	Burst   figures.Run[figures.Burst]
-	Cost    figures.Run[figures.Cost]
-	Soak    figures.Run[figures.Soak]
-	Chaos   figures.Run[figures.Chaos]
-	Bench   figures.Run[figures.Bench]
+	Memory      figures.Run[figures.Memory]
+	Backlog     figures.Run[figures.Backlog]
+	Burst       figures.Run[figures.Burst]
+	Cost        figures.Run[figures.Cost]
+	Soak        figures.Run[figures.Soak]
+	Chaos       figures.Run[figures.Chaos]
+	Bench       figures.Run[figures.Bench]
+	Connections figures.Run[figures.Connections]
 }
 
 func main() {
@@ -37,6 +38,7 @@ func run(from, to string) error {
 	for _, read := range []func() error{
 		reading(from, "memory", &a.Memory), reading(from, "backlog", &a.Backlog), reading(from, "burst", &a.Burst), reading(from, "cost", &a.Cost),
 		reading(from, "soak", &a.Soak), reading(from, "chaos", &a.Chaos), reading(from, "bench", &a.Bench),
+		reading(from, "connections", &a.Connections),
 	} {
 		if err := read(); err != nil {
 			return fmt.Errorf("%w; make bench, make soak and make chaos write them", err)

@@ -58,7 +58,7 @@ type oneRun struct {
 func (a *all) runs() []oneRun {
 	return []oneRun{
 		of("memory", a.Memory), of("backlog", a.Backlog), of("burst", a.Burst), of("cost", a.Cost), of("bench", a.Bench),
-		of("soak", a.Soak), of("chaos", a.Chaos),
+		of("connections", a.Connections), of("soak", a.Soak), of("chaos", a.Chaos),
 	}
 }
 
@@ -121,6 +121,10 @@ Both replicas were started again with so many finished events in the cluster, to
 ![memory of the managers against stored events](endurance/memory.svg)
 
 {{with index .Levels 0}}{{mib (program .Leader)}} of each are pages of the program, which the kernel may drop.{{end}}
+
+{{with .Deletion}}Then the source was told to keep {{thousands .Kept}}: {{thousands .Events}} events were deleted within {{printf "%.0f" .Seconds}} s. Of {{printf "%.0f" .Rate}} deliveries a second meanwhile half
+were answered within {{ms .During 0.5}}, 99 % within {{ms .During 0.99}}; just before, within {{ms .Before 0.5}} and {{ms .Before 0.99}}.
+{{end -}}
 {{end -}}
 {{with .A.Backlog.Figures}}
 ## A sink that is down
@@ -152,6 +156,14 @@ Beside what it cannot be faster than, in turns in one run:
 {{range .Pairs}}| {{.What}} | {{.AtOnce}} | {{printf "%.0f" .Bare}}/s | {{printf "%.0f" .Operator}}/s | {{printf "%.2f" .Ratio}} | {{if .Aim}}{{printf "%.2f" .Aim}}{{end}} | {{printf "%.1f" .BareP99}} ms | {{printf "%.1f" .OperatorP99}} ms | {{printf "%.2f" .WritesEach}} |
 {{end}}
 {{- end}}
+{{with .A.Connections.Figures}}
+## Senders that are slow, or silent
+
+{{thousands .Opened}} connections to the replica that leads were kept open for {{printf "%.0f" .Seconds}} s. A third of each sent nothing, a byte of a head a second, or a byte of a body a
+second; where the receiver closed one, another was opened. Of {{printf "%.0f" .Rate}} deliveries a second to the same source and replica {{thousands .Answered}} of {{thousands .Sent}} were stored,
+half of them within {{ms .During 0.5}}, 99 % within {{ms .During 0.99}}; without the connections within {{ms .Before 0.5}} and {{ms .Before 0.99}}. The replica took {{mib .RSS}} before,
+and {{mib .PeakRSS}} at the most.
+{{end -}}
 {{- with .A.Chaos}}
 ## While everything fails
 

@@ -52,8 +52,8 @@ const (
 	// several hundred writes a second, of which the intake has the most.
 	calmRate, behindRate = 50, 200
 	behindAfter          = 1000
-	// A sweep costs the API server as much as there are events. So the next one waits for sweepPause times as long as it took, at least
-	// minPause, and at most maxPause.
+	// A sweep costs the API server as much as there are events. So the next one waits for sweepPause times as long as reading took, at
+	// least minPause, and at most maxPause; for as long as reading took where too many were left, because most of such a sweep is deleting.
 	sweepPause         = 20
 	minPause, maxPause = 5 * time.Second, 10 * time.Minute
 	// newsPause is how long what a source's status says may be old, while events are finished, if the pauses above let it be.
@@ -195,7 +195,11 @@ func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
 	source.expired += sweep.deleted
 	sweep.expired = source.expired
 	source.kept = int64(sweep.plan.Kept())
-	pause := min(max(sweepPause*sweep.reading, minPause), maxPause)
+	pause := sweepPause * sweep.reading
+	if more {
+		pause = sweep.reading
+	}
+	pause = min(max(pause, minPause), maxPause)
 	source.nextSweep = now.Add(pause)
 	keep := sweep.source.Spec.Retention
 	next := min(maxPause, keep.SucceededTTL.Duration, keep.FailedTTL.Duration) // when what finishes from now on may go

@@ -1,9 +1,10 @@
 // Command capacity measures what events cost, and holds it against what is promised:
 //
-//   - memory: a manager's, with more and more finished events stored, and how soon a new one is ready;
+//   - memory: a manager's, with more and more finished events stored, and how soon a new one is ready; and how nearly all are deleted;
 //   - backlog: what an event costs that waits for a sink that is down, and how soon all are delivered when it is back;
 //   - burst: many events as fast as the API server takes them, none lost and none doubled;
-//   - cost: what an event costs the API server and etcd, beside a ConfigMap of the same size.
+//   - cost: what an event costs the API server and etcd, beside a ConfigMap of the same size;
+//   - connections: many that send nothing, or a byte a second, beside deliveries.
 //
 // Each has a control plane of its own.
 package main
@@ -39,23 +40,27 @@ const (
 	limit = 90 * time.Minute
 
 	// What is promised.
-	flat      = 1.1 // the memory with the most events over that with the least
-	readyTime = 5   // seconds
+	flat       = 1.1     // the memory with the most events over that with the least
+	readyTime  = 5       // seconds
+	answerTime = 1000    // ms, of 99 in 100 deliveries whatever else goes on
+	peakMemory = 400_000 // kB, of a manager, whatever connections are opened
 )
 
 // size is how much is done. The small one is for trying.
 type size struct {
 	levels               []int
+	kept                 int // of the last level, when the rest is deleted
 	backlog, burst, cost int
+	connections          int
 }
 
 var (
-	full  = size{levels: []int{1000, 10_000, 50_000}, backlog: 10_000, burst: 20_000, cost: 5000}
-	small = size{levels: []int{200, 500, 1000}, backlog: 500, burst: 1000, cost: 500}
+	full  = size{levels: []int{1000, 10_000, 50_000}, kept: 1000, backlog: 10_000, burst: 20_000, cost: 5000, connections: 10_000}
+	small = size{levels: []int{200, 500, 1000}, kept: 100, backlog: 500, burst: 1000, cost: 500, connections: 500}
 )
 
 func main() {
-	only := flag.String("only", "memory,backlog,burst,cost", "comma-separated `names` of what to measure")
+	only := flag.String("only", "memory,backlog,burst,cost,connections", "comma-separated `names` of what to measure")
 	short := flag.Bool("short", false, "do little of each, to try it")
 	flag.Parse()
 	much := full
@@ -66,7 +71,7 @@ func main() {
 		var broken []error
 		for name := range strings.SplitSeq(*only, ",") {
 			measure, known := map[string]func(context.Context, size) error{
-				"memory": memory, "backlog": backlog, "burst": burst, "cost": cost,
+				"memory": memory, "backlog": backlog, "burst": burst, "cost": cost, "connections": connections,
 			}[name]
 			if !known {
 				return fmt.Errorf("there is nothing called %q to measure", name)
@@ -118,6 +123,9 @@ func memory(ctx context.Context, size size) error {
 			result.Levels = append(result.Levels, level)
 		}
 		var promises fleet.Promises
+		if err := deletion(ctx, f, size.kept, &result.Deletion, &promises); err != nil {
+			return err
+		}
 		rows := []string{"stored, finished\tready after\tworks after\tleader idle\tafter a load\tits peak\tanonymous\tits Go heap\tother\tAPI server\tetcd's file"}
 		for _, level := range result.Levels {
 			rows = append(rows, fmt.Sprintf("%d\t%.2f s\t%.2f s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", level.Stored, level.ReadySeconds, level.WorkSeconds,

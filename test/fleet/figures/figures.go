@@ -38,7 +38,30 @@ type Machine struct {
 
 // Memory is a manager's at each number of stored, finished events.
 type Memory struct {
-	Levels []Level `json:"levels"`
+	Levels   []Level  `json:"levels"`
+	Deletion Deletion `json:"deletion"`
+}
+
+// Deletion is what retention does when nearly all that is stored may go at once, while deliveries come.
+type Deletion struct {
+	Events  int        `json:"events"`  // that went
+	Kept    int        `json:"kept"`    // what the source keeps then
+	Seconds float64    `json:"seconds"` // until no more than that and some were left
+	Rate    float64    `json:"rate"`    // of deliveries, a second
+	Before  []Quantile `json:"before"`  // the answers just before
+	During  []Quantile `json:"during"`
+}
+
+// Connections are those of senders that send nothing, or a byte a second.
+type Connections struct {
+	Opened  int     `json:"opened"`
+	Seconds float64 `json:"seconds"` // for which they were open
+	Rate    float64 `json:"rate"`    // of deliveries, a second
+	Verdict
+	Before  []Quantile `json:"before"` // the answers without them
+	During  []Quantile `json:"during"`
+	RSS     int64      `json:"rss"`     // of the manager before, bytes
+	PeakRSS int64      `json:"peakRSS"` // with them
 }
 
 // Level is one number of stored events. Both replicas were started new, took the same short load, and came to rest.

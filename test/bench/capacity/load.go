@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/netbox-events/netbox-event-operator/test/fleet"
+	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
+)
+
+// intakeRate is that of the deliveries that something else must not disturb, a second.
+const intakeRate = 40
+
+// deletion has all stored events but kept deleted while deliveries come, and measures how long these take beside those just before.
+func deletion(ctx context.Context, f *fleet.Fleet, kept int, result *figures.Deletion, promises *fleet.Promises) error {
+	const before, step, limit = 30 * time.Second, 5 * time.Second, 20 * time.Minute
+	sender, err := f.NewSender()
+	if err != nil {
+		return err
+	}
+	sender.Steady(ctx, intakeRate, before)
+	quiet := len(sender.Answers(0))
+	had, err := f.Stored(ctx)
+	if err != nil {
+		return err
+	}
+	fleet.Say("deleting all but %d of %d events", kept, had)
+	if err := f.Keep(ctx, kept); err != nil {
+		return err
+	}
+	// What comes between two sweeps is there too: with nothing else to delete it is less than a minute's.
+	most := kept + intakeRate*60
+	began, stored := time.Now(), had
+	for stored > most && time.Since(began) < limit && ctx.Err() == nil {
+		sender.Steady(ctx, intakeRate, step)
+		if stored, err = f.Stored(ctx); err != nil {
+			return err
+		}
+	}
+	took := time.Since(began)
+	*result = figures.Deletion{
+		Events: had + len(sender.Answers(quiet)) - stored, Kept: kept, Seconds: took.Seconds(), Rate: intakeRate,
+		Before: fleet.Quantiles(sender.Answers(0)[:quiet], true), During: fleet.Quantiles(sender.Answers(quiet), true),
+	}
+	answered := sender.Answered()
+	promises.Holds(stored <= most, "after %s %d events are left, and %d should be", took.Round(time.Second), stored, kept)
+	promises.Holds(answered == len(sender.Answers(0)), "%d of %d deliveries were stored while others were deleted", answered, len(sender.Answers(0)))
+	promises.Holds(fleet.At(result.During, 0.99) < answerTime, "99 %% of the deliveries were answered within %.0f ms while others were deleted",
+		fleet.At(result.During, 0.99))
+	return fleet.Table(
+		fmt.Sprintf("deleted\t%d events in %.0f s, %.0f a second", result.Events, result.Seconds, float64(result.Events)/result.Seconds),
+		fleet.AnswerRow("answers before", result.Before),
+		fleet.AnswerRow("answers meanwhile", result.During),
+	)
+}
+
+// connections opens many to the leader that send nothing, or a byte a second of a head or a body, and measures how long deliveries take beside
+// them.
+func connections(ctx context.Context, size size) error {
+	began := time.Now()
+	return with(ctx, func(f *fleet.Fleet) error {
+		const before, during, rest = 20 * time.Second, 60 * time.Second, 5
+		leader := f.Replicas[0]
+		sender, err := f.NewSender(leader)
+		if err != nil {
+			return err
+		}
+		sender.Steady(ctx, intakeRate, before)
+		quiet := len(sender.Answers(0))
+		had, err := leader.Rest(ctx, rest)
+		if err != nil {
+			return err
+		}
+		fleet.Say("opening %d connections", size.connections)
+		open, cancel := context.WithCancel(ctx)
+		defer cancel()
+		opened, ended := make(chan error, 1), make(chan struct{})
+		go func() {
+			defer close(ended)
+			dribble(open, leader, size.connections, opened)
+		}()
+		opening := time.Now()
+		if err := <-opened; err != nil {
+			return err
+		}
+		fleet.Say("they are open after %.1f s", time.Since(opening).Seconds())
+		sender.Steady(ctx, intakeRate, during)
+		took := time.Since(opening)
+		memory, err := leader.Process().Memory()
+		cancel()
+		<-ended
+		if err := errors.Join(err, f.Finished(ctx, time.Minute)); err != nil {
+			return err
+		}
+		verdict, err := f.Judge(ctx, sender)
+		if err != nil {
+			return err
+		}
+		result := figures.Connections{
+			Opened: size.connections, Seconds: took.Seconds(), Rate: intakeRate, Verdict: verdict, RSS: had.RSS, PeakRSS: memory.Peak,
+			Before: fleet.Quantiles(sender.Answers(0)[:quiet], true), During: fleet.Quantiles(sender.Answers(quiet), true),
+		}
+		var promises fleet.Promises
+		promises.HoldsVerdict(verdict)
+		promises.Holds(verdict.Answered == verdict.Sent, "%d of %d deliveries were answered", verdict.Answered, verdict.Sent)
+		promises.Holds(fleet.At(result.During, 0.99) < answerTime, "99 %% of the deliveries were answered within %.0f ms", fleet.At(result.During, 0.99))
+		promises.Holds(result.PeakRSS < peakMemory*1000, "the manager took %s", fleet.MiB(result.PeakRSS))
+		rows := append(fleet.VerdictRows(verdict),
+			fmt.Sprintf("memory\t%s before, %s at the most with %d connections", fleet.MiB(result.RSS), fleet.MiB(result.PeakRSS), result.Opened),
+			fleet.AnswerRow("answers before", result.Before), fleet.AnswerRow("answers meanwhile", result.During))
+		return errors.Join(fleet.Table(rows...), fleet.Publish("connections", began, f.Machine, promises, result))
+	})
+}
+
+// dribble opens connections to a replica, a third of each kind: it sends nothing, or a head, or a body a byte a second. It opens another for
+// each that the replica closes, until ctx is done.
+func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- error) {
+	begun := []string{"", "POST / HTTP/1.1\r\nHost: ", to.Head(900_000) + "\r\n{"}
+	var all sync.WaitGroup
+	defer all.Wait()
+	for n := range count {
+		conn, err := net.Dial("tcp", to.Webhooks())
+		if err != nil {
+			opened <- err
+			return
+		}
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if conn == nil {
+					conn, _ = net.Dial("tcp", to.Webhooks()) // too many at one time may be refused
+				} else {
+					hold(ctx, conn, begun[n%len(begun)])
+					conn = nil
+				}
+				pause(ctx)
+			}
+			if conn != nil {
+				_ = conn.Close()
+			}
+		})
+	}
+	opened <- nil
+}
+
+// hold sends what was begun, and then, unless that is nothing, a byte a second, until the other side closes or ctx is done.
+func hold(ctx context.Context, conn net.Conn, begun string) {
+	defer func() { _ = conn.Close() }()
+	ctx, closed := context.WithCancel(ctx)
+	go func() {
+		defer closed()
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	_, _ = io.WriteString(conn, begun)
+	for ctx.Err() == nil {
+		if pause(ctx); begun != "" {
+			_, _ = io.WriteString(conn, " ") // it fails where the other side has closed
+		}
+	}
+}
+
+// pause waits for a second, or ends early with ctx.
+func pause(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+}
