@@ -122,12 +122,16 @@ func matchedCondition(matched []v1alpha1.RuleStatus, failures map[string]string)
 	return condition
 }
 
-// start has a rule do its events as soon as it is its turn, and wakes the lane after each.
+// start has a rule do its events as soon as it is its turn, and wakes the lane after each. The turn ends when what became of them is
+// written down: a sink that is faster than the API server does not get far ahead of it, to get all of that again after a kill.
 func (r *Reconciler) start(lane Lane, due *delivery) {
 	rule := types.NamespacedName{Namespace: lane.Namespace, Name: due.rule}
 	r.delivery.submit(rule, due.works[0].wasTried(due.rule), func(ctx context.Context) {
+		var last *work
+		defer func() { last.awaitSave(r.delivery.stopping) }()
 		for i, w := range due.works {
 			done, failed := r.deliverOne(ctx, w, rule)
+			last = w
 			if !done {
 				for _, held := range due.works[i+1:] {
 					held.release(due.rule)

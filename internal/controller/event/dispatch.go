@@ -23,6 +23,9 @@ type dispatcher struct {
 	ctx    context.Context // of all deliveries
 	cancel context.CancelFunc
 	all    sync.WaitGroup
+	// stopping is done before ctx is: what runs may go on for a while, and waits for nothing more.
+	stopping context.Context
+	stopSoon context.CancelFunc
 
 	mu      sync.Mutex
 	stopped bool
@@ -40,7 +43,8 @@ type ruleDeliveries struct {
 
 func newDispatcher() *dispatcher {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &dispatcher{ctx: ctx, cancel: cancel, rules: map[types.NamespacedName]*ruleDeliveries{}}
+	stopping, stopSoon := context.WithCancel(ctx)
+	return &dispatcher{ctx: ctx, cancel: cancel, stopping: stopping, stopSoon: stopSoon, rules: map[types.NamespacedName]*ruleDeliveries{}}
 }
 
 // submit runs a delivery of a rule as soon as it is its turn.
@@ -114,6 +118,7 @@ func (d *dispatcher) stop() {
 	d.mu.Lock()
 	d.stopped = true
 	d.mu.Unlock()
+	d.stopSoon()
 	late := time.AfterFunc(drainTime, d.cancel)
 	d.all.Wait()
 	late.Stop()

@@ -28,6 +28,7 @@ func (r *Reconciler) save(ctx context.Context, w *work, turn *turn) error {
 	if !ok {
 		return nil
 	}
+	defer w.triedSave()
 	slow := time.AfterFunc(slowWrite, func() { r.block(hungTime) })
 	err := r.Status.ApplyStatus(ctx, statusOf(w.event, status))
 	slow.Stop()

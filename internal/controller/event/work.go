@@ -1,6 +1,7 @@
 package event
 
 import (
+	"context"
 	"maps"
 	"sync"
 	"time"
@@ -96,6 +97,7 @@ type work struct {
 	status   v1alpha1.NetBoxEventStatus
 	running  map[string]bool // the rules whose deliveries run, or wait for their turn to
 	unsaved  time.Time       // since when status is ahead of the API server; zero where it is not
+	saved    chan struct{}   // closed after the next attempt to write it; nil where nobody waits for that
 	ending   bool            // it is to begin anew
 	finished bool            // its last status is written, or being written
 }
@@ -104,6 +106,36 @@ type work struct {
 func (w *work) isAhead(now time.Time) {
 	if w.unsaved.IsZero() {
 		w.unsaved = now
+	}
+}
+
+// awaitSave waits for the next attempt to write the status, if that is to be soon: where nothing else is being done about the event.
+func (w *work) awaitSave(ctx context.Context) {
+	w.mu.Lock()
+	if w.unsaved.IsZero() || len(w.running) > 0 {
+		w.mu.Unlock()
+		return
+	}
+	if w.saved == nil {
+		w.saved = make(chan struct{})
+	}
+	saved := w.saved
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, saveDelay) // it may be deleted meanwhile, or begin anew
+	defer cancel()
+	select {
+	case <-saved:
+	case <-ctx.Done():
+	}
+}
+
+// triedSave ends what waits in awaitSave.
+func (w *work) triedSave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.saved != nil {
+		close(w.saved)
+		w.saved = nil
 	}
 }
 
