@@ -109,6 +109,7 @@ type bench struct {
 func run(stored, refused int) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	load := fleet.Load()
 	plane, err := controlplane.Start()
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func run(stored, refused int) (err error) {
 	b := &bench{plane: plane, table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0), metrics: apiServer.RESTClient()}
 	defer func() { err = errors.Join(b.table.Flush(), err) }()
 	began := time.Now()
-	machine, err := fleet.ThisMachine(ctx, apiServer)
+	machine, err := fleet.ThisMachine(ctx, load, apiServer)
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,7 @@ type Fleet struct {
 // called.
 func Start(ctx context.Context, replicas, maxEvents int) (f *Fleet, err error) {
 	f = &Fleet{}
+	load := Load()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.Stop())
@@ -71,7 +72,7 @@ func Start(ctx context.Context, replicas, maxEvents int) (f *Fleet, err error) {
 	if f.kubernetes, err = kubernetes.NewForConfig(f.Plane.Config); err != nil {
 		return f, err
 	}
-	if f.Machine, err = ThisMachine(ctx, f.kubernetes); err != nil {
+	if f.Machine, err = ThisMachine(ctx, load, f.kubernetes); err != nil {
 		return f, err
 	}
 	if err := f.createSource(ctx, maxEvents); err != nil {
@@ -80,8 +81,8 @@ func Start(ctx context.Context, replicas, maxEvents int) (f *Fleet, err error) {
 	return f, f.prepare(ctx, replicas)
 }
 
-// ThisMachine describes the machine, the control plane, and bin/manager.
-func ThisMachine(ctx context.Context, api discovery.ServerVersionInterface) (machine figures.Machine, err error) {
+// ThisMachine describes the machine, with the Load that it had, the control plane, and bin/manager.
+func ThisMachine(ctx context.Context, load float64, api discovery.ServerVersionInterface) (machine figures.Machine, err error) {
 	kubernetes, err := api.ServerVersion()
 	if err != nil {
 		return machine, err
@@ -92,7 +93,7 @@ func ThisMachine(ctx context.Context, api discovery.ServerVersionInterface) (mac
 	}
 	return figures.Machine{
 		CPU: lineOf("/proc/cpuinfo", "model name", ":"), Cores: runtime.NumCPU(), MemoryBytes: memoryOfMachine(), OS: operatingSystem(),
-		Kubernetes: kubernetes.GitVersion, Operator: strings.TrimSpace(string(operator)), Load: load(),
+		Kubernetes: kubernetes.GitVersion, Operator: strings.TrimSpace(string(operator)), Load: load,
 	}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Process is a running process, seen through Linux's /proc.
@@ -137,9 +138,26 @@ func operatingSystem() string {
 	return fmt.Sprintf("%s, Linux %s, %s", lineOf("/etc/os-release", "PRETTY_NAME", "="), strings.TrimSpace(string(kernel)), runtime.GOARCH)
 }
 
-func load() float64 {
-	text, _ := os.ReadFile("/proc/loadavg")
-	first, _, _ := strings.Cut(string(text), " ")
-	average, _ := strconv.ParseFloat(first, 64)
-	return average
+// Load measures for two seconds how many cores the machine keeps busy, or lends to others: proc_stat(5). It returns 0 where that cannot be
+// known.
+func Load() float64 {
+	const during, ticksPerSecond = 2 * time.Second, 100
+	before := busyTicks()
+	time.Sleep(during)
+	return (busyTicks() - before) / ticksPerSecond / during.Seconds()
+}
+
+// busyTicks is the time of all cores that was not idle.
+func busyTicks() (busy float64) {
+	text, _ := os.ReadFile("/proc/stat")
+	first, _, _ := strings.Cut(string(text), "\n")
+	const idle, iowait, guest = 4, 5, 9 // fields; guests' time is in the user's
+	for i, field := range strings.Fields(first) {
+		if i == 0 || i == idle || i == iowait || i >= guest {
+			continue
+		}
+		ticks, _ := strconv.ParseFloat(field, 64)
+		busy += ticks
+	}
+	return busy
 }

@@ -32,7 +32,7 @@ type Machine struct {
 	Kubernetes  string `json:"kubernetes"`
 	// Operator is what bin/manager says of itself: version, commit, Go.
 	Operator string `json:"operator"`
-	// Load is how many processes wanted a core in the minute before: above 0.5 or so, others worked on the machine too.
+	// Load is how many cores others kept busy just before.
 	Load float64 `json:"load"`
 }
 
