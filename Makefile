@@ -102,8 +102,12 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s).
 	done; \
 	[ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
 
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities that the operator reaches, in its dependencies and in Go.
+	@hack/vuln.sh
+
 .PHONY: bench
-bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about 20 minutes.
+bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about half an hour.
 	@$(WITH_CONTROL_PLANE) status=0; go run ./test/bench || status=1; go run ./test/bench/capacity || status=1; exit $$status
 
 .PHONY: soak
