@@ -121,10 +121,11 @@ func connections(ctx context.Context, size size) error {
 // each that the replica closes, until ctx is done.
 func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- error) {
 	begun := []string{"", "POST / HTTP/1.1\r\nHost: ", to.Head(900_000) + "\r\n{"}
+	var dialer net.Dialer
 	var all sync.WaitGroup
 	defer all.Wait()
 	for n := range count {
-		conn, err := net.Dial("tcp", to.Webhooks())
+		conn, err := dialer.DialContext(ctx, "tcp", to.Webhooks())
 		if err != nil {
 			opened <- err
 			return
@@ -132,7 +133,7 @@ func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- er
 		all.Go(func() {
 			for ctx.Err() == nil {
 				if conn == nil {
-					conn, _ = net.Dial("tcp", to.Webhooks()) // too many at one time may be refused
+					conn, _ = dialer.DialContext(ctx, "tcp", to.Webhooks()) // too many at one time may be refused
 				} else {
 					hold(ctx, conn, begun[n%len(begun)])
 					conn = nil
