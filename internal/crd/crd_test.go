@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -65,9 +66,8 @@ func TestApplyAndDelete(t *testing.T) {
 	if out := run(t, "apply", fstest.MapFS{"sources.yaml": {Data: []byte(older)}}); !strings.Contains(out, " configured") {
 		t.Errorf("applying the older release: %s", out)
 	}
-	foreign := sources(t)
-	foreign.SetAnnotations(map[string]string{"example.com/theirs": "stays"})
-	if err := plane.Client.Update(t.Context(), foreign); err != nil {
+	theirs := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.com/theirs":"stays"}}}`))
+	if err := plane.Client.Patch(t.Context(), sources(t), theirs); err != nil {
 		t.Fatal(err)
 	}
 	if out := run(t, "apply", released); !strings.Contains(out, " configured") {
