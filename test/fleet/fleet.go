@@ -205,7 +205,7 @@ func (f *Fleet) KillAPIServer(ctx context.Context, away time.Duration) error {
 	if f.restarted != nil {
 		_ = f.restarted.Wait() // it was killed
 	}
-	pause(ctx, away)
+	Pause(ctx, away)
 	command := exec.Command(arguments[0], arguments[1:]...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := command.Start(); err != nil {
@@ -251,8 +251,8 @@ func (f *Fleet) showLogs() {
 	}
 }
 
-// pause waits, or ends early with ctx.
-func pause(ctx context.Context, duration time.Duration) {
+// Pause waits, or ends early with ctx.
+func Pause(ctx context.Context, duration time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(duration):

@@ -57,7 +57,7 @@ func (r *Replica) Keep(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-r.ended:
-			pause(ctx, time.Second)
+			Pause(ctx, time.Second)
 		}
 	}
 	return nil
@@ -151,7 +151,7 @@ func (r *Replica) Sample(ctx context.Context) (figures.Process, Metrics, error) 
 // moment.
 func (r *Replica) Rest(ctx context.Context, times int) (least figures.Process, err error) {
 	for i := range times {
-		pause(ctx, time.Second)
+		Pause(ctx, time.Second)
 		now, _, err := r.Sample(ctx)
 		if err != nil {
 			return least, err

@@ -184,7 +184,7 @@ func (s *Sender) deliver(ctx context.Context, workers chan struct{}) {
 		if status == http.StatusOK {
 			return
 		}
-		pause(ctx, s.Pause)
+		Pause(ctx, s.Pause)
 	}
 	s.mu.Lock()
 	s.givenUp++
@@ -287,7 +287,7 @@ func Wait(ctx context.Context, limit time.Duration, what string, done func(conte
 			return nil
 		}
 		last = err
-		pause(ctx, 50*time.Millisecond)
+		Pause(ctx, 50*time.Millisecond)
 	}
 	return errors.Join(fmt.Errorf("%s: not within %s", what, limit), last)
 }

@@ -23,12 +23,11 @@ type dispatcher struct {
 	ctx    context.Context // of all deliveries
 	cancel context.CancelFunc
 	all    sync.WaitGroup
-	// stopping is done before ctx is: what runs may go on for a while, and waits for nothing more.
+	// stopping is done before ctx is: nothing more is started, and what runs may go on for a while, and waits for nothing.
 	stopping context.Context
 	stopSoon context.CancelFunc
 
 	mu      sync.Mutex
-	stopped bool
 	running int
 	rules   map[types.NamespacedName]*ruleDeliveries
 }
@@ -66,7 +65,7 @@ func (d *dispatcher) submit(rule types.NamespacedName, again bool, deliver func(
 
 // run starts what may run of a rule.
 func (d *dispatcher) run(rule types.NamespacedName, of *ruleDeliveries) {
-	for !d.stopped && of.running < deliveriesAtOnce && (of.running == 0 || d.running < deliveriesInAll) {
+	for !d.isStopped() && of.running < deliveriesAtOnce && (of.running == 0 || d.running < deliveriesInAll) {
 		deliver := of.next()
 		if deliver == nil {
 			break
@@ -107,18 +106,13 @@ func (d *dispatcher) ended(rule types.NamespacedName, of *ruleDeliveries) {
 	}
 }
 
-func (d *dispatcher) isStopped() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stopped
-}
+func (d *dispatcher) isStopped() bool { return d.stopping.Err() != nil }
 
 // stop starts nothing more and waits for what runs, which it cancels after some time.
 func (d *dispatcher) stop() {
-	d.mu.Lock()
-	d.stopped = true
-	d.mu.Unlock()
+	d.mu.Lock() // whatever run is starting is waited for below
 	d.stopSoon()
+	d.mu.Unlock()
 	late := time.AfterFunc(drainTime, d.cancel)
 	d.all.Wait()
 	late.Stop()

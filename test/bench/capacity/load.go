@@ -138,7 +138,7 @@ func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- er
 					hold(ctx, conn, begun[n%len(begun)])
 					conn = nil
 				}
-				pause(ctx)
+				fleet.Pause(ctx, time.Second)
 			}
 			if conn != nil {
 				_ = conn.Close()
@@ -158,16 +158,8 @@ func hold(ctx context.Context, conn net.Conn, begun string) {
 	}()
 	_, _ = io.WriteString(conn, begun)
 	for ctx.Err() == nil {
-		if pause(ctx); begun != "" {
+		if fleet.Pause(ctx, time.Second); begun != "" {
 			_, _ = io.WriteString(conn, " ") // it fails where the other side has closed
 		}
-	}
-}
-
-// pause waits for a second, or ends early with ctx.
-func pause(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(time.Second):
 	}
 }
