@@ -90,7 +90,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err := IndexSources(ctx, outer.GetFieldIndexer()); err != nil {
 		return err
 	}
-	store, err := eventstore.New(config, outer.GetHTTPClient(), scheme)
+	store, err := eventstore.New(config, scheme)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	if err != nil {
 		return err
 	}
-	store, err := eventstore.New(config, inner.GetHTTPClient(), scheme)
+	store, err := eventstore.New(config, scheme)
 	if err != nil {
 		return err
 	}

@@ -67,11 +67,7 @@ func start(t *testing.T, config *rest.Config) receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	httpClient, err := rest.HTTPClientFor(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := eventstore.New(config, httpClient, scheme)
+	store, err := eventstore.New(config, scheme)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -642,8 +638,8 @@ func TestOutage(t *testing.T) {
 	eventually(t, "nothing is stored after the API server is back", func() bool { return send().status == 200 })
 }
 
-// TestBusy has an API server that is asked for too much.
-func TestBusy(t *testing.T) {
+// TestAPIServer has an API server that is asked for too much, and that closes connections as they are used.
+func TestAPIServer(t *testing.T) {
 	transport, err := rest.TransportFor(plane.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -654,30 +650,39 @@ func TestBusy(t *testing.T) {
 	}
 	proxy := httputil.NewSingleHostReverseProxy(api)
 	proxy.Transport, proxy.FlushInterval = transport, -1
-	refusals := make(chan string, 2) // the Retry-After of each
-	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+	refusals := make(chan http.HandlerFunc, 2)
+	tooMuch := func(after string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", after)
+			http.Error(w, "too many requests, please try again later", http.StatusTooManyRequests)
+		}
+	}
+	between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/netboxevents") {
 			select {
-			case after := <-refusals:
-				w.Header().Set("Retry-After", after)
-				http.Error(w, "too many requests, please try again later", http.StatusTooManyRequests)
+			case refuse := <-refusals:
+				refuse(w, request)
 				return
 			default:
 			}
 		}
 		proxy.ServeHTTP(w, request)
 	}))
-	t.Cleanup(busy.CloseClientConnections)
-	at := start(t, &rest.Config{Host: busy.URL})
+	t.Cleanup(between.CloseClientConnections)
+	at := start(t, &rest.Config{Host: between.URL})
 	from := newSource(t, at, "", nil)
 	send := func() response { return post(t, at.URL+source.Path(from), event(1), nil) }
 
-	refusals <- "7"
+	refusals <- tooMuch("7")
 	if answer := send(); answer.status != 503 || answer.header.Get("Retry-After") != "7" || answer.took > 2*time.Second {
 		t.Errorf("it wants to be asked in 7 s: %d, Retry-After %q, after %s", answer.status, answer.header.Get("Retry-After"), answer.took)
 	}
-	refusals <- "1"
+	refusals <- tooMuch("1")
 	if answer := send(); answer.status != 200 || answer.took < time.Second {
 		t.Errorf("it wants to be asked in a second: %d %s after %s", answer.status, answer.Result, answer.took)
+	}
+	refusals <- func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	if answer := send(); answer.status != 200 {
+		t.Errorf("it closes a connection that was kept: %d %s", answer.status, answer.Result)
 	}
 }

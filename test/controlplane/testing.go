@@ -69,7 +69,7 @@ type Outage struct {
 
 	mu    sync.Mutex
 	state OutageState
-	conns map[net.Conn]struct{}
+	conns map[net.Conn]bool // whether each still passes bytes on
 }
 
 // OutageState is how the API server is taken away.
@@ -80,7 +80,7 @@ const (
 	Up OutageState = iota
 	// Refused closes every connection, as when the process is gone.
 	Refused
-	// Hung accepts connections and answers nothing, as when the machine is gone.
+	// Hung accepts connections and answers nothing, as when the machine is gone. Those that were open meanwhile stay like that.
 	Hung
 )
 
@@ -91,7 +91,7 @@ func (c *ControlPlane) NewOutage(t testing.TB) (*Outage, *rest.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	outage := &Outage{listener: listener, backend: c.environment.ControlPlane.APIServer.SecureServing.HostPort(), conns: map[net.Conn]struct{}{}}
+	outage := &Outage{listener: listener, backend: c.environment.ControlPlane.APIServer.SecureServing.HostPort(), conns: map[net.Conn]bool{}}
 	go outage.serve()
 	t.Cleanup(func() {
 		_ = listener.Close()
@@ -107,9 +107,13 @@ func (o *Outage) Set(state OutageState) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.state = state
-	if state == Refused {
-		for conn := range o.conns {
+	for conn := range o.conns {
+		switch state {
+		case Refused:
 			_ = conn.Close()
+		case Hung:
+			o.conns[conn] = false
+		case Up:
 		}
 	}
 }
@@ -138,23 +142,26 @@ func (o *Outage) keep(conns ...net.Conn) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, conn := range conns {
-		o.conns[conn] = struct{}{}
+		o.conns[conn] = o.state == Up
 	}
 	return o.state != Refused
 }
 
-// copy passes bytes on while the API server is Up; while it is Hung they are lost, and so is the connection afterwards.
+// copy passes bytes on, until the API server is Hung: from then on they are lost.
 func (o *Outage) copy(to, from net.Conn) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	_, _ = io.Copy(writerFunc(func(bytes []byte) (int, error) {
-		o.mu.Lock()
-		state := o.state
-		o.mu.Unlock()
-		if state == Hung {
+		if o.isLost(from) {
 			return len(bytes), nil
 		}
 		return to.Write(bytes)
 	}), from)
+}
+
+func (o *Outage) isLost(conn net.Conn) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.conns[conn]
 }
 
 type writerFunc func([]byte) (int, error)

@@ -67,7 +67,7 @@ func startWith(t *testing.T, config *rest.Config, namespace string, verbosity in
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := eventstore.New(config, mgr.GetHTTPClient(), scheme)
+	store, err := eventstore.New(config, scheme)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -42,11 +41,7 @@ type controllers struct {
 
 func newControllers(t *testing.T) *controllers {
 	t.Helper()
-	httpClient, err := rest.HTTPClientFor(plane.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := eventstore.New(plane.Config, httpClient, plane.Client.Scheme())
+	store, err := eventstore.New(plane.Config, plane.Client.Scheme())
 	if err != nil {
 		t.Fatal(err)
 	}
