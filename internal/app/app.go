@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -214,22 +213,12 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	return inner.Start(ctx)
 }
 
-// onItsOwnConnection returns a config whose clients share no connection with those of another one. The API server writes to a connection
-// one frame after the other, and ends a watch that falls behind: next to the creates of a burst, that of pending events is ended twice a
-// second, and lags behind by thousands.
-func onItsOwnConnection(config *rest.Config) *rest.Config {
-	const timeout = 30 * time.Second // as client-go has it
-	config = rest.CopyConfig(config)
-	config.Dial = (&net.Dialer{Timeout: timeout, KeepAlive: timeout}).DialContext // client-go shares the connections of equal configs
-	return config
-}
-
 // setUpEvents adds the controllers of events, rules and retention to the inner manager.
 func setUpEvents(ctx context.Context, inner manager.Manager, options Options, shared shared, log logr.Logger) error {
 	config, scheme := inner.GetConfig(), inner.GetScheme()
 	pendingOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
 	pendingOptions.Scheme, pendingOptions.Mapper = scheme, inner.GetRESTMapper()
-	pending, err := cache.New(onItsOwnConnection(config), pendingOptions)
+	pending, err := cache.New(config, pendingOptions)
 	if err != nil {
 		return err
 	}

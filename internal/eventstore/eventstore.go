@@ -4,8 +4,9 @@
 // once more for each, and we would read it.
 //
 // Writes go over HTTP/1.1, each on a connection to itself that is kept for the next: less passes between goroutines and processes on the
-// way of each than over HTTP/2. Nor do all hang at once where a machine or a load balancer is gone without a word: client-go notices that a
-// connection of HTTP/2 is dead after 45 seconds, here its next write fails and nothing else.
+// way of each than over HTTP/2, and none beside the watch of pending events: the API server ends a watch that falls behind, as it does next
+// to the creates of a burst. Nor do all writes hang at once where a machine or a load balancer is gone without a word: client-go notices that
+// a connection of HTTP/2 is dead after 45 seconds, here its next write fails and nothing else.
 package eventstore
 
 import (
