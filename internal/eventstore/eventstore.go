@@ -3,10 +3,10 @@
 // A write asks for the metadata alone in return, which nobody reads either: the API server would otherwise write out the whole event
 // once more for each, and we would read it.
 //
-// Writes go over HTTP/1.1, each on a connection to itself that is kept for the next: less passes between goroutines and processes on the
-// way of each than over HTTP/2, and none beside the watch of pending events: the API server ends a watch that falls behind, as it does next
-// to the creates of a burst. Nor do all writes hang at once where a machine or a load balancer is gone without a word: client-go notices that
-// a connection of HTTP/2 is dead after 45 seconds, here its next write fails and nothing else.
+// Writes go over HTTP/1.1, each on a connection to itself that is kept for the next. That takes fewer passes between goroutines and
+// processes than HTTP/2, and leaves the connection of the watch of pending events alone, which the API server ends when it falls behind.
+// Nor do all writes hang where a machine or a load balancer is gone without a word: client-go notices that a connection of HTTP/2 is dead
+// after 45 seconds. Here a write that is not answered in time fails, and the next ones connect anew.
 package eventstore
 
 import (
@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -46,7 +48,8 @@ const (
 
 // Store is a client of the API server for events.
 type Store struct {
-	client rest.Interface
+	client    rest.Interface
+	transport http.RoundTripper
 }
 
 // New returns a Store that connects as config says.
@@ -56,8 +59,12 @@ func New(config *rest.Config, scheme *runtime.Scheme) (*Store, error) {
 	config.APIPath = "/apis"
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.NextProtos = []string{"http/1.1"}
-	client, err := rest.RESTClientFor(config)
-	return &Store{client: client}, err
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	client, err := rest.RESTClientForConfigAndClient(config, httpClient)
+	return &Store{client: client, transport: httpClient.Transport}, err
 }
 
 // etcdBytes is what etcd takes in one request, by default. A cluster whose etcd takes more would gain little: the API server sends it
@@ -90,17 +97,14 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	if most := etcdBytes - statusBytes; len(body) > most {
 		return &TooLargeError{len(body), fmt.Sprintf("%d is the most that etcd takes with a status, unless it is set up otherwise", most)}
 	}
-	err = s.client.Post().
+	err = s.write(ctx, s.client.Post().
 		Namespace(event.Namespace).
 		Resource(resource).
 		VersionedParams(&metav1.CreateOptions{FieldManager: creator}, metav1.ParameterCodec).
-		SetHeader("Accept", metadataOnly).
 		SetHeader("Content-Type", "application/json").
 		SetHeader(idempotencyKey, event.Name).
 		MaxRetries(0). // the caller has the sender to think of, and an answer that says when to come again
-		Body(body).
-		Do(ctx).
-		Error()
+		Body(body))
 	if err != nil && IsTooLarge(err) { // numbers are longer there, 1e20 for example; or the limits are lower
 		return &TooLargeError{len(body), "the API server or etcd refuses it: " + err.Error()}
 	}
@@ -114,18 +118,24 @@ func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyCo
 	if err != nil {
 		return err
 	}
-	return s.client.Patch(types.ApplyPatchType).
+	return s.write(ctx, s.client.Patch(types.ApplyPatchType).
 		Namespace(*event.GetNamespace()).
 		Resource(resource).
 		Name(*event.GetName()).
 		SubResource("status").
 		VersionedParams(&metav1.PatchOptions{FieldManager: worker, Force: new(true)}, metav1.ParameterCodec).
-		SetHeader("Accept", metadataOnly).
 		SetHeader(idempotencyKey, *event.GetName()).
 		Timeout(statusTimeout).
-		Body(body).
-		Do(ctx).
-		Error()
+		Body(body))
+}
+
+// write sends a request. If it is not answered in time, whoever should have may be gone: then so are the connections that were kept.
+func (s *Store) write(ctx context.Context, request *rest.Request) error {
+	err := request.SetHeader("Accept", metadataOnly).Do(ctx).Error()
+	if errors.Is(err, context.DeadlineExceeded) {
+		utilnet.CloseIdleConnectionsFor(s.transport)
+	}
+	return err
 }
 
 // Finished is when the status of a finished event was written last, from its metadata alone: the API server keeps the time of a field

@@ -638,6 +638,31 @@ func TestOutage(t *testing.T) {
 	eventually(t, "nothing is stored after the API server is back", func() bool { return send().status == 200 })
 }
 
+// TestGone takes the API server away without a word, with connections to it that were kept, and brings another in its place.
+func TestGone(t *testing.T) {
+	outage, config := plane.NewOutage(t)
+	at := start(t, config)
+	from := newSource(t, at, "", nil)
+	send := func(n int) response { return post(t, at.URL+source.Path(from), event(n), nil) }
+	var all sync.WaitGroup
+	for n := range 20 {
+		all.Go(func() {
+			if answer := send(n); answer.status != 200 {
+				t.Errorf("before: %d %s", answer.status, answer.Result)
+			}
+		})
+	}
+	all.Wait()
+	outage.Set(controlplane.Hung)
+	if answer := send(20); answer.status != 503 {
+		t.Errorf("meanwhile: %d %s", answer.status, answer.Result)
+	}
+	outage.Set(controlplane.Up)
+	if answer := send(20); answer.status != 200 {
+		t.Errorf("afterwards: %d %s", answer.status, answer.Result)
+	}
+}
+
 // TestAPIServer has an API server that is asked for too much, and that closes connections as they are used.
 func TestAPIServer(t *testing.T) {
 	transport, err := rest.TransportFor(plane.Config)

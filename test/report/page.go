@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"text/template"
@@ -36,7 +37,7 @@ var functions = template.FuncMap{
 		return fmt.Sprintf("%d times, %.0f s in all", count, length)
 	},
 	"program": func(process figures.Process) int64 { return process.RSS - process.Anonymous },
-	"percent": func(ratio float64) string { return fmt.Sprintf("%+.0f %%", 100*(ratio-1)) },
+	"percent": func(ratio float64) string { return fmt.Sprintf("%+d %%", int(math.Round(100*(ratio-1)))) },
 }
 
 func thousands(number int) string {
@@ -179,7 +180,7 @@ and {{mib .PeakRSS}} at the most.
 | **not finished at the end** | **{{.Unfinished}}**; all were {{printf "%.0f" .Healed}} s after the last fault |
 | taken by the sink | {{thousands .Delivered}}; {{.Doubles}} of them once more |
 | refused, or no answer | half within {{ms .Refusals 0.5}}, the longest {{ms .Refusals 1.0}} |
-| replica killed | {{.Kills}} times; {{.Ended}} ended by themselves, because they started while the API server was away, and were started again |
+| replica killed | {{.Kills}} times{{if .Ended}}; {{.Ended}} ended by themselves, because they started while the API server was away, and were started again{{end}} |
 | API server stopped | {{of .Faults "API server stopped"}} |
 | API server killed | {{of .Faults "API server killed"}} |
 | etcd stopped | {{of .Faults "etcd stopped"}} |
