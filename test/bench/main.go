@@ -56,7 +56,8 @@ const (
 	// bareNamespace is not watched by the operator, which would otherwise finish what is not its own.
 	bareNamespace = "bare"
 	key           = "a key of the benchmark"
-	rounds        = 7
+	// rounds are many, because the ratio of one turn is 0.1 above or below those of others.
+	rounds = 11
 )
 
 func main() {
@@ -173,8 +174,9 @@ func (b *bench) measure(ctx context.Context, stored, refused int) error {
 	return b.withManager(ctx, func() error {
 		return errors.Join(
 			b.allFinished(ctx), // what the first pair left
-			b.compareFinished(ctx, "finished", 16, stored, 0.9),
-			b.compareFinished(ctx, "finished", 64, stored, 0.9),
+			// The last of a turn is finished a tenth of a second after its answer, which a sender of creates and status writes does not show.
+			b.compareFinished(ctx, "finished", 16, 2*stored, 0.9),
+			b.compareFinished(ctx, "finished", 64, 2*stored, 0.9),
 			b.compareDelivered(ctx, stored),
 		)
 	})
