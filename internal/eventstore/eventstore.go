@@ -59,6 +59,9 @@ func New(config *rest.Config, scheme *runtime.Scheme) (*Store, error) {
 	config.APIPath = "/apis"
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.NextProtos = []string{"http/1.1"}
+	if config.UserAgent == "" {
+		config.UserAgent = rest.DefaultKubernetesUserAgent()
+	}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err

@@ -684,6 +684,9 @@ func TestAPIServer(t *testing.T) {
 	}
 	between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/netboxevents") {
+			if agent := request.UserAgent(); agent != rest.DefaultKubernetesUserAgent() {
+				t.Errorf("an audit log has %q for a user agent", agent)
+			}
 			select {
 			case refuse := <-refusals:
 				refuse(w, request)
