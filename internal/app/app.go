@@ -94,6 +94,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		return err
 	}
 	shared := shared{
+		events:    store,
 		compiled:  rule.NewCache(),
 		metrics:   event.NewMetrics(metrics.Registry),
 		tracer:    tracer,
@@ -154,6 +155,7 @@ func (onLeader) NeedLeaderElection() bool { return true }
 
 // shared is what outlives the controllers.
 type shared struct {
+	events    *eventstore.Store
 	compiled  *rule.Cache
 	metrics   *event.Metrics
 	tracer    trace.Tracer // nil for none
@@ -222,10 +224,6 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	if err != nil {
 		return err
 	}
-	store, err := eventstore.New(config, scheme)
-	if err != nil {
-		return err
-	}
 	eventMetadata, err := metadata.NewForConfigAndClient(config, inner.GetHTTPClient())
 	if err != nil {
 		return err
@@ -260,7 +258,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 			Log:            log.WithName("rule"),
 		}),
 		Tally:    tally,
-		Status:   store,
+		Status:   shared.events,
 		Metrics:  shared.metrics,
 		Tracer:   shared.tracer,
 		Finished: retentionReconciler.Finished,
@@ -271,7 +269,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	replayReconciler := &replay.Reconciler{
 		Events:     inner.GetAPIReader(),
 		Metadata:   eventMetadata,
-		Status:     store,
+		Status:     shared.events,
 		Namespaces: options.WatchNamespaces,
 		Log:        log.WithName("replay"),
 	}
