@@ -125,8 +125,8 @@ func run(stored, refused int) (err error) {
 			}
 			return b.compareReceiver(ctx, stored, refused)
 		},
-		func() error { return b.compareLeader(ctx, stored) },
-		func() error { return b.compareDelivered(ctx, stored) },
+		func() error { return b.withManager(ctx, func() error { return b.compareLeader(ctx, stored) }) },
+		func() error { return b.withManager(ctx, func() error { return b.compareDelivered(ctx, stored) }) },
 	} {
 		if err := b.onNewPlane(ctx, pairs); err != nil {
 			return err
@@ -180,20 +180,14 @@ func (b *bench) compareReceiver(ctx context.Context, stored, refused int) error 
 
 // compareLeader measures a replica that leads, without rules.
 func (b *bench) compareLeader(ctx context.Context, count int) error {
-	return b.withManager(ctx, func() error {
-		return errors.Join(
-			b.compareFinished(ctx, "finished", 16, count, 0.9),
-			b.compareFinished(ctx, "finished", 64, count, 0.9),
-		)
-	})
+	return errors.Join(
+		b.compareFinished(ctx, "finished", 16, count, 0.9),
+		b.compareFinished(ctx, "finished", 64, count, 0.9),
+	)
 }
 
 // compareDelivered measures what one of some rules sends on.
 func (b *bench) compareDelivered(ctx context.Context, count int) error {
-	return b.withManager(ctx, func() error { return b.compareRules(ctx, count) })
-}
-
-func (b *bench) compareRules(ctx context.Context, count int) error {
 	var got atomic.Int64
 	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

@@ -277,7 +277,7 @@ func (h *harm) killAPIServer(ctx context.Context, length time.Duration, _ *rand.
 func (h *harm) breakSink(state fleet.SinkState) func(context.Context, time.Duration, *rand.Rand) error {
 	return func(ctx context.Context, length time.Duration, _ *rand.Rand) error {
 		h.sink.Set(state, failing)
-		wait(ctx, length)
+		fleet.Pause(ctx, length)
 		h.sink.Set(fleet.SinkUp, failing)
 		return nil
 	}
@@ -288,13 +288,6 @@ func stop(ctx context.Context, process fleet.Process, length time.Duration) erro
 	if err := process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	wait(ctx, length)
+	fleet.Pause(ctx, length)
 	return process.Signal(syscall.SIGCONT)
-}
-
-func wait(ctx context.Context, length time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(length):
-	}
 }
