@@ -48,8 +48,8 @@ const (
 	maxExcess = 5000
 	// workers is how many sources are swept at once.
 	workers = 4
-	// Deletions a second, of all sources: calm, and once more than behindAfter events of a source were found to go. The API server takes
-	// several hundred writes a second, of which the intake has the most.
+	// Deletions a second, of all sources: calm, and once more than behindAfter events of a source were found to go, until a sweep finds
+	// fewer. The API server takes several hundred writes a second, of which the intake has the most.
 	calmRate, behindRate = 50, 200
 	behindAfter          = 1000
 	// A sweep costs the API server as much as there are events. So the next one waits for sweepPause times as long as reading took, at
@@ -85,6 +85,7 @@ type known struct {
 	since     int64 // events finished since
 	max       int64
 	expired   int64     // ever
+	late      bool      // the last sweep found more than behindAfter events to go
 	nextSweep time.Time // not before
 	asked     bool      // for a sweep because there may be too many
 }
@@ -146,11 +147,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	} else if err != nil {
 		return reconcile.Result{}, err
 	}
-	if wait := r.begin(&of); wait > 0 {
+	wait, late := r.begin(&of)
+	if wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	sweep := sweep{
-		Reconciler: r, source: &of,
+		Reconciler: r, source: &of, late: late,
 		plan: retention.New(retention.Policy{
 			SucceededTTL: of.Spec.Retention.SucceededTTL.Duration,
 			FailedTTL:    of.Spec.Retention.FailedTTL.Duration,
@@ -169,8 +171,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	return reconcile.Result{RequeueAfter: next}, client.IgnoreNotFound(r.report(ctx, &sweep))
 }
 
-// begin returns how long to wait until a source may be swept, and otherwise begins to count anew.
-func (r *Reconciler) begin(of *v1alpha1.NetBoxSource) (wait time.Duration) {
+// begin returns how long to wait until a source may be swept, and otherwise begins to count anew; late as the last sweep found it.
+func (r *Reconciler) begin(of *v1alpha1.NetBoxSource) (wait time.Duration, late bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	name := client.ObjectKeyFromObject(of)
@@ -181,10 +183,10 @@ func (r *Reconciler) begin(of *v1alpha1.NetBoxSource) (wait time.Duration) {
 	}
 	source.max = int64(of.Spec.Retention.MaxEvents)
 	if wait := source.nextSweep.Sub(r.Clock.Now()); wait > 0 {
-		return wait
+		return wait, false
 	}
 	source.since, source.asked = 0, false
-	return 0
+	return 0, source.late
 }
 
 // end remembers what a sweep has found, and returns when the next one is due.
@@ -192,7 +194,7 @@ func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	source, now := r.sources[client.ObjectKeyFromObject(sweep.source)], r.Clock.Now()
-	source.expired += sweep.deleted
+	source.add(sweep)
 	sweep.expired = source.expired
 	source.kept = int64(sweep.plan.Kept())
 	pause := sweepPause * sweep.reading
@@ -216,7 +218,13 @@ func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
 func (r *Reconciler) interrupted(sweep *sweep) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sources[client.ObjectKeyFromObject(sweep.source)].expired += sweep.deleted
+	r.sources[client.ObjectKeyFromObject(sweep.source)].add(sweep)
+}
+
+// add counts what a sweep has done.
+func (k *known) add(sweep *sweep) {
+	k.expired += sweep.deleted
+	k.late = sweep.found > behindAfter
 }
 
 func (r *Reconciler) forget(name types.NamespacedName) {
@@ -253,6 +261,7 @@ type sweep struct {
 	*Reconciler
 	source  *v1alpha1.NetBoxSource
 	plan    *retention.Plan
+	late    bool          // the last sweep was
 	reading time.Duration // spent on lists
 	found   int64         // events that go
 	deleted int64         // that went
@@ -308,7 +317,7 @@ func (s *sweep) delete(ctx context.Context, reason string, events []retention.Ev
 	for _, event := range events {
 		s.found++
 		limiter := s.calm
-		if s.found > behindAfter {
+		if s.late || s.found > behindAfter {
 			limiter = s.behind
 		}
 		if err := limiter.Wait(ctx); err != nil {
