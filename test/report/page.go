@@ -150,11 +150,12 @@ half of them within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}; {{pri
 ![how long answers take](endurance/answers.svg)
 {{end -}}
 {{with .A.Bench.Figures}}
-Beside what it cannot be faster than, in turns in one run:
+Beside what it cannot be faster than, in turns in one run. The ratio is the median of the turns', and lies with a confidence of 96 % where
+the parentheses say:
 
 | what | at once | bare | operator | ratio | aim | p99 bare | p99 operator | writes each |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-{{range .Pairs}}| {{.What}} | {{.AtOnce}} | {{printf "%.0f" .Bare}}/s | {{printf "%.0f" .Operator}}/s | {{printf "%.2f" .Ratio}} | {{if .Aim}}{{printf "%.2f" .Aim}}{{end}} | {{printf "%.1f" .BareP99}} ms | {{printf "%.1f" .OperatorP99}} ms | {{printf "%.2f" .WritesEach}} |
+{{range .Pairs}}| {{.What}} | {{.AtOnce}} | {{printf "%.0f" .Bare}}/s | {{printf "%.0f" .Operator}}/s | {{printf "%.2f (%.2f to %.2f)" .Ratio .From .To}} | {{if .Aim}}{{printf "%.2f" .Aim}}{{end}} | {{printf "%.1f" .BareP99}} ms | {{printf "%.1f" .OperatorP99}} ms | {{printf "%.2f" .WritesEach}} |
 {{end}}
 {{- end}}
 {{with .A.Connections.Figures}}

@@ -230,7 +230,9 @@ type Pair struct {
 	Bare        float64 `json:"bare"`
 	Operator    float64 `json:"operator"`
 	Ratio       float64 `json:"ratio"`
-	Aim         float64 `json:"aim"` // 0 for none
+	From        float64 `json:"from"` // where the ratio lies at the least,
+	To          float64 `json:"to"`   // and at the most, with a confidence of 96 %
+	Aim         float64 `json:"aim"`  // 0 for none
 	BareP50     float64 `json:"bareP50"`
 	BareP99     float64 `json:"bareP99"`
 	OperatorP50 float64 `json:"operatorP50"`
