@@ -22,7 +22,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -61,6 +60,8 @@ const (
 	// leastOf is the place, in their order and counted from either end, of the ratios that bound the median of 15 with a confidence
 	// of 96 %: fewer than 4 of 15 lie on either side of it by chance in 2 * (1 + 15 + 105 + 455) / 2^15 of all runs.
 	leastOf = 4
+	// limit is how long all may take.
+	limit = 40 * time.Minute
 )
 
 func main() {
@@ -68,18 +69,16 @@ func main() {
 	stored := flag.Int("stored", 600, "deliveries in each turn of a pair")
 	refused := flag.Int("refused", 20000, "requests with a wrong signature in each turn")
 	flag.Parse()
-	serve := func() error { return run(*stored, *refused) }
-	if *bare != "" {
-		serve = func() error { return serveBare(*bare) }
-	}
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	fleet.Main("bench", limit, func(ctx context.Context) error {
+		if *bare != "" {
+			return serveBare(ctx, *bare)
+		}
+		return run(ctx, *stored, *refused)
+	})
 }
 
 // serveBare is the least that a receiver must do to refuse a signature: read the body and hash it.
-func serveBare(address string) error {
+func serveBare(ctx context.Context, address string) error {
 	server := &http.Server{Addr: address, ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
@@ -92,7 +91,11 @@ func serveBare(address string) error {
 				http.Error(w, "no", http.StatusUnauthorized)
 			}
 		})}
-	return server.ListenAndServe()
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // bench is one run.
@@ -112,9 +115,7 @@ type bench struct {
 	promises fleet.Promises
 }
 
-func run(stored, refused int) (err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+func run(ctx context.Context, stored, refused int) (err error) {
 	b := &bench{load: fleet.Load(), table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
 	defer func() { err = errors.Join(b.table.Flush(), err) }()
 	if err := b.read(); err != nil {
