@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
@@ -165,5 +167,44 @@ func TestSlowSenders(t *testing.T) {
 	t.Logf("peak memory %d MiB", peak>>20)
 	if peak > 400<<20 {
 		t.Errorf("the manager took %d MiB", peak>>20)
+	}
+}
+
+// TestSlowReader reads the documentation slowly: a delivery on the same connection, as from behind a proxy, is stored all the same.
+func TestSlowReader(t *testing.T) {
+	from := newSource(t)
+	m := start(t, plane.Config)
+	served(t, m.url(from))
+	conn, err := net.Dial("tcp", m.webhooks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	read := bufio.NewReader(conn)
+	status := func() int {
+		response, err := http.ReadResponse(read, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode
+	}
+	const pages = 32 // of 1.5 MB, uncompressed: more than the kernel takes of a connection that nobody reads
+	_, _ = io.WriteString(conn, strings.Repeat("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n", pages))
+	time.Sleep(3 * time.Second)
+	for range pages {
+		if got := status(); got != http.StatusOK {
+			t.Fatalf("a page is answered with %d", got)
+		}
+	}
+	sent := body(1)
+	_, _ = io.WriteString(conn, head(from, len(sent))+netbox.SignatureHeader+": "+netbox.Sign([]byte(key), []byte(sent))+"\r\n\r\n"+sent)
+	if got := status(); got != http.StatusOK {
+		t.Errorf("a delivery is answered with %d", got)
 	}
 }

@@ -121,6 +121,9 @@ func discard(w http.ResponseWriter, request *http.Request, claim *claim) {
 	if request.Header.Get("Expect") != "" || claim.gaveWay() {
 		return // the sender waits for the answer before it sends a body
 	}
+	if request.Body == http.NoBody {
+		return // the deadline would stay, and end what net/http reads ahead: with it the context of all that follows on the connection
+	}
 	// Where the connection knows no deadline, as in a test, the body is not slow either.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(discardTime))
 	_, _ = io.CopyN(io.Discard, claim.wait(request.Body), discardBytes)
