@@ -30,6 +30,9 @@ func TestLarge(t *testing.T) {
 		"many secrets": func(bytes int) string {
 			return "[" + strings.Repeat(`{"password":"x"},`, bytes/17) + "0]"
 		},
+		"secrets under a long name": func(bytes int) string {
+			return `{"` + strings.Repeat("x", bytes/5) + `":[` + strings.Repeat(`{"password":"x"},`, bytes*4/5/17) + "0]}"
+		},
 		"many long numbers": func(bytes int) string {
 			return "[" + strings.Repeat(`12345678901234567890123,`, bytes/24) + "0]"
 		},

@@ -294,6 +294,9 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 	if invalid, ok := errors.AsType[*netbox.InvalidError](err); ok {
 		return nil, &answer{result: resultInvalid, message: "the body is not an event: " + invalid.Error(), faults: invalid.Faults}
 	}
+	if errors.Is(err, netbox.ErrTooLarge) {
+		return nil, refuse(resultTooLarge, err.Error())
+	}
 	if err != nil {
 		return nil, err
 	}

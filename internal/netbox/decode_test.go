@@ -332,6 +332,20 @@ func TestDecodeRedacted(t *testing.T) {
 	}
 }
 
+// TestDecodeLongPointers sends what would take 2 GB if each value were listed with the name above it.
+func TestDecodeLongPointers(t *testing.T) {
+	for _, value := range []string{`{"password":"x"}`, "12345678901234567890"} {
+		body := valid + `"context":{"` + strings.Repeat("x", 100_000) + `":[` + strings.Repeat(value+",", 20_000) + "0]}}"
+		if _, err := netbox.Decode([]byte(body), []string{"password"}); !errors.Is(err, netbox.ErrTooLarge) {
+			t.Errorf("many of %s under a long name: %v", value, err)
+		}
+	}
+	typed := `{"event":{"` + strings.Repeat("x", 100_000) + `":[` + strings.Repeat("12345678901234567890,", 20_000) + "0]}}"
+	if _, err := netbox.Decode([]byte(typed), nil); err == nil || errors.Is(err, netbox.ErrTooLarge) {
+		t.Errorf("numbers that are not kept: %v", err)
+	}
+}
+
 func TestDecodeChangedFields(t *testing.T) {
 	for _, test := range []struct {
 		reason, event, before, after string

@@ -1,9 +1,14 @@
 package netbox
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
+
+// ErrTooLarge says that a body has so many values to be redacted, or numbers to be kept as text, under such long names, that the list of
+// them is longer than what Kubernetes takes of a whole event.
+var ErrTooLarge = errors.New("the list of what is redacted, or too long for a number, is larger than can be stored with the event, 3 MiB")
 
 // SyntaxError says that a body is not a JSON object that can be kept.
 type SyntaxError struct {

@@ -31,7 +31,11 @@ type edits struct {
 	redacted, stringified []edit
 	// redactedAt and stringifiedAt are the JSON pointers, from the event, of the values changed.
 	redactedAt, stringifiedAt []string
+	pointerBytes              int // of both
 }
+
+// maxPointerBytes is the API server's limit for a request. A pointer repeats all names above a value, so that a body of 1 MB may have 2 GB.
+const maxPointerBytes = 3 << 20
 
 // scan checks that the body is one JSON object and finds what cannot be stored in it as it is.
 func scan(body []byte, redact []string) (edits, error) {
@@ -39,6 +43,7 @@ func scan(body []byte, redact []string) (edits, error) {
 	if err := checkEncoding(body); err != nil {
 		return found, err
 	}
+	var member string // of the body, in which the decoder is
 	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenient)
 	if kind := dec.PeekKind(); kind != '{' && kind != jsontext.KindInvalid {
 		return found, syntaxError(body, dec.InputOffset(), "the body must be a JSON object, is %s", describe(kind))
@@ -64,17 +69,26 @@ func scan(body []byte, redact []string) (edits, error) {
 				return found, nil
 			}
 		case '"':
-			if !atName(dec) || !slices.Contains(redact, token.String()) || dec.StackDepth() == 1 && isDefined(token.String()) {
+			if !atName(dec) {
+				continue
+			}
+			name := token.String()
+			if dec.StackDepth() == 1 {
+				member = name
+			}
+			if !slices.Contains(redact, name) || dec.StackDepth() == 1 && isDefined(name) {
 				continue
 			}
 			if err := found.redact(dec); err != nil {
 				return found, explain(body, dec, err)
 			}
 		case '0':
-			if literal := token.String(); !survives(literal) && !isTyped(dec.StackPointer()) {
+			if literal := token.String(); !survives(literal) && !slices.Contains(typedMembers, member) {
 				end := dec.InputOffset()
 				found.stringified = append(found.stringified, edit{end - int64(len(literal)), end, `"` + literal + `"`})
-				found.stringifiedAt = append(found.stringifiedAt, eventPointer(dec.StackPointer()))
+				if found.stringifiedAt, err = found.list(found.stringifiedAt, dec); err != nil {
+					return found, err
+				}
 			}
 		}
 	}
@@ -92,8 +106,17 @@ func (e *edits) redact(dec *jsontext.Decoder) error {
 		return nil
 	}
 	e.redacted = append(e.redacted, edit{start, end, `"` + Redacted + `"`})
-	e.redactedAt = append(e.redactedAt, eventPointer(dec.StackPointer()))
-	return nil
+	e.redactedAt, err = e.list(e.redactedAt, dec)
+	return err
+}
+
+// list adds the pointer to the value that was just read to one of the lists, or fails with ErrTooLarge.
+func (e *edits) list(pointers []string, dec *jsontext.Decoder) ([]string, error) {
+	pointer := eventPointer(dec.StackPointer())
+	if e.pointerBytes += len(pointer); e.pointerBytes > maxPointerBytes {
+		return nil, ErrTooLarge
+	}
+	return append(pointers, pointer), nil
 }
 
 // isEmpty tells whether a value holds nothing that could be secret.
@@ -142,10 +165,6 @@ func isDefined(name string) bool {
 	return slices.Contains(typedMembers, name) || slices.Contains(objectMembers, name)
 }
 
-func isTyped(pointer jsontext.Pointer) bool {
-	return slices.Contains(typedMembers, firstToken(pointer))
-}
-
 // eventPointer turns a pointer into the body into one into the event, where members that NetBox does not define lie in extra.
 func eventPointer(pointer jsontext.Pointer) string {
 	if slices.Contains(objectMembers, firstToken(pointer)) {
@@ -179,6 +198,9 @@ func checkEncoding(body []byte) error {
 
 // explain turns an error of the decoder into one that shows the place.
 func explain(body []byte, dec *jsontext.Decoder, err error) error {
+	if errors.Is(err, ErrTooLarge) {
+		return err
+	}
 	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)
 	if !ok {
 		return syntaxError(body, dec.InputOffset(), "not valid JSON: %v", err)
