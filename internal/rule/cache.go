@@ -3,6 +3,7 @@ package rule
 import (
 	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -30,6 +31,13 @@ func NewCache() *Cache { return &Cache{compiled: lru.New(cacheSize)} }
 // Get returns the compiled rule, or the error of Compile.
 func (c *Cache) Get(from *v1alpha1.NetBoxEventRule) (*Rule, error) {
 	return c.get(from).rule()
+}
+
+// Forget drops a rule that is gone.
+func (c *Cache) Forget(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.compiled.Remove(uid)
 }
 
 func (c *Cache) get(from *v1alpha1.NetBoxEventRule) compilation {
