@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -83,7 +84,7 @@ func (a *applier) makeOne(
 		return "", err
 	}
 	kind := object.GroupVersionKind()
-	mapping, err := a.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	mapping, err := a.mapping(ctx, kind)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", describe(object), err)
 	}
@@ -110,6 +111,23 @@ func (a *applier) makeOne(
 		return "", explain(describe(object), err)
 	}
 	return describe(object), nil
+}
+
+// mapping finds out how a kind is served. Discovery knows no context, and waits for a connection that hangs.
+func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*meta.RESTMapping, error) {
+	var mapping *meta.RESTMapping
+	found := make(chan error, 1)
+	go func() {
+		var err error
+		mapping, err = a.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		found <- err
+	}()
+	select {
+	case err := <-found:
+		return mapping, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // finish renders an object, and gives it its name, its labels and its owner.
