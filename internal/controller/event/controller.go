@@ -181,6 +181,7 @@ func (r *Reconciler) ruleDeleted(
 	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
 	r.Metrics.forget(client.ObjectKeyFromObject(gone.Object))
+	r.Compiled.Forget(gone.Object.UID)
 	for _, lane := range r.known.lanes(gone.Object.Namespace) {
 		queue.Add(lane)
 	}
@@ -192,7 +193,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]*delivery{}}
+	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]*delivery{}, busy: map[string]bool{}}
 	if more {
 		turn.wakeAt(turn.now)
 	}
@@ -252,6 +253,9 @@ func (r *Reconciler) works(ctx context.Context, lane Lane) (works []*work, more 
 
 // deliver has everything delivered that is due.
 func (r *Reconciler) deliver(lane Lane, works []*work, turn *turn) (err error) {
+	for _, w := range works {
+		w.addBusy(turn.busy)
+	}
 	for _, w := range works {
 		if err = w.advance(turn); err != nil {
 			break

@@ -24,6 +24,19 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
+// replayPause is how long an event that is replayed waits for others of its object. Many are annotated by kubectl one after the other in the
+// order of their names, which is not that in which NetBox made them.
+const replayPause = 5 * time.Second
+
+// await has nothing done about an event before a time.
+func (w *work) await(at metav1.Time) {
+	for i := range w.status.Rules {
+		for j := range w.status.Rules[i].Actions {
+			w.status.Rules[i].Actions[j].NextAttemptTime = &at
+		}
+	}
+}
+
 // begin starts the work on an event, or goes on with it where another replica left it.
 func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent) (*work, error) {
 	kept := *event // what is in the cache is read only, and the list that it came in is to be let go of
@@ -38,6 +51,9 @@ func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent) (*w
 	w.status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, StartTime: &started, Replay: replay}
 	if err := r.match(ctx, w); err != nil {
 		return nil, err
+	}
+	if replay != "" {
+		w.await(metav1.NewTime(started.Add(replayPause)))
 	}
 	logEvent(r.Log, event)
 	return w, nil

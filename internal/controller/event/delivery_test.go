@@ -303,6 +303,33 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestLate has an event come while a later one of its object is delivered: it waits for that, and is delivered late.
+func TestLate(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule"))
+	late, running, other := newEvent(namespace, 1, 0).Name, newEvent(namespace, 1, 1).Name, newEvent(namespace, 2, 0).Name
+	goOn := make(chan struct{})
+	sink := newSink(func(task action.Task, _ int) error {
+		if task.Event.Name == running {
+			<-goOn
+		}
+		return nil
+	})
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	plane.Create(t, newEvent(namespace, 1, 1))
+	eventually(t, "not begun", 10*time.Second, func() bool { return sink.attempts("rule/act "+running) == 1 })
+	plane.Create(t, newEvent(namespace, 1, 0), newEvent(namespace, 2, 0))
+	eventually(t, "another object waits", 10*time.Second, hasPhase(t, namespace, other, v1alpha1.PhaseSucceeded))
+	if sink.attempts("rule/act "+late) != 0 {
+		t.Error("two events of one object are delivered at once")
+	}
+	close(goOn)
+	eventually(t, "the late event waits", 10*time.Second, hasPhase(t, namespace, late, v1alpha1.PhaseSucceeded))
+	if diff := cmp.Diff([]string{other, running, late}, sink.taken("rule")); diff != "" {
+		t.Errorf("deliveries (-want +got):\n%s", diff)
+	}
+}
+
 // TestOrderOfWhatIsThere delivers what waits when the operator starts: strictly in order for each object, but for a rule without order.
 func TestOrderOfWhatIsThere(t *testing.T) {
 	namespace := plane.Namespace(t)
@@ -711,6 +738,33 @@ func TestReplay(t *testing.T) {
 	eventually(t, "not finished", 10*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseSucceeded))
 	if got := get(t, namespace, name).Status.Replay; got != "2" {
 		t.Errorf("status.replay is %q", got)
+	}
+}
+
+// TestReplayOrder annotates events of one object in another order than that in which NetBox made them.
+func TestReplayOrder(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule", maxAttempts(1)))
+	sink := newSink(func(_ action.Task, attempt int) error {
+		if attempt == 1 {
+			return errors.New("down")
+		}
+		return nil
+	})
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	var names []string
+	for second := range 3 {
+		plane.Create(t, newEvent(namespace, 1, second))
+		names = append(names, newEvent(namespace, 1, second).Name)
+		eventually(t, "not given up", 10*time.Second, hasPhase(t, namespace, names[second], v1alpha1.PhaseFailed))
+	}
+	for _, second := range []int{2, 0, 1} {
+		annotate(t, namespace, names[second], "1")
+		eventually(t, "not begun", 10*time.Second, hasPhase(t, namespace, names[second], v1alpha1.PhasePending))
+	}
+	eventually(t, "not replayed", 15*time.Second, hasPhase(t, namespace, names[2], v1alpha1.PhaseSucceeded))
+	if diff := cmp.Diff(names, sink.taken("rule")); diff != "" {
+		t.Errorf("deliveries (-want +got):\n%s", diff)
 	}
 }
 

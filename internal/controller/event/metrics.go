@@ -108,13 +108,16 @@ func (m *Metrics) finished(event *v1alpha1.NetBoxEvent, status *v1alpha1.NetBoxE
 
 // follow has the metrics look at a cache of pending events, until the function that it returns is called.
 func (m *Metrics) follow(events client.Reader, clock clock.PassiveClock) (stop func()) {
-	set := func(events client.Reader) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.events, m.clock = events, clock
+	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.events, m.clock = events, clock
+		if m.events == events { // not that of another term of leadership, which may have begun
+			m.events = nil
+		}
 	}
-	set(events)
-	return func() { set(nil) }
 }
 
 // Describe implements prometheus.Collector.

@@ -163,7 +163,7 @@ func succeededCondition(rules []v1alpha1.RuleStatus) metav1.Condition {
 					"rule %s, action %s was given up after attempt %d: %s; mend the cause, and annotate the event with %s=<any new value>",
 					rules[i].Name, action.Name, action.Attempts, action.LastError, v1alpha1.AnnotationReplay)
 				return condition
-			case action.State == v1alpha1.DeliveryPending && action.NextAttemptTime != nil:
+			case action.State == v1alpha1.DeliveryPending && action.NextAttemptTime != nil && action.Attempts > 0:
 				not(v1alpha1.ReasonRetrying, "rule %s, action %s failed at attempt %d and is tried again at %s: %s",
 					rules[i].Name, action.Name, action.Attempts, action.NextAttemptTime.UTC().Format(time.RFC3339), action.LastError)
 			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue:

@@ -175,6 +175,8 @@ type turn struct {
 	// held has the rules with an order that have an earlier event to do, and the delivery that this event is part of, nil where it may
 	// not begin yet.
 	held map[string]*delivery
+	// busy has the rules that do an event of the lane now. One that came late may be before that, and waits all the same.
+	busy map[string]bool
 	wake time.Time // when there is more to do, zero for never
 }
 
@@ -229,7 +231,7 @@ func (w *work) advance(turn *turn) error {
 		ordered := rule == nil || rule.Spec.Order != v1alpha1.OrderNone
 		at := nextAttempt(status)
 		switch {
-		case running, held && (begun == nil || len(begun.works) == deliveryEvents):
+		case running, ordered && turn.busy[status.Name], held && (begun == nil || len(begun.works) == deliveryEvents):
 			begun = nil
 		case at.After(turn.now):
 			if !held {
@@ -249,6 +251,15 @@ func (w *work) advance(turn *turn) error {
 		}
 	}
 	return nil
+}
+
+// addBusy adds the rules that do an event now.
+func (w *work) addBusy(busy map[string]bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name := range w.running {
+		busy[name] = true
+	}
 }
 
 // skipMissing ends the actions that a rule no longer has, all of them where the rule itself is gone. It tells whether there were any.
