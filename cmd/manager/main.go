@@ -59,12 +59,18 @@ func run() error {
 	return app.Run(ctrl.SetupSignalHandler(), config, options, log)
 }
 
-// newLogger makes a logger that writes every line. Controller-runtime's drops all but each hundredth of those over 100 a second that have
-// one message, and every event has the same.
+// mostVerbose is as much as is logged. At one level more, client-go logs what the API server answers, Secrets too.
+const mostVerbose = zapcore.Level(-7)
+
+// newLogger makes a logger that writes every line, up to mostVerbose. Controller-runtime's drops all but each hundredth of those over 100 a
+// second that have one message, and every event has the same.
 func newLogger(options *zap.Options) logr.Logger {
 	var unsampled zapcore.Core
 	keep := uberzap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		unsampled = core
+		if core.Enabled(mostVerbose) {
+			unsampled, _ = zapcore.NewIncreaseLevelCore(core, mostVerbose) // it fails where the core logs less than that
+		}
 		return core
 	})
 	restore := uberzap.WrapCore(func(zapcore.Core) zapcore.Core { return unsampled })
