@@ -3,7 +3,6 @@ package rule
 import (
 	"sync"
 
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -34,10 +33,10 @@ func (c *Cache) Get(from *v1alpha1.NetBoxEventRule) (*Rule, error) {
 }
 
 // Forget drops a rule that is gone.
-func (c *Cache) Forget(uid types.UID) {
+func (c *Cache) Forget(gone *v1alpha1.NetBoxEventRule) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.compiled.Remove(uid)
+	c.compiled.Remove(gone.UID)
 }
 
 func (c *Cache) get(from *v1alpha1.NetBoxEventRule) compilation {

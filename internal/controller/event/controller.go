@@ -181,7 +181,7 @@ func (r *Reconciler) ruleDeleted(
 	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[Lane],
 ) {
 	r.Metrics.forget(client.ObjectKeyFromObject(gone.Object))
-	r.Compiled.Forget(gone.Object.UID)
+	r.Compiled.Forget(gone.Object)
 	for _, lane := range r.known.lanes(gone.Object.Namespace) {
 		queue.Add(lane)
 	}

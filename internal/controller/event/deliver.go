@@ -24,8 +24,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// replayPause is how long an event that is replayed waits for others of its object. Many are annotated by kubectl one after the other in the
-// order of their names, which is not that in which NetBox made them.
+// replayPause is how long an event that is replayed waits for others of its object. Many are annotated by kubectl one after the other in
+// the order of their names, which is not that in which NetBox made them.
 const replayPause = 5 * time.Second
 
 // await has nothing done about an event before a time.
