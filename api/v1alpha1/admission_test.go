@@ -207,6 +207,16 @@ func TestNobodyGainsRights(t *testing.T) {
 		{reason: "source, unsigned", kind: "NetBoxSource", spec: `{"unsigned":"Accept"}`},
 		{reason: "source", kind: "NetBoxSource", spec: signed, rights: may("get sink")},
 		{reason: "source, no right", kind: "NetBoxSource", spec: signed, rights: may("get other"), message: noSecret},
+		{reason: "source, its own default path", kind: "NetBoxSource", spec: `{"unsigned":"Accept","path":"/webhook/` + namespace + `/x"}`},
+		{reason: "source, a path that is no default", kind: "NetBoxSource", spec: `{"unsigned":"Accept","path":"/webhook/other/x/y"}`},
+		{
+			reason: "source, another's default path", kind: "NetBoxSource", spec: `{"unsigned":"Accept","path":"/webhook/other/netbox/"}`,
+			message: `may not create sources in namespace "other", and path`,
+		},
+		{
+			reason: "source, patched to another's default path", kind: "NetBoxSource", before: `{"unsigned":"Accept"}`,
+			spec: `{"spec":{"path":"/webhook/other/netbox"}}`, message: `may not create sources in namespace "other", and path`,
+		},
 		{reason: "source, a label", kind: "NetBoxSource", before: signed, spec: `{"metadata":{"labels":{"a":"b"}}}`},
 		{reason: "source, another path", kind: "NetBoxSource", before: signed, spec: `{"spec":{"path":"/mine"}}`, message: noSecret},
 	} {
