@@ -107,7 +107,7 @@ vuln: ## Look for known vulnerabilities that the operator reaches, in its depend
 	@hack/vuln.sh
 
 .PHONY: bench
-bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about 50 minutes.
+bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about 45 minutes.
 	@$(WITH_CONTROL_PLANE) status=0; go run ./test/bench || status=1; go run ./test/bench/capacity || status=1; exit $$status
 
 .PHONY: soak
