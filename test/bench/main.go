@@ -24,9 +24,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,7 +37,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -109,7 +107,7 @@ type bench struct {
 	last   atomic.Value           // the name of the event that was stored last
 	table  *tabwriter.Writer
 
-	apiServer kubernetes.Interface
+	apiServer discovery.DiscoveryInterface
 
 	load     float64
 	machine  figures.Machine
@@ -145,13 +143,13 @@ func (b *bench) onNewPlane(ctx context.Context, do func(context.Context) error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, b.plane.Stop()) }()
-	if b.apiServer, err = kubernetes.NewForConfig(b.plane.Config); err != nil {
+	if b.apiServer, err = discovery.NewDiscoveryClientForConfig(b.plane.Config); err != nil {
 		return err
 	}
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	if b.machine, err = fleet.ThisMachine(ctx, b.load, b.apiServer.Discovery()); err != nil {
+	if b.machine, err = fleet.ThisMachine(ctx, b.load, b.apiServer); err != nil {
 		return err
 	}
 	return do(ctx)
@@ -255,26 +253,6 @@ func (b *bench) allAccepted(ctx context.Context) error {
 		time.Sleep(50 * time.Millisecond)
 	}
 }
-
-// writes returns how many writes the API server has done, but for those that keep a leader.
-func (b *bench) writes(ctx context.Context) (writes float64, err error) {
-	text, err := b.apiServer.Discovery().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "apiserver_request_total{") && !strings.Contains(line, `resource="leases"`) && isWrite.MatchString(line) {
-			value, err := strconv.ParseFloat(line[strings.LastIndex(line, " ")+1:len(line)-1], 64)
-			if err != nil {
-				return 0, err
-			}
-			writes += value
-		}
-	}
-	return writes, nil
-}
-
-var isWrite = regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`)
 
 // prepare creates a source.
 func (b *bench) prepare(ctx context.Context) error {
@@ -539,7 +517,7 @@ func (b *bench) compare(ctx context.Context, of pair) error {
 		return err
 	}
 	operator := func() error {
-		before, err := b.writes(ctx)
+		before, err := fleet.Writes(ctx, b.apiServer.RESTClient())
 		if err != nil {
 			return err
 		}
@@ -547,7 +525,7 @@ func (b *bench) compare(ctx context.Context, of pair) error {
 		if err != nil {
 			return err
 		}
-		after, err := b.writes(ctx)
+		after, err := fleet.Writes(ctx, b.apiServer.RESTClient())
 		operators, writes = append(operators, turn), writes+after-before
 		return err
 	}
@@ -556,7 +534,7 @@ func (b *bench) compare(ctx context.Context, of pair) error {
 		fmt.Fprintf(os.Stderr, "%s, %d at once: turn %d of %d\n", of.what, of.senders, round+1, rounds)
 		for _, side := range sides {
 			// Where a collection of the API server's garbage falls into one turn, and not into the other, the ratio is off by up to 0.2.
-			if err := b.collectGarbage(ctx); err != nil {
+			if err := fleet.CollectGarbage(ctx, b.apiServer.RESTClient()); err != nil {
 				return err
 			}
 			if err := side(); err != nil {
@@ -567,11 +545,6 @@ func (b *bench) compare(ctx context.Context, of pair) error {
 	}
 	b.report(of, bares, operators, writes/float64(rounds*of.count))
 	return nil
-}
-
-// collectGarbage has the API server collect its garbage, and waits for that.
-func (b *bench) collectGarbage(ctx context.Context) error {
-	return b.apiServer.Discovery().RESTClient().Get().AbsPath("/debug/pprof/heap").Param("gc", "1").Do(ctx).Error()
 }
 
 // report adds a row to the table.

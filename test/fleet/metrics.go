@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/client-go/rest"
 )
 
 // Metrics are sums over the labels of each metric.
@@ -33,7 +35,12 @@ func (r *Replica) Metrics(ctx context.Context) (Metrics, error) {
 
 // Writes returns how many writes the API server has done, but for those that keep a leader.
 func (f *Fleet) Writes(ctx context.Context) (writes float64, err error) {
-	text, err := f.kubernetes.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	return Writes(ctx, f.kubernetes.RESTClient())
+}
+
+// Writes returns how many writes an API server has done, but for those that keep a leader.
+func Writes(ctx context.Context, api rest.Interface) (writes float64, err error) {
+	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
 	all := sums(text, func(line string) bool {
 		return strings.HasPrefix(line, "apiserver_request_total{") && !strings.Contains(line, `resource="leases"`) && isWrite.MatchString(line)
 	})
@@ -45,11 +52,16 @@ var isWrite = regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`)
 // CollectGarbage has the API server do so, and returns the bytes that are in use then.
 func (f *Fleet) CollectGarbage(ctx context.Context) (heap int64, err error) {
 	api := f.kubernetes.RESTClient()
-	if _, err := api.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").DoRaw(ctx); err != nil {
+	if err := CollectGarbage(ctx, api); err != nil {
 		return 0, err
 	}
 	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
 	return int64(sums(text, func(string) bool { return true })["go_memstats_heap_alloc_bytes"]), err
+}
+
+// CollectGarbage has an API server do so.
+func CollectGarbage(ctx context.Context, api rest.Interface) error {
+	return api.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").Do(ctx).Error()
 }
 
 // EtcdBytes returns the size of etcd's file, and how much of it is in use.
