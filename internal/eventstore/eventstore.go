@@ -59,6 +59,7 @@ func New(config *rest.Config, scheme *runtime.Scheme) (*Store, error) {
 	config.APIPath = "/apis"
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.NextProtos = []string{"http/1.1"}
+	config.Wrap(keepConnections)
 	if config.UserAgent == "" {
 		config.UserAgent = rest.DefaultKubernetesUserAgent()
 	}
@@ -68,6 +69,27 @@ func New(config *rest.Config, scheme *runtime.Scheme) (*Store, error) {
 	}
 	client, err := rest.RESTClientForConfigAndClient(config, httpClient)
 	return &Store{client: client, transport: httpClient.Transport}, err
+}
+
+// keptConnections is how many connections are kept for the next writes: as many as may be under way at one time, 64 of the receiver and 32
+// of the controller, and some. Client-go keeps 25, and each that it closes costs us and the API server a handshake of TLS.
+const keptConnections = 128
+
+// keepConnections has the transport of client-go, which others may wrap, keep that many connections.
+func keepConnections(transport http.RoundTripper) http.RoundTripper {
+	inner := transport
+	for {
+		wrapper, ok := inner.(utilnet.RoundTripperWrapper)
+		if !ok {
+			break
+		}
+		inner = wrapper.WrappedRoundTripper()
+	}
+	// Without TLS it is http.DefaultTransport, which is not ours. A transport that is shared with another Store may be in use already.
+	if base, ok := inner.(*http.Transport); ok && inner != http.DefaultTransport && base.MaxIdleConnsPerHost != keptConnections {
+		base.MaxIdleConnsPerHost = keptConnections
+	}
+	return transport
 }
 
 // etcdBytes is what etcd takes in one request, by default. A cluster whose etcd takes more would gain little: the API server sends it
