@@ -258,6 +258,7 @@ func (b *bench) allAccepted(ctx context.Context) error {
 func (b *bench) prepare(ctx context.Context) error {
 	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
 	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+	source.Spec.Retention.MaxEvents = 1 << 20 // nobody deletes what the bare clients create
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: bareNamespace}},
