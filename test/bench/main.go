@@ -6,8 +6,8 @@
 //   - deliveries that one of 1, 10 or 100 rules sends on to a sink, beside the same, and how many writes to the API server each takes.
 //
 // The two of a pair take turns, and take turns at being first. Rates are medians of the turns; the ratio is the median of the ratios turn by
-// turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where a ratio
-// is below its aim.
+// turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where all of
+// that is below the aim: a ratio at its aim would be found below it every other time.
 package main
 
 import (
@@ -408,10 +408,14 @@ func (b *bench) nextBody() string {
 	return strings.Replace(body, `{"event"`, fmt.Sprintf(`{"n": %d, "event"`, n), 1)
 }
 
-// post sends a delivery to the receiver.
+// post sends a delivery to the receiver, again where an API server that has too much to do does not store it within the receiver's time.
 func (b *bench) post(ctx context.Context) error {
 	body := b.nextBody()
-	status, answer, err := send(ctx, b.url, body, netbox.Sign([]byte(key), []byte(body)))
+	signature := netbox.Sign([]byte(key), []byte(body))
+	status, answer, err := send(ctx, b.url, body, signature)
+	for err == nil && status == http.StatusServiceUnavailable {
+		status, answer, err = send(ctx, b.url, body, signature)
+	}
 	if err := expect(http.StatusOK, status, err); err != nil {
 		return err
 	}
@@ -562,7 +566,7 @@ func (b *bench) report(of pair, bares, operators []turn, writesEach float64) {
 	aimed := ""
 	if of.aim > 0 {
 		aimed = fmt.Sprintf("%.2f", of.aim)
-		b.promises.Holds(ratio >= of.aim, "%s, %d at once: %.2f of the bare rate, not %.2f", of.what, of.senders, ratio, of.aim)
+		b.promises.Holds(to >= of.aim, "%s, %d at once: %.2f (%.2f to %.2f) of the bare rate, not %.2f", of.what, of.senders, ratio, from, to, of.aim)
 	}
 	milliseconds := func(time time.Duration) float64 { return float64(time.Microseconds()) / 1000 }
 	b.figures.Pairs = append(b.figures.Pairs, figures.Pair{

@@ -151,7 +151,7 @@ half of them within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}; {{pri
 {{end -}}
 {{with .A.Bench.Figures}}
 Beside what it cannot be faster than, in turns in one run. The ratio is the median of the turns', and lies with a confidence of 96 % where
-the parentheses say:
+the parentheses say. The aim is missed where all of that is below it:
 
 | what | at once | bare | operator | ratio | aim | p99 bare | p99 operator | writes each |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
