@@ -8,9 +8,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,6 +54,9 @@ const (
 	// fewer. The API server takes several hundred writes a second, of which the intake has the most.
 	calmRate, behindRate = 50, 200
 	behindAfter          = 1000
+	// deletionsAtOnce is how many deletions of a source are under way at one time. One after the other, they would be as slow as the API
+	// server's answers, and fall behind an intake that waits for many of those at one time.
+	deletionsAtOnce = 4
 	// A sweep costs the API server as much as there are events. So the next one waits for sweepPause times as long as reading took, at
 	// least minPause, and at most maxPause; for as long as reading took where too many were left, because most of such a sweep is deleting.
 	sweepPause         = 20
@@ -223,7 +228,7 @@ func (r *Reconciler) interrupted(sweep *sweep) {
 
 // add counts what a sweep has done.
 func (k *known) add(sweep *sweep) {
-	k.expired += sweep.deleted
+	k.expired += sweep.deleted.Load()
 	k.late = sweep.found > behindAfter
 }
 
@@ -238,9 +243,9 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 	name := client.ObjectKeyFromObject(sweep.source)
 	r.Metrics.looked(name, sweep.plan.Kept(), int(sweep.source.Spec.Retention.MaxEvents), sweep.plan.Oldest())
-	if sweep.deleted > 0 {
+	if deleted := sweep.deleted.Load(); deleted > 0 {
 		r.Log.Info("deleted events that were kept long enough, or were too many", "namespace", name.Namespace, "source", name.Name,
-			"deleted", sweep.deleted, "kept", sweep.plan.Kept())
+			"deleted", deleted, "kept", sweep.plan.Kept())
 	}
 	status := apply.NetBoxSourceStatus().WithEvents(int64(sweep.plan.Kept())).WithExpired(sweep.expired)
 	var oldest *metav1.Time
@@ -264,7 +269,7 @@ type sweep struct {
 	late    bool          // the last sweep was
 	reading time.Duration // spent on lists
 	found   int64         // events that go
-	deleted int64         // that went
+	deleted atomic.Int64  // that went
 	expired int64         // ever
 }
 
@@ -312,29 +317,39 @@ func eventsOf(list *metav1.PartialObjectMetadataList, phase v1alpha1.Phase) []re
 	return events
 }
 
-// delete deletes events that are still what they were in the list: one that was made Pending again in the meantime stays.
+// delete deletes events.
 func (s *sweep) delete(ctx context.Context, reason string, events []retention.Event) error {
+	deletions, ctx := errgroup.WithContext(ctx)
+	deletions.SetLimit(deletionsAtOnce)
 	for _, event := range events {
 		s.found++
 		limiter := s.calm
 		if s.late || s.found > behindAfter {
 			limiter = s.behind
 		}
-		if err := limiter.Wait(ctx); err != nil {
-			return err
-		}
-		uid := types.UID(event.UID)
-		err := s.events().Delete(ctx, event.Name, metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &event.Version},
+		deletions.Go(func() error {
+			if err := limiter.Wait(ctx); err != nil {
+				return err
+			}
+			return s.deleteOne(ctx, reason, event)
 		})
-		switch {
-		case err == nil:
-			s.deleted++
-			s.Metrics.expired(client.ObjectKeyFromObject(s.source), reason)
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // somebody was faster
-		default:
-			return fmt.Errorf("deleting event %s: %w", event.Name, err)
-		}
+	}
+	return deletions.Wait()
+}
+
+// deleteOne deletes an event that is still what it was in the list: one that was made Pending again in the meantime stays.
+func (s *sweep) deleteOne(ctx context.Context, reason string, event retention.Event) error {
+	uid := types.UID(event.UID)
+	err := s.events().Delete(ctx, event.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &event.Version},
+	})
+	switch {
+	case err == nil:
+		s.deleted.Add(1)
+		s.Metrics.expired(client.ObjectKeyFromObject(s.source), reason)
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // somebody was faster
+	default:
+		return fmt.Errorf("deleting event %s: %w", event.Name, err)
 	}
 	return nil
 }

@@ -48,8 +48,8 @@ func newControllers(t *testing.T) *controllers {
 	return &controllers{namespace: plane.Namespace(t), store: store}
 }
 
-// start starts the controller; hook, if any, is called between a list of events and what is done about them.
-func (c *controllers) start(t *testing.T, hook func()) (stop func()) {
+// start starts the controller.
+func (c *controllers) start(t *testing.T, hooks hooks) (stop func()) {
 	t.Helper()
 	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
 		Scheme: plane.Client.Scheme(), Logger: testr.New(t), Metrics: metricsserver.Options{BindAddress: "0"},
@@ -62,11 +62,8 @@ func (c *controllers) start(t *testing.T, hook func()) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if hook != nil {
-		events = &hooked{events, hook}
-	}
 	c.Reconciler = &retention.Reconciler{
-		Sources: mgr.GetClient(), Events: events, Status: mgr.GetClient(),
+		Sources: mgr.GetClient(), Events: &hooked{events, hooks}, Status: mgr.GetClient(),
 		Metrics: retention.NewMetrics(prometheus.NewRegistry()), Clock: clock.RealClock{}, Log: testr.New(t),
 	}
 	if err := c.SetupWithManager(mgr); err != nil {
@@ -155,7 +152,7 @@ func TestMaxEvents(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond) // the API server keeps times to the second
 	c.events(t, "new", 2, v1alpha1.PhaseSucceeded)
 	c.source(t, v1alpha1.Retention{SucceededTTL: day, FailedTTL: day, MaxEvents: 2})
-	stop := c.start(t, nil)
+	stop := c.start(t, hooks{})
 	others := []string{"other-0", "other-1", "pending-0", "pending-1"}
 	c.left(t, 2, 3, append(others, "new-0", "new-1")...)
 
@@ -170,7 +167,7 @@ func TestMaxEvents(t *testing.T) {
 	stop()
 	time.Sleep(1100 * time.Millisecond)
 	c.events(t, "newest", 1, v1alpha1.PhaseSucceeded)
-	c.start(t, nil)
+	c.start(t, hooks{})
 	c.left(t, 2, 6, "other-0", "other-1", "pending-1", "newest-0", "pending-0")
 }
 
@@ -183,7 +180,7 @@ func TestTTL(t *testing.T) {
 	c.events(t, "pending", 1, v1alpha1.PhasePending)
 	c.events(t, "succeeded", 3, v1alpha1.PhaseSucceeded)
 	c.events(t, "failed", 1, v1alpha1.PhaseFailed)
-	c.start(t, nil)
+	c.start(t, hooks{})
 	c.left(t, 1, 3, "pending-0", "failed-0")
 	began := time.Now()
 	c.setPhase(t, "pending-0", v1alpha1.PhaseSucceeded)
@@ -194,34 +191,46 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// hooked calls a hook after each list.
+// hooks are called, if any, between a list of events and what is done about them, and before a deletion.
+type hooks struct{ listed, deleting func() }
+
+// hooked calls hooks.
 type hooked struct {
 	metadata.Interface
-	hook func()
+	hooks hooks
 }
 
 func (h *hooked) Resource(resource schema.GroupVersionResource) metadata.Getter {
-	return &hookedGetter{h.Interface.Resource(resource), h.hook}
+	return &hookedGetter{h.Interface.Resource(resource), h.hooks}
 }
 
 type hookedGetter struct {
 	metadata.Getter
-	hook func()
+	hooks hooks
 }
 
 func (g *hookedGetter) Namespace(namespace string) metadata.ResourceInterface {
-	return &hookedResource{g.Getter.Namespace(namespace), g.hook}
+	return &hookedResource{g.Getter.Namespace(namespace), g.hooks}
 }
 
 type hookedResource struct {
 	metadata.ResourceInterface
-	hook func()
+	hooks hooks
 }
 
 func (r *hookedResource) List(ctx context.Context, options metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
 	list, err := r.ResourceInterface.List(ctx, options)
-	r.hook()
+	if r.hooks.listed != nil {
+		r.hooks.listed()
+	}
 	return list, err
+}
+
+func (r *hookedResource) Delete(ctx context.Context, name string, options metav1.DeleteOptions, subresources ...string) error {
+	if r.hooks.deleting != nil {
+		r.hooks.deleting()
+	}
+	return r.ResourceInterface.Delete(ctx, name, options, subresources...)
 }
 
 // An event that is made Pending again while it is about to be deleted stays.
@@ -230,10 +239,27 @@ func TestReplayedMeanwhile(t *testing.T) {
 	day := metav1.Duration{Duration: 24 * time.Hour}
 	c.events(t, "event", 3, v1alpha1.PhaseSucceeded)
 	c.source(t, v1alpha1.Retention{SucceededTTL: day, FailedTTL: day, MaxEvents: 1})
-	c.start(t, sync.OnceFunc(func() {
+	c.start(t, hooks{listed: sync.OnceFunc(func() {
 		for i := range 3 {
 			c.setPhase(t, fmt.Sprintf("event-%d", i), v1alpha1.PhasePending)
 		}
-	}))
+	})})
 	c.left(t, 1, 0, "event-0", "event-1", "event-2")
+}
+
+// Where the API server is slow to answer, deletions do not wait for each other.
+func TestDeletionsAtOnce(t *testing.T) {
+	c := newControllers(t)
+	day := metav1.Duration{Duration: 24 * time.Hour}
+	c.events(t, "old", 4, v1alpha1.PhaseSucceeded)
+	time.Sleep(1100 * time.Millisecond) // the API server keeps times to the second
+	c.events(t, "new", 1, v1alpha1.PhaseSucceeded)
+	c.source(t, v1alpha1.Retention{SucceededTTL: day, FailedTTL: day, MaxEvents: 1})
+	var together sync.WaitGroup
+	together.Add(4)
+	c.start(t, hooks{deleting: func() {
+		together.Done()
+		together.Wait()
+	}})
+	c.left(t, 1, 4, "new-0")
 }
