@@ -54,6 +54,13 @@ func newSink(t *testing.T, namespace string) *sink {
 	return s
 }
 
+// isAsked tells whether anything came, taken or not.
+func (s *sink) isAsked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n > 0
+}
+
 // counts returns how many of some events came, and how many came again.
 func (s *sink) counts(events map[string]bool) (came, again int) {
 	s.mu.Lock()
@@ -91,11 +98,7 @@ func TestDeliveryFailover(t *testing.T) {
 	if status, _ := post(t.Context(), leader.url(from), body(-1)); status != http.StatusOK {
 		t.Fatalf("answered with %d", status)
 	}
-	eventually(t, "the first replica does not lead", 20*time.Second, func() bool {
-		to.mu.Lock()
-		defer to.mu.Unlock()
-		return to.n > 0
-	})
+	eventually(t, "the first replica does not lead", 20*time.Second, to.isAsked)
 	other := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
 	served(t, other.url(from))
 	stop := stream(t, other.url(from))
@@ -245,11 +248,7 @@ func TestDrainDeliveries(t *testing.T) {
 	first := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
 	served(t, first.url(from))
 	stop := stream(t, first.url(from))
-	eventually(t, "nothing is delivered", 20*time.Second, func() bool {
-		to.mu.Lock()
-		defer to.mu.Unlock()
-		return to.n > 0
-	})
+	eventually(t, "nothing is delivered", 20*time.Second, to.isAsked)
 	time.Sleep(time.Second)
 	stored := stop()
 	first.signal(t, syscall.SIGTERM)
