@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -244,33 +245,52 @@ func allDone(t *testing.T, from *v1alpha1.NetBoxSource) {
 	})
 }
 
-// stream sends deliveries from some senders, each to the replicas in turn, until it is stopped. It returns what was answered with 200.
-func stream(t *testing.T, urls ...string) (stop func() map[string]bool) {
+// senders send deliveries until they are stopped.
+type senders struct {
+	cancel context.CancelFunc
+	all    sync.WaitGroup
+	mu     sync.Mutex
+	stored map[string]bool // The names that were answered with 200.
+}
+
+// stream starts some senders, each of which sends to the replicas in turn.
+func stream(t *testing.T, urls ...string) *senders {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var mu sync.Mutex
-	stored := map[string]bool{}
-	var senders sync.WaitGroup
-	for sender := range 8 {
-		senders.Go(func() {
-			for n := sender; ctx.Err() == nil; n += 8 {
+	s := &senders{cancel: cancel, stored: map[string]bool{}}
+	for first := range 8 {
+		s.all.Go(func() {
+			for n := first; ctx.Err() == nil; n += 8 {
 				status, event := post(ctx, urls[n%len(urls)], body(n))
 				switch status {
 				case http.StatusOK:
-					mu.Lock()
-					stored[event] = true
-					mu.Unlock()
+					s.mu.Lock()
+					s.stored[event] = true
+					s.mu.Unlock()
 				case 0: // nobody listens
 					time.Sleep(10 * time.Millisecond)
 				}
 			}
 		})
 	}
-	return func() map[string]bool {
-		cancel()
-		senders.Wait()
-		return stored
-	}
+	return s
+}
+
+// wait waits until so many are stored.
+func (s *senders) wait(t *testing.T, atLeast int) {
+	t.Helper()
+	eventually(t, "too few deliveries were stored", time.Minute, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.stored) >= atLeast
+	})
+}
+
+// stop returns the names of what was answered with 200.
+func (s *senders) stop() map[string]bool {
+	s.cancel()
+	s.all.Wait()
+	return s.stored
 }
 
 // TestKilled kills the manager, and then its successor, while deliveries come in.
@@ -280,16 +300,11 @@ func TestKilled(t *testing.T) {
 	for range 2 {
 		m := start(t, plane.Config)
 		served(t, m.url(from))
-		stop := stream(t, m.url(from))
-		time.Sleep(time.Second)
+		sending := stream(t, m.url(from))
+		sending.wait(t, len(stored)+100) // The second sends again what the first sent.
 		m.signal(t, syscall.SIGKILL)
 		_ = m.waitEnd(t)
-		for name := range stop() {
-			stored[name] = true
-		}
-	}
-	if len(stored) < 50 {
-		t.Fatalf("only %d deliveries were stored before the manager was killed", len(stored))
+		maps.Copy(stored, sending.stop())
 	}
 	there := phases(t, from)
 	for name := range stored {
