@@ -150,12 +150,12 @@ half of them within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}; {{pri
 ![how long answers take](endurance/answers.svg)
 {{end -}}
 {{with .A.Bench.Figures}}
-Beside what it cannot be faster than, in turns in one run. The ratio is the median of the turns', and lies with a confidence of 96 % where
-the parentheses say. The aim is missed where all of that is below it:
+Beside what it cannot be faster than, in turns in one run. The ratio is the median of the turns', with a ↓ where that is below the aim,
+and lies with a confidence of 96 % where the parentheses say. The promise is broken where all of that is below the aim:
 
 | what | at once | bare | operator | ratio | aim | p99 bare | p99 operator | writes each |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-{{range .Pairs}}| {{.What}} | {{.AtOnce}} | {{printf "%.0f" .Bare}}/s | {{printf "%.0f" .Operator}}/s | {{printf "%.2f (%.2f to %.2f)" .Ratio .From .To}} | {{if .Aim}}{{printf "%.2f" .Aim}}{{end}} | {{printf "%.1f" .BareP99}} ms | {{printf "%.1f" .OperatorP99}} ms | {{printf "%.2f" .WritesEach}} |
+{{range .Pairs}}| {{.What}} | {{.AtOnce}} | {{printf "%.0f" .Bare}}/s | {{printf "%.0f" .Operator}}/s | {{printf "%.2f" .Ratio}}{{if lt .Ratio .Aim}} ↓{{end}} {{printf "(%.2f to %.2f)" .From .To}} | {{if .Aim}}{{printf "%.2f" .Aim}}{{end}} | {{printf "%.1f" .BareP99}} ms | {{printf "%.1f" .OperatorP99}} ms | {{printf "%.2f" .WritesEach}} |
 {{end}}
 {{- end}}
 {{with .A.Connections.Figures}}
