@@ -47,7 +47,7 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:default=PerObject
 	Order Order `json:"order,omitempty"`
 
-	// retry says how often and how long an action is tried, for example {"maxAttempts": 10, "backoff": "1s", "maxBackoff": "5m", "timeout":
+	// retry says how long and how often an action is tried, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	// +optional
 	// +kubebuilder:default={}
@@ -124,11 +124,17 @@ const (
 	OrderNone Order = "None"
 )
 
-// Retry says how often and how long an action is tried.
+// Retry says how long and how often an action is tried.
 type Retry struct {
-	// maxAttempts is how often an action is tried before it is given up, for example 10.
+	// for is how long an action is tried, for example 24h, counted from the receipt of the event, or from the start of its replay. An action
+	// that has not succeeded by then fails permanently.
 	// +optional
-	// +kubebuilder:default=10
+	// +kubebuilder:default="24h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be longer than 0s, and at most 720h"
+	For metav1.Duration `json:"for,omitzero"`
+	// maxAttempts is how often an action is tried, for example 10. Absent: as often as for allows. An attempt that the sink answers by asking
+	// to wait (Retry-After), and an attempt that only probes whether a sink that was unavailable is back, are not counted.
+	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
 	MaxAttempts int32 `json:"maxAttempts,omitempty"`
@@ -369,12 +375,24 @@ const (
 	ReasonCompiled = "Compiled"
 	// ReasonInvalid says that an expression or a template is not good.
 	ReasonInvalid = "Invalid"
+
+	// ConditionSinkAvailable is False while deliveries of one of the rule's actions wait for its sink: it failed several times in a row, or
+	// asked to wait. It is there only after that happened once.
+	ConditionSinkAvailable = "SinkAvailable"
+
+	// ReasonAvailable says that no delivery waits for a sink.
+	ReasonAvailable = "Available"
+	// ReasonUnavailable says that a sink failed several times in a row: one delivery at a time probes whether it is back.
+	ReasonUnavailable = "Unavailable"
+	// ReasonAskedToWait says that a sink answered with Retry-After: deliveries go on after that, at the rate that the sink takes.
+	ReasonAskedToWait = "AskedToWait"
 )
 
 // NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
 // was counted since is lost where the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where.
+	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; and, once a sink was not
+	// available, SinkAvailable: False with reason Unavailable or AskedToWait, since when and why.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

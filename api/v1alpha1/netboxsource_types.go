@@ -76,6 +76,14 @@ type NetBoxSourceSpec struct {
 	// +optional
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 
+	// maxPending is how many events of this source may wait to be finished, for example 20000. Deliveries beyond it are answered with 429 and
+	// Retry-After, so that the backlog waits in NetBox's own queue.
+	// +optional
+	// +kubebuilder:default=20000
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000
+	MaxPending int32 `json:"maxPending,omitempty"`
+
 	// suspend stops the source, for example true: requests are answered with 503, and nothing is stored. Whether they come again is
 	// NetBox's choice: by default it does not retry.
 	// +optional
@@ -172,12 +180,20 @@ const (
 	ReasonKeyNotFound = "KeyNotFound"
 	// ReasonSecretUnreadable says that the Secret could not be read: the operator has no right to, or the API server failed.
 	ReasonSecretUnreadable = "SecretUnreadable"
+
+	// ConditionBacklogFull is True while spec.maxPending events or more wait to be finished: deliveries are then answered with 429.
+	ConditionBacklogFull = "BacklogFull"
+
+	// ReasonMaxPendingReached says that spec.maxPending events wait to be finished.
+	ReasonMaxPendingReached = "MaxPendingReached"
+	// ReasonBelowMaxPending says that fewer events than spec.maxPending wait to be finished.
+	ReasonBelowMaxPending = "BelowMaxPending"
 )
 
 // NetBoxSourceStatus says where a source is served and whether it is.
 type NetBoxSourceStatus struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// PathConflict or Suspended.
+	// PathConflict or Suspended; and BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -199,6 +215,13 @@ type NetBoxSourceStatus struct {
 	// expired is how many events of this source retention has deleted so far, for example 123.
 	// +optional
 	Expired int64 `json:"expired,omitempty"`
+	// pending is how many events of this source waited to be finished at pendingTime, for example 12.
+	// +optional
+	Pending *int64 `json:"pending,omitempty"`
+	// pendingTime is when pending was counted. The leader counts again when many events came, and when spec.maxPending is reached or is no
+	// longer reached.
+	// +optional
+	PendingTime *metav1.MicroTime `json:"pendingTime,omitempty"`
 	// observedGeneration is the generation of the spec that this status was made from, for example 1.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`

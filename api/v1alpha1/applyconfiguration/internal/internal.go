@@ -467,6 +467,10 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
       default: 1000000
+    - name: maxPending
+      type:
+        scalar: numeric
+      default: 20000
     - name: path
       type:
         scalar: string
@@ -531,6 +535,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: path
       type:
         scalar: string
+    - name: pending
+      type:
+        scalar: numeric
+    - name: pendingTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
@@ -566,10 +576,13 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
       default: 1s
+    - name: for
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 24h
     - name: maxAttempts
       type:
         scalar: numeric
-      default: 10
     - name: maxBackoff
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration

@@ -32,7 +32,7 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// order is PerObject or None, for example PerObject: the events of one NetBox object are done one after the other, and one that fails
 	// holds those behind it until it succeeds or is given up. With None nothing waits for anything.
 	Order *apiv1alpha1.Order `json:"order,omitempty"`
-	// retry says how often and how long an action is tried, for example {"maxAttempts": 10, "backoff": "1s", "maxBackoff": "5m", "timeout":
+	// retry says how long and how often an action is tried, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator

@@ -47,6 +47,9 @@ type NetBoxSourceSpecApplyConfiguration struct {
 	// rateLimit bounds how many requests are taken, on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}.
 	// What is over it is answered with 429. There is no limit where it is absent.
 	RateLimit *RateLimitApplyConfiguration `json:"rateLimit,omitempty"`
+	// maxPending is how many events of this source may wait to be finished, for example 20000. Deliveries beyond it are answered with 429 and
+	// Retry-After, so that the backlog waits in NetBox's own queue.
+	MaxPending *int32 `json:"maxPending,omitempty"`
 	// suspend stops the source, for example true: requests are answered with 503, and nothing is stored. Whether they come again is
 	// NetBox's choice: by default it does not retry.
 	Suspend *bool `json:"suspend,omitempty"`
@@ -109,6 +112,14 @@ func (b *NetBoxSourceSpecApplyConfiguration) WithMaxAge(value v1.Duration) *NetB
 // If called multiple times, the RateLimit field is set to the value of the last call.
 func (b *NetBoxSourceSpecApplyConfiguration) WithRateLimit(value *RateLimitApplyConfiguration) *NetBoxSourceSpecApplyConfiguration {
 	b.RateLimit = value
+	return b
+}
+
+// WithMaxPending sets the MaxPending field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MaxPending field is set to the value of the last call.
+func (b *NetBoxSourceSpecApplyConfiguration) WithMaxPending(value int32) *NetBoxSourceSpecApplyConfiguration {
+	b.MaxPending = &value
 	return b
 }
 

@@ -29,7 +29,7 @@ import (
 // NetBoxSourceStatus says where a source is served and whether it is.
 type NetBoxSourceStatusApplyConfiguration struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// PathConflict or Suspended.
+	// PathConflict or Suspended; and BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`
@@ -42,6 +42,11 @@ type NetBoxSourceStatusApplyConfiguration struct {
 	Oldest *metav1.Time `json:"oldest,omitempty"`
 	// expired is how many events of this source retention has deleted so far, for example 123.
 	Expired *int64 `json:"expired,omitempty"`
+	// pending is how many events of this source waited to be finished at pendingTime, for example 12.
+	Pending *int64 `json:"pending,omitempty"`
+	// pendingTime is when pending was counted. The leader counts again when many events came, and when spec.maxPending is reached or is no
+	// longer reached.
+	PendingTime *metav1.MicroTime `json:"pendingTime,omitempty"`
 	// observedGeneration is the generation of the spec that this status was made from, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 }
@@ -104,6 +109,22 @@ func (b *NetBoxSourceStatusApplyConfiguration) WithOldest(value metav1.Time) *Ne
 // If called multiple times, the Expired field is set to the value of the last call.
 func (b *NetBoxSourceStatusApplyConfiguration) WithExpired(value int64) *NetBoxSourceStatusApplyConfiguration {
 	b.Expired = &value
+	return b
+}
+
+// WithPending sets the Pending field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Pending field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithPending(value int64) *NetBoxSourceStatusApplyConfiguration {
+	b.Pending = &value
+	return b
+}
+
+// WithPendingTime sets the PendingTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the PendingTime field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithPendingTime(value metav1.MicroTime) *NetBoxSourceStatusApplyConfiguration {
+	b.PendingTime = &value
 	return b
 }
 

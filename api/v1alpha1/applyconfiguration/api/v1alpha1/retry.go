@@ -25,9 +25,13 @@ import (
 // RetryApplyConfiguration represents a declarative configuration of the Retry type for use
 // with apply.
 //
-// Retry says how often and how long an action is tried.
+// Retry says how long and how often an action is tried.
 type RetryApplyConfiguration struct {
-	// maxAttempts is how often an action is tried before it is given up, for example 10.
+	// for is how long an action is tried, for example 24h, counted from the receipt of the event, or from the start of its replay. An action
+	// that has not succeeded by then fails permanently.
+	For *v1.Duration `json:"for,omitempty"`
+	// maxAttempts is how often an action is tried, for example 10. Absent: as often as for allows. An attempt that the sink answers by asking
+	// to wait (Retry-After), and an attempt that only probes whether a sink that was unavailable is back, are not counted.
 	MaxAttempts *int32 `json:"maxAttempts,omitempty"`
 	// backoff is the pause after the first failure, for example 1s. It doubles with each further one, up to maxBackoff; up to half of it is
 	// left off by chance, so that not all come back at once.
@@ -42,6 +46,14 @@ type RetryApplyConfiguration struct {
 // apply.
 func Retry() *RetryApplyConfiguration {
 	return &RetryApplyConfiguration{}
+}
+
+// WithFor sets the For field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the For field is set to the value of the last call.
+func (b *RetryApplyConfiguration) WithFor(value v1.Duration) *RetryApplyConfiguration {
+	b.For = &value
+	return b
 }
 
 // WithMaxAttempts sets the MaxAttempts field in the declarative configuration to the given value
