@@ -6,17 +6,10 @@ package replay
 
 import (
 	"context"
-	"errors"
-	"time"
 
 	"github.com/go-logr/logr"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,27 +21,22 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+	"github.com/netbox-events/netbox-event-operator/internal/follow"
 )
 
 // What the controller may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
 
-const (
-	pageSize = 500
-	// watchInterval is the least time between two attempts to watch.
-	watchInterval = 5 * time.Second
-)
+const pageSize = 500
 
 // finished selects the events on which nothing is left to do.
-var finished = fields.OneTermNotEqualSelector("status.phase", string(v1alpha1.PhasePending)).String()
+var finished = fields.OneTermNotEqualSelector("status.phase", string(v1alpha1.PhasePending))
 
 // Reconciler makes annotated events Pending again.
 type Reconciler struct {
-	// Events reads NetBoxEvents from the API server.
-	Events client.Reader
-	// Metadata reads and watches the metadata of NetBoxEvents.
-	Metadata metadata.Interface
+	// Events reads NetBoxEvents from the API server, and lists and watches their metadata, without a cache.
+	Events client.WithWatch
 	// Status writes the status of events.
 	Status *eventstore.Store
 	// Namespaces are those that are watched; all where it is empty.
@@ -79,61 +67,16 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 
 // follow queues every finished event of a namespace that has the annotation, now and whenever it changes, until ctx is done.
 func (r *Reconciler) follow(ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-	for ctx.Err() == nil {
-		if err := r.followOnce(ctx, namespace, queue); err != nil && ctx.Err() == nil {
-			r.Log.Info("watching for replays failed and is tried again", "cause", err.Error(), "namespace", namespace)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(watchInterval):
-		}
+	events := &metav1.PartialObjectMetadataList{}
+	events.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
+	follower := follow.Follower{
+		Client: r.Events, List: events, Namespace: namespace, Selector: finished, PageSize: pageSize, Log: r.Log,
 	}
-}
-
-func (r *Reconciler) followOnce(
-	ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request],
-) error {
-	events := r.Metadata.Resource(v1alpha1.SchemeGroupVersion.WithResource("netboxevents")).Namespace(namespace)
-	look := func(object metav1.Object) {
+	follower.Run(ctx, follow.SeenFunc(func(object client.Object) {
 		if object.GetAnnotations()[v1alpha1.AnnotationReplay] != "" {
-			queue.Add(reconcile.Request{NamespacedName: client.ObjectKey{Namespace: object.GetNamespace(), Name: object.GetName()}})
+			queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(object)})
 		}
-	}
-	page := metav1.ListOptions{FieldSelector: finished, Limit: pageSize}
-	for {
-		list, err := events.List(ctx, page)
-		if err != nil {
-			return err
-		}
-		for i := range list.Items {
-			look(&list.Items[i])
-		}
-		if page.Continue = list.Continue; page.Continue == "" {
-			page.ResourceVersion = list.ResourceVersion
-			break
-		}
-	}
-	watcher, err := watchtools.NewRetryWatcherWithContext(ctx, page.ResourceVersion, &cache.ListWatch{
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = finished
-			return events.Watch(ctx, options)
-		},
-	})
-	if err != nil {
-		return err
-	}
-	defer watcher.Stop()
-	for event := range watcher.ResultChan() {
-		switch object := event.Object.(type) {
-		case metav1.Object:
-			if event.Type == watch.Added || event.Type == watch.Modified {
-				look(object)
-			}
-		default:
-			return apierrors.FromObject(event.Object) // the watch is too far behind: what was missed is listed
-		}
-	}
-	return errors.New("the watch ended")
+	}))
 }
 
 // Reconcile makes an event Pending that is asked for again.
@@ -147,7 +90,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, nil
 	}
 	r.Log.Info("replaying an event", "replay", wanted, "namespace", event.Namespace, "name", event.Name)
-	err := r.Status.ApplyStatus(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithUID(event.UID).
+	_, err := r.Status.ApplyStatus(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithUID(event.UID).
+		WithResourceVersion(event.ResourceVersion).
 		WithStatus(apply.NetBoxEventStatus().WithPhase(v1alpha1.PhasePending)))
 	return reconcile.Result{}, client.IgnoreNotFound(err)
 }
