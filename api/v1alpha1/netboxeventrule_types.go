@@ -126,14 +126,14 @@ const (
 
 // Retry says how long and how often an action is tried.
 type Retry struct {
-	// for is how long an action is tried, for example 24h, counted from the receipt of the event, or from the start of its replay. An action
-	// that has not succeeded by then fails permanently.
+	// for is how long an action is tried, for example 24h, counted from when the operator began to process the event, or its replay. An
+	// action that has not succeeded by then fails permanently.
 	// +optional
 	// +kubebuilder:default="24h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be longer than 0s, and at most 720h"
 	For metav1.Duration `json:"for,omitzero"`
 	// maxAttempts is how often an action is tried, for example 10. Absent: as often as for allows. An attempt that the sink answers by asking
-	// to wait (Retry-After), and an attempt that only probes whether a sink that was unavailable is back, are not counted.
+	// to wait (Retry-After) is not counted.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000

@@ -22,10 +22,11 @@ import (
 
 // Task is one action that is to be done about one event.
 type Task struct {
-	Rule   *v1alpha1.NetBoxEventRule
-	Action *rule.Action
-	Event  *v1alpha1.NetBoxEvent
-	Input  *rule.Input
+	Rule     *v1alpha1.NetBoxEventRule
+	Action   *rule.Action
+	Event    *v1alpha1.NetBoxEvent
+	Input    *rule.Input
+	Rendered func()
 }
 
 // Options are what actions need.
@@ -91,7 +92,8 @@ type Failure struct {
 	// Final says that the same would happen again.
 	Final bool
 	// RetryAfter is the least pause before the next attempt.
-	RetryAfter time.Duration
+	RetryAfter             time.Duration
+	Unavailable, Throttled bool
 }
 
 // Error returns the text of the error.

@@ -35,6 +35,7 @@ import (
 	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
+	"github.com/netbox-events/netbox-event-operator/internal/journal"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
@@ -47,6 +48,9 @@ import (
 
 // campaignInterval is the pause after leadership was lost, or could not be campaigned for.
 const campaignInterval = 2 * time.Second
+
+// handOverTime bounds the end of the controllers, whatever they wait for: 3 s are for deliveries and their status.
+const handOverTime = 5 * time.Second
 
 // Scheme returns the scheme of everything that the operator reads and writes.
 func Scheme() (*runtime.Scheme, error) {
@@ -93,12 +97,18 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err != nil {
 		return err
 	}
+	crashes, err := openJournal(options.StateDir, log.WithName("journal"))
+	if err != nil {
+		return err
+	}
+	defer crashes.Close() //nolint:errcheck // what it says of this process is of no use after a proper end
 	shared := shared{
 		events:    store,
 		compiled:  rule.NewCache(),
 		metrics:   event.NewMetrics(metrics.Registry),
 		tracer:    tracer,
 		retention: retention.NewMetrics(metrics.Registry),
+		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
 		Sources:  outer.GetClient(),
@@ -131,6 +141,24 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	return outer.Start(ctx)
 }
 
+// openJournal opens the journal in a directory, nil where there is none.
+func openJournal(dir string, log logr.Logger) (*journal.Journal, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	opened, err := journal.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if damage := opened.Damage(); damage != nil {
+		log.Info("the journal was damaged; what processes died at before is not known", "cause", damage.Error())
+	}
+	if suspects := opened.Suspects(); suspects > 0 {
+		log.Info("the process died while it worked on events; they are worked on alone", "events", suspects)
+	}
+	return opened, nil
+}
+
 // receiverMapper knows what the outer manager reads. Discovery would end the process where the API server is away when it starts, and the
 // kubelet waits longer before each further start: long after the API server was back, nobody would receive.
 func receiverMapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
@@ -148,11 +176,6 @@ func (r everyReplica) Start(ctx context.Context) error { return r(ctx) }
 
 func (r everyReplica) NeedLeaderElection() bool { return false }
 
-// onLeader is a cache that is filled only where the controllers run. A cache of its own says that it is for every replica.
-type onLeader struct{ cache.Cache }
-
-func (onLeader) NeedLeaderElection() bool { return true }
-
 // shared is what outlives the controllers.
 type shared struct {
 	events    *eventstore.Store
@@ -160,6 +183,7 @@ type shared struct {
 	metrics   *event.Metrics
 	tracer    trace.Tracer // nil for none
 	retention *retention.Metrics
+	journal   *journal.Journal // nil for none
 }
 
 // campaign runs the controllers whenever this replica leads, until ctx is done.
@@ -192,6 +216,7 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 		LeaderElectionID:              options.LeaderElectionID,
 		LeaderElectionNamespace:       options.LeaderElectionNamespace,
 		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       new(handOverTime),
 	})
 	if err != nil {
 		return err
@@ -218,9 +243,9 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 // setUpEvents adds the controllers of events, rules and retention to the inner manager.
 func setUpEvents(ctx context.Context, inner manager.Manager, options Options, shared shared, log logr.Logger) error {
 	config, scheme := inner.GetConfig(), inner.GetScheme()
-	pendingOptions := cacheOptions(options, map[client.Object]cache.ByObject{&v1alpha1.NetBoxEvent{}: event.Pending})
-	pendingOptions.Scheme, pendingOptions.Mapper = scheme, inner.GetRESTMapper()
-	pending, err := cache.New(config, pendingOptions)
+	events, err := client.NewWithWatch(config, client.Options{
+		Scheme: scheme, Mapper: inner.GetRESTMapper(), HTTPClient: inner.GetHTTPClient(),
+	})
 	if err != nil {
 		return err
 	}
@@ -229,13 +254,6 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		return err
 	}
 	tally := rulecontroller.NewTally(clock.RealClock{})
-	ruleReconciler := &rulecontroller.Reconciler{
-		Rules:    inner.GetAPIReader(),
-		Compiled: shared.compiled,
-		Tally:    tally,
-		Status:   inner.GetClient(),
-		Clock:    clock.RealClock{},
-	}
 	retentionReconciler := &retention.Reconciler{
 		Sources: inner.GetClient(),
 		Events:  eventMetadata,
@@ -244,10 +262,11 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Clock:   clock.RealClock{},
 		Log:     log.WithName("retention"),
 	}
-	eventReconciler := &event.Reconciler{
-		Events:   pending,
-		Rules:    inner.GetClient(),
-		Compiled: shared.compiled,
+	engine := event.NewEngine(event.Options{
+		Events:     events,
+		Namespaces: options.WatchNamespaces,
+		Rules:      inner.GetClient(),
+		Compiled:   shared.compiled,
 		Actions: action.NewRunner(action.Options{
 			Config:         config,
 			Mapper:         inner.GetRESTMapper(),
@@ -259,24 +278,31 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		}),
 		Tally:    tally,
 		Status:   shared.events,
+		Journal:  shared.journal,
 		Metrics:  shared.metrics,
 		Tracer:   shared.tracer,
 		Finished: retentionReconciler.Finished,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
 		Clock:    clock.RealClock{},
 		Log:      log.WithName("event"),
+	})
+	ruleReconciler := &rulecontroller.Reconciler{
+		Rules:    inner.GetAPIReader(),
+		Compiled: shared.compiled,
+		Tally:    tally,
+		Sinks:    engine,
+		Status:   inner.GetClient(),
+		Clock:    clock.RealClock{},
 	}
 	replayReconciler := &replay.Reconciler{
-		Events:     inner.GetAPIReader(),
-		Metadata:   eventMetadata,
+		Events:     events,
 		Status:     shared.events,
 		Namespaces: options.WatchNamespaces,
 		Log:        log.WithName("replay"),
 	}
 	return errors.Join(
-		inner.Add(onLeader{pending}),
 		ruleReconciler.SetupWithManager(inner),
-		eventReconciler.SetupWithManager(ctx, inner, pending, inner.GetCache()),
+		engine.SetupWithManager(ctx, inner, inner.GetCache()),
 		replayReconciler.SetupWithManager(inner),
 		retentionReconciler.SetupWithManager(inner),
 	)

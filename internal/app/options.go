@@ -20,6 +20,8 @@ type Options struct {
 	LeaderElectionNamespace string
 	// WatchNamespaces are those whose sources, rules and events are seen; all where it is empty.
 	WatchNamespaces []string
+	// StateDir keeps a journal of what is being worked on, for the next process where this one dies; none where it is empty.
+	StateDir string
 	// SinkAllowCIDRs are addresses that http actions may connect to although they are loopback, link-local or a cloud's metadata service.
 	SinkAllowCIDRs []netip.Prefix
 }
@@ -42,6 +44,9 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 		"`name` of the Lease that the leader holds; operators in one namespace that watch different ones need different names")
 	flags.StringVar(&o.LeaderElectionNamespace, "leader-election-namespace", podNamespace(),
 		"`namespace` of the Lease that the leader holds")
+	flags.StringVar(&o.StateDir, "state-dir", "",
+		"`directory` that outlives the process, as an emptyDir does, for a journal by which an event that kills the process again and again is "+
+			"recognised and set aside; no journal where it is empty")
 	flags.Func("watch-namespaces",
 		"comma-separated `namespaces` whose NetBoxSources, NetBoxEventRules and NetBoxEvents are seen; all where it is not given",
 		func(value string) error {

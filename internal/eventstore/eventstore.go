@@ -122,7 +122,7 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	if most := etcdBytes - statusBytes; len(body) > most {
 		return &TooLargeError{len(body), fmt.Sprintf("%d is the most that etcd takes with a status, unless it is set up otherwise", most)}
 	}
-	err = s.write(ctx, s.client.Post().
+	_, err = s.write(ctx, s.client.Post().
 		Namespace(event.Namespace).
 		Resource(resource).
 		VersionedParams(&metav1.CreateOptions{FieldManager: creator}, metav1.ParameterCodec).
@@ -136,14 +136,15 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	return err
 }
 
-// ApplyStatus makes the status of an event what the configuration says. The configuration carries the event's UID: if another event
-// has taken its name since, there is a conflict. Its errors are those of the API server.
-func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) error {
+// ApplyStatus makes the status of an event what the configuration says, and returns the event's new resource version. The configuration
+// carries the event's UID: if another event has taken its name since, there is a conflict; and so there is where it carries a resource
+// version and the event was changed since. Its errors are those of the API server.
+func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error) {
 	body, err := json.Marshal(event)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return s.write(ctx, s.client.Patch(types.ApplyPatchType).
+	answer, err := s.write(ctx, s.client.Patch(types.ApplyPatchType).
 		Namespace(*event.GetNamespace()).
 		Resource(resource).
 		Name(*event.GetName()).
@@ -152,15 +153,25 @@ func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyCo
 		SetHeader(idempotencyKey, *event.GetName()).
 		Timeout(statusTimeout).
 		Body(body))
+	if err != nil {
+		return "", err
+	}
+	var stored struct {
+		Metadata struct{ ResourceVersion string }
+	}
+	err = json.Unmarshal(answer, &stored)
+	return stored.Metadata.ResourceVersion, err
 }
 
 // write sends a request. If it is not answered in time, whoever should have may be gone: then so are the connections that were kept.
-func (s *Store) write(ctx context.Context, request *rest.Request) error {
-	err := request.SetHeader("Accept", metadataOnly).Do(ctx).Error()
+func (s *Store) write(ctx context.Context, request *rest.Request) (answer []byte, err error) {
+	result := request.SetHeader("Accept", metadataOnly).Do(ctx)
+	answer, _ = result.Raw()
+	err = result.Error() // more than the error of Raw
 	if errors.Is(err, context.DeadlineExceeded) {
 		utilnet.CloseIdleConnectionsFor(s.transport)
 	}
-	return err
+	return answer, err
 }
 
 // Finished is when the status of a finished event was written last, from its metadata alone: the API server keeps the time of a field

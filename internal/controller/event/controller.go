@@ -1,21 +1,23 @@
-// Package event works off NetBoxEvents: one lane for each NetBox object, in which events are logged, matched with the rules and delivered
-// in the order of their timestamps.
+// Package event processes pending NetBoxEvents: it logs and matches each, delivers it as the rules that match ask for, and stores its status.
 //
-// It runs on the leader. It may not know the receiver.
+// Three reconcilers share one ledger of what is pending. Each has a queue, and the queues do the rest: one key is with one worker at a time,
+// so that the deliveries of a rule for one NetBox object, which have one key, are made one after the other; and what is due later is
+// RequeueAfter.
+//
+//	watch ─▶ ledger ─▶ matcher ─▶ deliverer ─▶ writer ─▶ API server
+//	                  an event   (rule, object)  an event
+//
+// It runs on the leader. It must not import the receiver.
 package event
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"slices"
-	"strings"
-	"sync/atomic"
+	"errors"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel/trace"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -24,7 +26,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -34,76 +35,65 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+	"github.com/netbox-events/netbox-event-operator/internal/fairqueue"
+	"github.com/netbox-events/netbox-event-operator/internal/journal"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// What the controller may do:
+// What the controllers may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules,verbs=get;list;watch
 
-// lanesAtOnce is how many lanes move at one time. A lane waits for the API server most of its time, and never for a sink.
-const lanesAtOnce = 32
+const (
+	// deliveriesPerRule is how many deliveries of one rule are in flight at one time.
+	deliveriesPerRule = 32
+	// unsavedPerRule bounds the deliveries of a rule that are in flight or not in a stored status yet. They are made again after a crash.
+	// While the API server takes no status, deliveries stop here.
+	unsavedPerRule = 2 * deliveriesPerRule
+	// deliveriesShared is how many deliveries are in flight in total before each rule is held to its share. See fairqueue.Config.Shared.
+	deliveriesShared = 512
+	// matchesPerNamespace is how many events of one namespace are matched at one time. Expressions cost CPU: more would let one namespace
+	// take what others need.
+	matchesPerNamespace = 2
+	matchesShared       = 16
+	writers             = 32
+)
 
-// minBackoff and maxBackoff bound the pause after the API server did not take a status. It grows with each failure; after an outage
-// nobody waits longer than maxBackoff.
+// minBackoff and maxBackoff bound the pause after an error of the API server.
 const (
 	minBackoff = 5 * time.Millisecond
 	maxBackoff = 5 * time.Second
 )
 
-// blockedTime is how long nothing is delivered after the API server did not take a status, unless it takes another meanwhile. It is less
-// than maxBackoff: where the API server fails at one event alone, the others get their turns. An API server that does not answer within
-// slowWrite is waited for, for hungTime: then the lease is lost.
 const (
-	blockedTime = maxBackoff / 2
-	slowWrite   = time.Second
-	hungTime    = 10 * time.Second
+	// drainTime is how long deliveries in flight may go on when this replica no longer leads, and saveTime how long their status may take to
+	// be stored after that. Together they are as long as the lease is not another's after we gave up to renew it: controller-runtime's
+	// LeaseDuration (15 s) less RenewDeadline (10 s) and RetryPeriod (2 s).
+	drainTime = 2 * time.Second
+	saveTime  = time.Second
 )
-
-// beginTime is how long a lane begins new events before it moves those that it has begun: rules can take long to evaluate.
-const beginTime = 100 * time.Millisecond
-
-// retryPriority is that of a lane in which an attempt failed: what was never tried goes first, also what was there when we started.
-const retryPriority = handler.LowPriority - 10
-
-// laneIndex is the name of the cache's index of events by Lane.
-const laneIndex = "lane"
-
-// Lane names a NetBox object. Within a lane each rule does the events in their order.
-type Lane struct {
-	Namespace, Source, ObjectType, ObjectID string
-}
-
-func laneOf(event *v1alpha1.NetBoxEvent) Lane {
-	return Lane{event.Namespace, event.Spec.SourceRef.Name, event.Spec.ObjectType, event.Spec.ObjectID}
-}
-
-// key is the lane within its namespace, as the cache's index wants it.
-func (l Lane) key() string { return fmt.Sprintf("%q %q %q", l.Source, l.ObjectType, l.ObjectID) }
-
-// Pending selects the events that are not finished. The controller's cache holds no others: its memory follows the backlog.
-var Pending = cache.ByObject{
-	Field:     fields.OneTermEqualSelector("status.phase", string(v1alpha1.PhasePending)),
-	Transform: cache.TransformStripManagedFields(),
-}
 
 // Doer does an action once, as action.Runner does.
 type Doer interface {
 	Do(ctx context.Context, task action.Task) (response string, err error)
 }
 
-// Tally counts what becomes of a rule.
+// Tally counts the events of a rule.
 type Tally interface {
 	Matched(rule types.NamespacedName, at time.Time)
 	Failed(rule types.NamespacedName)
 	ExpressionFailed(rule types.NamespacedName, message string)
+	// SinkChanged says that SinkOf has another answer for a rule.
+	SinkChanged(rule types.NamespacedName)
 }
 
-// Reconciler does the work on events.
-type Reconciler struct {
-	// Events reads a cache of the events that Pending selects.
-	Events client.Reader
+// Options are what an Engine needs.
+type Options struct {
+	// Events lists, watches and reads NetBoxEvents at the API server, without a cache.
+	Events client.WithWatch
+	// Namespaces are those whose events are processed; all where it is empty.
+	Namespaces []string
 	// Rules reads a cache of all NetBoxEventRules.
 	Rules client.Reader
 	// Compiled compiles them.
@@ -112,10 +102,14 @@ type Reconciler struct {
 	Actions Doer
 	// Tally counts for their status.
 	Tally Tally
-	// Status writes the status of events.
-	Status  *eventstore.Store
+	// Status stores the status of events.
+	Status *eventstore.Store
+	// Journal remembers the events at which a process died; nil for none.
+	Journal *journal.Journal
 	Metrics *Metrics
-	// Finished is told of the source of each event that is finished. It may be nil.
+	// Changed is called for the source of each event that comes. It may be nil.
+	Changed func(source types.NamespacedName)
+	// Finished is called for the source of each event that is finished. It may be nil.
 	Finished func(source types.NamespacedName)
 	// Recorder writes Kubernetes Events on rules.
 	Recorder events.EventRecorder
@@ -123,224 +117,175 @@ type Reconciler struct {
 	Tracer trace.Tracer
 	Clock  clock.PassiveClock
 	Log    logr.Logger
-
-	notices      *notices
-	known        known
-	blockedUntil atomic.Int64 // in ns of Unix; see blockedTime
-	delivery     *dispatcher
-	queue        priorityqueue.PriorityQueue[Lane]
 }
 
-// SetupWithManager adds the controller to a manager. The caches must hold what Pending selects, and all rules; the first is started by the
-// caller.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager, pending, rules cache.Cache) error {
-	byLane := func(object client.Object) []string {
-		return []string{laneOf(object.(*v1alpha1.NetBoxEvent)).key()}
-	}
-	if err := pending.IndexField(ctx, &v1alpha1.NetBoxEvent{}, laneIndex, byLane); err != nil {
-		return err
-	}
-	// A rule that is not there yet would be one that an event does not match: rules are complete before the first event is looked at.
+// Engine processes events while this replica leads.
+type Engine struct {
+	Options
+
+	ledger   *ledger
+	circuits *circuits
+	notices  *notices
+	guard    stallGuard
+
+	matches    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	deliveries workqueue.TypedRateLimitingInterface[key]
+	writes     workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	fair       *fairqueue.Queue[key] // inside deliveries
+	queueReady chan struct{}         // gets one for each queue
+
+	pendingRules interner
+
+	// work is the context of all that is begun, deliveryContext that of deliveries. They outlive the leadership; see drain.
+	work, deliveryContext     context.Context
+	endWork, cancelDeliveries context.CancelFunc
+
+	mu       sync.Mutex
+	stopping bool
+	inFlight sync.WaitGroup // deliveries
+}
+
+// queues is how many queues there are.
+const queues = 3
+
+// NewEngine returns an Engine for one leadership.
+func NewEngine(options Options) *Engine {
+	e := &Engine{Options: options, ledger: newLedger(), circuits: newCircuits(), queueReady: make(chan struct{}, queues)}
+	e.notices = newNotices(options)
+	e.work, e.endWork = context.WithCancel(context.Background())
+	e.deliveryContext, e.cancelDeliveries = context.WithCancel(e.work)
+	return e
+}
+
+// Pending is how many events of a source are not finished.
+func (e *Engine) Pending(source types.NamespacedName) int { return e.ledger.Pending(source) }
+
+// SetupWithManager adds the controllers to a manager. The cache must hold all rules.
+func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rules cache.Cache) error {
+	// A rule that is not there yet would be one that an event does not match: rules are complete before the first event is matched.
 	if _, err := rules.GetInformer(ctx, &v1alpha1.NetBoxEventRule{}); err != nil {
 		return err
 	}
-	r.delivery, r.notices = newDispatcher(), newNotices(r)
-	if err := mgr.Add(drain{r}); err != nil {
-		return err
-	}
-	return builder.TypedControllerManagedBy[Lane](mgr).
-		Named("event").
-		WatchesRawSource(source.TypedFunc[Lane](r.keepQueue)).
-		WatchesRawSource(source.TypedKind(pending, &v1alpha1.NetBoxEvent{}, newLanes(&r.known))).
-		WatchesRawSource(source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, handler.TypedFuncs[*v1alpha1.NetBoxEventRule, Lane]{
-			DeleteFunc: r.ruleDeleted,
+	matches := fairqueue.New(fairqueue.Config[types.NamespacedName]{
+		Flow:   func(event types.NamespacedName) fairqueue.Flow { return fairqueue.Flow{Group: event.Namespace} },
+		Limit:  func(fairqueue.Flow) int { return matchesPerNamespace },
+		Shared: matchesShared,
+	})
+	e.fair = fairqueue.New(fairqueue.Config[key]{Flow: key.flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
+	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, key]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
+	return errors.Join(
+		control(e, mgr, controls[types.NamespacedName]{
+			name: "event-match", reconcile: e.match, queue: &e.matches, newQueue: matches.RateLimiting, workers: 2 * matchesShared, logValues: eventValues,
+		}),
+		control(e, mgr, controls[key]{
+			name: "event-delivery", reconcile: e.deliver, queue: &e.deliveries, newQueue: e.fair.RateLimiting, workers: 2 * deliveriesShared,
+			logValues: key.logValues, watch: source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, ruleChanges),
+		}),
+		control(e, mgr, controls[types.NamespacedName]{
+			name: "event-status", reconcile: e.write, queue: &e.writes, workers: writers, logValues: eventValues,
+		}),
+		mgr.Add(manager.RunnableFunc(e.feed)),
+		mgr.Add(manager.RunnableFunc(e.drain)),
+		mgr.Add(manager.RunnableFunc(e.guard.run)),
+	)
+}
+
+func eventValues(event types.NamespacedName) []any {
+	return []any{"namespace", event.Namespace, "name", event.Name}
+}
+
+// controls are the parts of one controller.
+type controls[T comparable] struct {
+	name      string
+	reconcile func(context.Context, T) (reconcile.Result, error)
+	queue     *workqueue.TypedRateLimitingInterface[T]                                                         // set when the controller starts
+	newQueue  func(name string, limiter workqueue.TypedRateLimiter[T]) workqueue.TypedRateLimitingInterface[T] // nil for the default
+	workers   int
+	logValues func(T) []any
+	watch     source.TypedSource[T] // nil for none
+}
+
+// control adds a controller to a manager.
+func control[T comparable](e *Engine, mgr manager.Manager, c controls[T]) error {
+	controlled := builder.TypedControllerManagedBy[T](mgr).
+		Named(c.name).
+		WatchesRawSource(source.TypedFunc[T](func(_ context.Context, queue workqueue.TypedRateLimitingInterface[T]) error {
+			*c.queue = queue
+			e.queueReady <- struct{}{}
+			return nil
 		})).
-		WithOptions(controller.TypedOptions[Lane]{
-			MaxConcurrentReconciles: lanesAtOnce,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[Lane](minBackoff, maxBackoff),
-			UsePriorityQueue:        new(true),
+		WithOptions(controller.TypedOptions[T]{
+			MaxConcurrentReconciles: c.workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[T](minBackoff, maxBackoff),
+			NewQueue:                c.newQueue,
 			SkipNameValidation:      new(true), // the manager is made again when leadership was lost
 		}).
-		WithLogConstructor(func(lane *Lane) logr.Logger {
-			if lane == nil {
-				return r.Log
+		WithLogConstructor(func(item *T) logr.Logger {
+			if item == nil {
+				return e.Log
 			}
-			return r.Log.WithValues("namespace", lane.Namespace, "source", lane.Source, "objectType", lane.ObjectType, "objectID", lane.ObjectID)
-		}).
-		Complete(r)
+			return e.Log.WithValues(c.logValues(*item)...)
+		})
+	if c.watch != nil {
+		controlled = controlled.WatchesRawSource(c.watch)
+	}
+	return controlled.Complete(reconcile.TypedFunc[T](c.reconcile))
 }
 
-// keepQueue keeps the controller's queue, so that deliveries can wake lanes.
-func (r *Reconciler) keepQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[Lane]) error {
-	r.queue = queue.(priorityqueue.PriorityQueue[Lane])
+// ruleUpdated lets the deliveries of a rule that was changed start at once: its sinks may be others.
+func (e *Engine) ruleUpdated(
+	_ context.Context, change ctrlevent.TypedUpdateEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[key],
+) {
+	if change.ObjectOld.Generation == change.ObjectNew.Generation {
+		return
+	}
+	for _, parked := range e.circuits.reset(change.ObjectNew) {
+		queue.Add(parked)
+	}
+	e.Tally.SinkChanged(client.ObjectKeyFromObject(change.ObjectNew))
+}
+
+// ruleDeleted ends the deliveries of a rule that is gone, and forgets what was counted of it.
+func (e *Engine) ruleDeleted(
+	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[key],
+) {
+	name := client.ObjectKeyFromObject(gone.Object)
+	e.Metrics.forget(name)
+	e.Compiled.Forget(gone.Object)
+	e.circuits.forget(name)
+	for _, waiting := range e.ledger.keysOf(name) {
+		queue.Add(waiting)
+	}
+}
+
+// beginWork reports whether deliveries may begin, and counts one that does.
+func (e *Engine) beginWork() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.stopping {
+		e.inFlight.Add(1)
+	}
+	return !e.stopping
+}
+
+func (e *Engine) isStopping() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.stopping
+}
+
+// drain ends the deliveries when this replica no longer leads, and stores what they did.
+func (e *Engine) drain(ctx context.Context) error {
+	<-ctx.Done()
+	e.mu.Lock()
+	e.stopping = true
+	e.mu.Unlock()
+	late := time.AfterFunc(drainTime, e.cancelDeliveries)
+	e.inFlight.Wait()
+	late.Stop()
+	saving := time.AfterFunc(saveTime, e.endWork)
+	e.writeAll()
+	saving.Stop()
+	e.endWork()
 	return nil
-}
-
-// ruleDeleted wakes the lanes in which something may wait for a rule, and forgets what was counted of it.
-func (r *Reconciler) ruleDeleted(
-	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[Lane],
-) {
-	r.Metrics.forget(client.ObjectKeyFromObject(gone.Object))
-	r.Compiled.Forget(gone.Object)
-	for _, lane := range r.known.lanes(gone.Object.Namespace) {
-		queue.Add(lane)
-	}
-}
-
-// Reconcile moves all pending events of a lane as far as they can go now, in order, without waiting for a sink.
-func (r *Reconciler) Reconcile(ctx context.Context, lane Lane) (reconcile.Result, error) {
-	works, more, err := r.works(ctx, lane)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	turn := turn{now: r.Clock.Now(), rules: r.ruleGetter(ctx, lane.Namespace), held: map[string]*delivery{}, busy: map[string]bool{}}
-	if more {
-		turn.wakeAt(turn.now)
-	}
-	if until := r.blocked(); until.After(turn.now) {
-		turn.wakeAt(until)
-	} else if err := r.deliver(lane, works, &turn); err != nil {
-		return reconcile.Result{}, err
-	}
-	var failed error
-	for _, w := range works {
-		if err := r.save(ctx, w, &turn); isUnavailable(err) {
-			return reconcile.Result{}, err
-		} else if err != nil {
-			failed = err
-		}
-	}
-	return reconcile.Result{RequeueAfter: turn.pause()}, failed
-}
-
-// block has nothing delivered for some time.
-func (r *Reconciler) block(pause time.Duration) {
-	r.blockedUntil.Store(r.Clock.Now().Add(pause).UnixNano())
-}
-
-// blocked is until when nothing is to be delivered, because it could not be written down and would be delivered again.
-func (r *Reconciler) blocked() time.Time { return time.Unix(0, r.blockedUntil.Load()) }
-
-// works returns the work on the pending events of a lane, in the order in which NetBox made them. It begins what is new, or asked for
-// again; if that takes long, it leaves more for the next turn.
-func (r *Reconciler) works(ctx context.Context, lane Lane) (works []*work, more bool, err error) {
-	known := r.known.of(lane) // before the cache is read: see known
-	events, err := r.pending(ctx, lane)
-	if err != nil {
-		return nil, false, err
-	}
-	since, begun := r.Clock.Now(), false
-	for _, event := range events {
-		w := known[event.UID]
-		delete(known, event.UID)
-		if w == nil || w.isReplaced(event) {
-			if begun && r.Clock.Since(since) > beginTime {
-				return works, true, nil
-			}
-			if w, err = r.begin(ctx, event); err != nil {
-				return nil, false, err
-			}
-			r.known.put(lane, w)
-			begun = true
-		}
-		works = append(works, w)
-	}
-	for uid := range known { // these have left the cache
-		r.known.forget(lane, uid)
-	}
-	return works, false, nil
-}
-
-// deliver has everything delivered that is due.
-func (r *Reconciler) deliver(lane Lane, works []*work, turn *turn) (err error) {
-	for _, w := range works {
-		w.addBusy(turn.busy)
-	}
-	for _, w := range works {
-		if err = w.advance(turn); err != nil {
-			break
-		}
-	}
-	for _, due := range turn.due { // it is marked as running already
-		r.start(lane, due)
-	}
-	return err
-}
-
-// pending returns the events of a lane in the cache, in the order in which NetBox made them.
-func (r *Reconciler) pending(ctx context.Context, lane Lane) ([]*v1alpha1.NetBoxEvent, error) {
-	var events v1alpha1.NetBoxEventList
-	err := r.Events.List(ctx, &events, client.InNamespace(lane.Namespace), client.MatchingFields{laneIndex: lane.key()},
-		client.UnsafeDisableDeepCopy) // they are only read
-	if err != nil {
-		return nil, err
-	}
-	pending := make([]*v1alpha1.NetBoxEvent, len(events.Items))
-	for i := range events.Items {
-		pending[i] = &events.Items[i]
-	}
-	slices.SortFunc(pending, func(a, b *v1alpha1.NetBoxEvent) int {
-		return cmp.Or(
-			a.Spec.Timestamp.Compare(b.Spec.Timestamp.Time),
-			a.Spec.Delivery.ReceivedAt.Compare(b.Spec.Delivery.ReceivedAt.Time),
-			strings.Compare(a.Name, b.Name),
-		)
-	})
-	return pending, nil
-}
-
-// ruleGetter returns a function that gets a rule of a namespace, nil if there is none, and asks the cache once for each.
-func (r *Reconciler) ruleGetter(ctx context.Context, namespace string) func(name string) (*v1alpha1.NetBoxEventRule, error) {
-	got := map[string]*v1alpha1.NetBoxEventRule{}
-	return func(name string) (*v1alpha1.NetBoxEventRule, error) {
-		if found, ok := got[name]; ok {
-			return found, nil
-		}
-		var found v1alpha1.NetBoxEventRule
-		err := r.Rules.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &found, client.UnsafeDisableDeepCopy)
-		switch {
-		case err == nil:
-			got[name] = &found
-		case client.IgnoreNotFound(err) == nil:
-			got[name] = nil
-		default:
-			return nil, err
-		}
-		return got[name], nil
-	}
-}
-
-// lanes wakes the lane of each event that comes, is asked for again or is deleted, and forgets each that is finished.
-type lanes struct {
-	handler.TypedEventHandler[*v1alpha1.NetBoxEvent, Lane]
-	known *known
-}
-
-func newLanes(known *known) lanes {
-	wake := func(_ context.Context, event *v1alpha1.NetBoxEvent) []Lane { return []Lane{laneOf(event)} }
-	return lanes{handler.TypedEnqueueRequestsFromMapFunc(wake), known}
-}
-
-// Update is called when an event in the cache changes, which is by our own status most times.
-func (l lanes) Update(
-	ctx context.Context, change ctrlevent.TypedUpdateEvent[*v1alpha1.NetBoxEvent], queue workqueue.TypedRateLimitingInterface[Lane],
-) {
-	before, after := change.ObjectOld, change.ObjectNew
-	// Another event may have its name: where the watch was interrupted, that looks like a change.
-	if before.UID != after.UID || before.Annotations[v1alpha1.AnnotationReplay] != after.Annotations[v1alpha1.AnnotationReplay] {
-		l.TypedEventHandler.Update(ctx, change, queue)
-	}
-}
-
-// Delete is called when an event has left the cache: it is finished, or was deleted. The latter may have held others back, and may be in
-// the cache again to be done again: that is for its lane to see.
-func (l lanes) Delete(
-	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEvent], queue workqueue.TypedRateLimitingInterface[Lane],
-) {
-	lane := laneOf(gone.Object)
-	if l.known.isUnfinished(lane, gone.Object.UID) {
-		queue.Add(lane)
-	} else {
-		l.known.forget(lane, gone.Object.UID)
-	}
 }

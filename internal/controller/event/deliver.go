@@ -4,337 +4,255 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math/rand/v2"
 	"runtime/debug"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
-	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
+	"github.com/netbox-events/netbox-event-operator/internal/fairqueue"
+	"github.com/netbox-events/netbox-event-operator/internal/journal"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// replayPause is how long an event that is replayed waits for others of its object. Many are annotated by kubectl one after the other in
-// the order of their names, which is not that in which NetBox made them.
-const replayPause = 5 * time.Second
+// deliver delivers the next event of a key.
+func (e *Engine) deliver(_ context.Context, k key) (reconcile.Result, error) {
+	if k.kind == ofSink {
+		return reconcile.Result{RequeueAfter: e.releaseSink(k)}, nil
+	}
+	if !e.beginWork() {
+		return reconcile.Result{}, nil
+	}
+	defer e.inFlight.Done()
+	entry := e.head(k)
+	if entry == nil {
+		return reconcile.Result{}, nil
+	}
+	wait, err := e.deliverEvent(k, entry)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if wait == 0 && k.kind == ofLane && e.ledger.hasMore(lane(k.id), k.rule) && e.head(k) != entry {
+		e.deliveries.Add(k) // after those of other objects that wait
+	}
+	return reconcile.Result{RequeueAfter: wait}, nil
+}
 
-// await has nothing done about an event before a time.
-func (w *work) await(at metav1.Time) {
-	for i := range w.status.Rules {
-		for j := range w.status.Rules[i].Actions {
-			w.status.Rules[i].Actions[j].NextAttemptTime = &at
+// head returns the event that a key is to deliver next, nil for none.
+func (e *Engine) head(k key) *entry {
+	if k.kind == ofEvent {
+		return e.ledger.get(types.NamespacedName{Namespace: k.namespace, Name: k.id})
+	}
+	return e.ledger.next(lane(k.id), k.rule)
+}
+
+// stallInterval is the pause where nothing may start because this process was stopped for some time.
+const stallInterval = time.Second
+
+// deliverEvent makes the attempts at a rule's actions that are due. It returns how long to wait for those that are due later, 0 where nothing
+// is left, or what is left waits for its sink.
+func (e *Engine) deliverEvent(k key, entry *entry) (wait time.Duration, err error) {
+	states, ok := e.ledger.take(entry, k.rule)
+	if !ok {
+		return 0, nil
+	}
+	defer func() {
+		if e.ledger.giveBack(entry, k.rule) {
+			e.matches.Add(entry.name)
 		}
+	}()
+	current, err := e.rule(k.ruleName())
+	if err != nil {
+		return 0, err
 	}
-}
-
-// begin starts the work on an event, or goes on with it where another replica left it.
-func (r *Reconciler) begin(ctx context.Context, event *v1alpha1.NetBoxEvent) (*work, error) {
-	kept := *event // what is in the cache is read only, and the list that it came in is to be let go of
-	w := &work{event: &kept, running: map[string]bool{}, span: r.trace(ctx, event)}
-	replay := event.Annotations[v1alpha1.AnnotationReplay]
-	if event.Status.StartTime != nil && !isReplay(event, &event.Status) {
-		event.Status.DeepCopyInto(&w.status)
-		return w, nil
+	d := &attempts{Engine: e, key: k, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
+	if delivery.SkipMissing(states, current) {
+		d.put(false)
 	}
-	// Templates see it as now: as it is stored, so that they say the same after a restart.
-	started := metav1.NewTime(r.Clock.Now().Truncate(time.Second))
-	w.status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, StartTime: &started, Replay: replay}
-	if err := r.match(ctx, w); err != nil {
-		return nil, err
-	}
-	if replay != "" {
-		w.await(metav1.NewTime(started.Add(replayPause)))
-	}
-	logEvent(r.Log, event)
-	return w, nil
-}
-
-// maxShownErrors is how many expression errors an event's status shows.
-const maxShownErrors = 8
-
-// match decides which rules and actions an event matches.
-func (r *Reconciler) match(ctx context.Context, w *work) error {
-	var rules v1alpha1.NetBoxEventRuleList
-	if err := r.Rules.List(ctx, &rules, client.InNamespace(w.event.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	ctx, span := tracing.Start(ctx, w.span, "match", trace.SpanKindInternal)
-	defer span.End()
-	input := rule.NewInput(w.event, w.status.StartTime.Time)
-	failures := map[string]string{}
-	for i := range rules.Items {
-		candidate := &rules.Items[i]
-		compiled, err := r.Compiled.Get(candidate)
-		if err != nil {
-			continue // its status says so
-		}
-		name := client.ObjectKeyFromObject(candidate)
-		matched, err := compiled.Match(ctx, w.event, input)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			failures[candidate.Name] = err.Error()
-			r.Tally.ExpressionFailed(name, w.event.Name+": "+err.Error())
-			r.Metrics.expressionFailed(name)
-			r.notices.expressionFailed(candidate, w.event, err)
-		case matched:
-			w.status.Rules = append(w.status.Rules, newRuleStatus(candidate))
-			r.Tally.Matched(name, w.status.StartTime.Time)
-		}
-	}
-	slices.SortFunc(w.status.Rules, func(a, b v1alpha1.RuleStatus) int { return strings.Compare(a.Name, b.Name) })
-	describeMatch(span, w.status.Rules)
-	if condition := matchedCondition(w.status.Rules, failures); condition != nil {
-		condition.ObservedGeneration, condition.LastTransitionTime = w.event.Generation, *w.status.StartTime
-		w.status.Conditions = append(w.status.Conditions, *condition)
-	}
-	return nil
-}
-
-func newRuleStatus(of *v1alpha1.NetBoxEventRule) v1alpha1.RuleStatus {
-	status := v1alpha1.RuleStatus{Name: of.Name, State: v1alpha1.DeliveryPending}
-	for i := range of.Spec.Actions {
-		status.Actions = append(status.Actions, v1alpha1.ActionStatus{Name: of.Spec.Actions[i].Name, State: v1alpha1.DeliveryPending})
-	}
-	return status
-}
-
-// matchedCondition says what the rules had to do with an event. It is nil where they had nothing.
-func matchedCondition(matched []v1alpha1.RuleStatus, failures map[string]string) *metav1.Condition {
-	condition := &metav1.Condition{Type: v1alpha1.ConditionMatched, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonExpressionError}
-	if len(matched) > 0 {
-		condition.Status = metav1.ConditionTrue
-	}
-	switch {
-	case len(failures) > 0:
-		var lines []string
-		for _, name := range slices.Sorted(maps.Keys(failures)) {
-			lines = append(lines, fmt.Sprintf("the expression of rule %s failed, so that it does not match: %.200s", name, failures[name]))
-		}
-		if more := len(lines) - maxShownErrors; more > 0 {
-			lines = append(lines[:maxShownErrors], fmt.Sprintf("and of %d more rules", more))
-		}
-		condition.Message = strings.Join(lines, "; ")
-	case len(matched) > 0:
-		condition.Reason = v1alpha1.ReasonRulesMatched
-		condition.Message = fmt.Sprintf("%d rules match", len(matched))
-		if len(matched) == 1 {
-			condition.Message = "1 rule matches"
-		}
-	default:
-		return nil
-	}
-	return condition
-}
-
-// start has a rule do its events as soon as it is its turn, and wakes the lane after each. The turn ends when what became of them is
-// written down: a sink that is faster than the API server does not get far ahead of it, to get all of that again after a kill.
-func (r *Reconciler) start(lane Lane, due *delivery) {
-	rule := types.NamespacedName{Namespace: lane.Namespace, Name: due.rule}
-	r.delivery.submit(rule, due.works[0].wasTried(due.rule), func(ctx context.Context) {
-		var last *work
-		defer func() { last.awaitSave(r.delivery.stopping) }()
-		for i, w := range due.works {
-			done, failed := r.deliverOne(ctx, w, rule)
-			last = w
-			if !done {
-				for _, held := range due.works[i+1:] {
-					held.release(due.rule)
-				}
-			}
-			var priority int
-			if failed {
-				priority = retryPriority
-			}
-			r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, lane)
-			if !done {
-				return
-			}
-		}
-	})
-}
-
-func (w *work) wasTried(name string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.status.Rules, func(status v1alpha1.RuleStatus) bool {
-		return status.Name == name && slices.ContainsFunc(status.Actions, func(action v1alpha1.ActionStatus) bool { return action.Attempts > 0 })
-	})
-}
-
-// deliverOne has a rule do one event. It tells whether nothing is left to do, and whether an action failed.
-func (r *Reconciler) deliverOne(ctx context.Context, w *work, name types.NamespacedName) (done, failed bool) {
-	actions, input := w.actions(name.Name)
-	failed = r.act(ctx, w, name, actions, input)
-	return w.ended(name.Name), failed
-}
-
-// mayDeliver tells whether something may be begun about an event now: that it was done can be written down, and matters.
-func (r *Reconciler) mayDeliver(w *work) bool {
-	return !r.delivery.isStopped() && !r.blocked().After(r.Clock.Now()) && !w.isEnding()
-}
-
-// act does the actions of a rule that are due, as the rule is now, one after the other, and takes note of each. It tells whether one
-// failed.
-func (r *Reconciler) act(
-	ctx context.Context, w *work, name types.NamespacedName, actions []v1alpha1.ActionStatus, input *rule.Input,
-) (failed bool) {
-	var current v1alpha1.NetBoxEventRule
-	if err := r.Rules.Get(ctx, name, &current, client.UnsafeDisableDeepCopy); err != nil {
-		return false // it is gone: the lane will skip it
-	}
-	compiled, invalid := r.Compiled.Get(&current)
-	for i := range actions {
-		status := &actions[i]
-		if !isDue(status, r.Clock.Now()) {
+	for i := range states {
+		if !delivery.IsDue(&states[i], e.Clock.Now()) {
 			continue
 		}
-		if !r.mayDeliver(w) {
-			return failed
+		if e.guard.isStalled() {
+			return stallInterval, nil
 		}
-		var response string
-		var err error
-		span := tracing.None
-		if invalid != nil {
-			err = fmt.Errorf("the rule is not accepted: %w", invalid) // and may be mended
-		} else if found := find(compiled.Actions, status.Name); found != nil {
-			var traced context.Context
-			traced, span = traceAttempt(ctx, w.span, name, status, found)
-			response, err = r.attempt(traced, action.Task{Rule: &current, Action: found, Event: w.event, Input: input})
-		} else {
-			continue // the lane will skip it
+		if e.isStopping() || !e.ledger.isWanted(entry) {
+			return 0, nil
 		}
-		if err != nil && ctx.Err() != nil {
-			span.End()
-			return failed // cut off, which is nobody's failure
-		}
-		now := r.Clock.Now()
-		attempted(status, &current.Spec.Retry, response, err, now)
-		endAttempt(span, status)
-		w.note(name.Name, actions, now)
-		if i+1 < len(actions) { // the next can take long
-			r.queue.AddWithOpts(priorityqueue.AddOpts{After: saveDelay, Priority: new(retryPriority)}, laneOf(w.event))
-		}
-		r.Metrics.attempted(name, status)
-		if err != nil {
-			failed = true
-			r.notices.failed(&current, w.event, status, err)
+		if goOn, err := d.act(&states[i]); !goOn || err != nil {
+			return 0, err
 		}
 	}
-	return failed
+	return d.wait(), nil
 }
 
-// attempt does an action once.
-func (r *Reconciler) attempt(ctx context.Context, task action.Task) (response string, err error) {
+// attempts are those at the actions of a rule for one event.
+type attempts struct {
+	*Engine
+	key    key
+	entry  *entry
+	rule   *v1alpha1.NetBoxEventRule
+	states []v1alpha1.ActionStatus
+	status *v1alpha1.NetBoxEventStatus
+
+	event  *v1alpha1.NetBoxEvent // read when it is needed
+	input  *rule.Input
+	parked []string // actions that wait for their sinks
+}
+
+// act makes one attempt at an action, if its sink is available. It returns false where the work on the event has to end here.
+func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
+	sink, now := sink{d.key.ruleName(), state.Name}, d.Clock.Now()
+	deadline := delivery.Deadline(d.status, &d.rule.Spec.Retry)
+	ticket, ok := d.circuits.start(sink, d.key, now)
+	switch {
+	case !ok && now.Before(deadline):
+		d.parked = append(d.parked, state.Name)
+		d.deliveries.Add(d.sinkKey(state))
+		return true, nil
+	case !ok:
+		delivery.GiveUp(state, d.circuits.cause(sink))
+		d.ended(state, errors.New(state.LastError), false)
+		return true, nil
+	}
+	outcome, span, err := d.attempt(state)
+	if err != nil || outcome == nil {
+		d.circuits.cancel(sink, ticket)
+		return false, err
+	}
+	now = d.Clock.Now()
+	changed, release := d.circuits.end(sink, ticket, *outcome, &d.rule.Spec.Retry, now)
+	if changed {
+		d.Tally.SinkChanged(sink.rule)
+	}
+	if release {
+		d.deliveries.Add(d.sinkKey(state))
+	}
+	delivery.Attempted(state, *outcome, &d.rule.Spec.Retry, deadline, now)
+	endAttempt(span, state)
+	d.ended(state, outcome.Err, outcome.Err == nil)
+	return true, nil
+}
+
+func (d *attempts) sinkKey(state *v1alpha1.ActionStatus) key {
+	return key{d.key.namespace, d.key.rule, ofSink, state.Name}
+}
+
+// attempt makes one attempt at an action. There is no outcome where it could not be made, or was cut off because this replica no longer
+// leads.
+func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, trace.Span, error) {
+	if d.event == nil {
+		event, err := d.body(d.entry)
+		if event == nil || err != nil {
+			return nil, nil, err
+		}
+		d.event, d.input = event, rule.NewInput(event, d.status.StartTime.Time)
+	}
+	compiled, invalid := d.Compiled.Get(d.rule)
+	if invalid != nil { // it may be corrected
+		return &delivery.Outcome{Err: fmt.Errorf("the rule is not accepted: %w", invalid)}, tracing.None, nil
+	}
+	work := d.entry.work(d.status.Replay, d.key.rule, state.Name)
+	end, err := d.Journal.Begin(d.deliveryContext, work)
+	if deadly, ok := errors.AsType[*journal.DeadlyError](err); ok {
+		d.setAside(d.entry, work, deadly.Deaths)
+		return nil, nil, nil
+	} else if err != nil {
+		return nil, nil, nil //nolint:nilerr // this replica no longer leads
+	}
+	end = sync.OnceFunc(end)
+	defer end()
+	at := slices.IndexFunc(compiled.Actions, func(action rule.Action) bool { return action.Spec.Name == state.Name })
+	found := &compiled.Actions[at] // SkipMissing left no other
+	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.key.ruleName(), state, found)
+	response, err := d.do(ctx, action.Task{Rule: d.rule, Action: found, Event: d.event, Input: d.input, Rendered: end})
+	if err != nil && d.deliveryContext.Err() != nil {
+		span.End()
+		return nil, nil, nil
+	}
+	outcome := &delivery.Outcome{Response: response, Err: err}
+	if failure, ok := errors.AsType[*action.Failure](err); ok {
+		outcome.Final, outcome.Unavailable = failure.Final, failure.Unavailable
+		outcome.Throttled, outcome.RetryAfter = failure.Throttled, failure.RetryAfter
+	}
+	return outcome, span, nil
+}
+
+// do does an action once, within the rule's timeout.
+func (d *attempts) do(ctx context.Context, task action.Task) (response string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, task.Rule.Spec.Retry.Timeout.Duration)
 	defer cancel()
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = &action.Failure{Err: fmt.Errorf("a fault of the operator: %v", cause), Final: true}
-			r.Log.WithValues(naming(task.Event)...).Error(err, "panic in an action", "rule", task.Rule.Name, "stack", string(debug.Stack()))
+			d.Log.WithValues(naming(task.Event)...).Error(err, "panic in an action", "rule", task.Rule.Name, "stack", string(debug.Stack()))
 		}
 	}()
-	return r.Actions.Do(ctx, task)
+	return d.Actions.Do(ctx, task)
 }
 
-func find(actions []rule.Action, name string) *rule.Action {
-	for i := range actions {
-		if actions[i].Spec.Name == name {
-			return &actions[i]
-		}
-	}
-	return nil
+// put records the states of the actions.
+func (d *attempts) put(delivered bool) {
+	d.ledger.put(d.entry, d.key.rule, d.states, delivered, d.Clock.Now())
+	d.writes.Add(d.entry.name)
 }
 
-// actions returns a copy of the states of a rule's actions, and what their templates see.
-func (w *work) actions(name string) (actions []v1alpha1.ActionStatus, input *rule.Input) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i := range w.status.Rules {
-		if w.status.Rules[i].Name == name {
-			actions = w.status.Rules[i].DeepCopy().Actions
-		}
-	}
-	return actions, rule.NewInput(w.event, w.status.StartTime.Time)
-}
-
-// note takes note of what became of a rule's actions.
-func (w *work) note(name string, actions []v1alpha1.ActionStatus, now time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.isAhead(now)
-	for i := range w.status.Rules {
-		if status := &w.status.Rules[i]; status.Name == name {
-			status.Actions, status.State = slices.Clone(actions), ruleState(actions)
-		}
+// ended records the end of an attempt, and tells people of a failure.
+func (d *attempts) ended(state *v1alpha1.ActionStatus, err error, delivered bool) {
+	d.put(delivered)
+	d.Metrics.attempted(d.key.ruleName(), state)
+	if err != nil {
+		d.notices.failed(d.rule, d.entry, d.event, state, err)
 	}
 }
 
-// ended takes note that a rule no longer does an event. It tells whether nothing is left to do.
-func (w *work) ended(name string) (done bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.running, name)
-	return !w.ending && !slices.ContainsFunc(w.status.Rules, func(status v1alpha1.RuleStatus) bool {
-		return status.Name == name && status.State == v1alpha1.DeliveryPending
+// wait is how long to wait for the next action that does not wait for its sink, 0 where there is none.
+func (d *attempts) wait() time.Duration {
+	if delivery.RuleState(d.states) == v1alpha1.DeliveryPending {
+		d.ledger.rest(d.entry)
+	}
+	others := slices.DeleteFunc(slices.Clone(d.states), func(state v1alpha1.ActionStatus) bool {
+		return slices.Contains(d.parked, state.Name)
 	})
-}
-
-// release takes note that a rule was not begun after all.
-func (w *work) release(name string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.running, name)
-}
-
-func isDue(status *v1alpha1.ActionStatus, now time.Time) bool {
-	return status.State == v1alpha1.DeliveryPending && (status.NextAttemptTime == nil || !status.NextAttemptTime.After(now))
-}
-
-// maxErrorBytes is how much of an error the status keeps.
-const maxErrorBytes = 1024
-
-// attempted takes note of an attempt that ended now.
-func attempted(status *v1alpha1.ActionStatus, retry *v1alpha1.Retry, response string, err error, now time.Time) {
-	status.Attempts++
-	status.LastAttemptTime, status.NextAttemptTime = new(metav1.NewTime(now)), nil
-	status.Response, status.LastError = response, ""
-	if err == nil {
-		status.State = v1alpha1.DeliverySucceeded
-		return
+	if next := delivery.Next(others); !next.IsZero() {
+		return max(next.Sub(d.Clock.Now()), time.Millisecond)
 	}
-	status.LastError = oneline.Of(err.Error(), maxErrorBytes)
-	failure, ok := errors.AsType[*action.Failure](err)
-	switch {
-	case ok && failure.Final, status.Attempts >= retry.MaxAttempts:
-		status.State = v1alpha1.DeliveryFailed
-	default:
-		pause := backoff(retry, status.Attempts)
-		if ok {
-			pause = max(pause, failure.RetryAfter)
+	return 0
+}
+
+// releaseSink queues the deliveries that may go to a sink now, and those that waited for it for too long. It returns when to look again.
+func (e *Engine) releaseSink(k key) time.Duration {
+	now := e.Clock.Now()
+	current, err := e.rule(k.ruleName())
+	if err != nil || current == nil {
+		return windowInterval // the handler of its deletion queues what is parked
+	}
+	overdue := func(parked key) bool {
+		entry := e.head(parked)
+		if entry == nil {
+			return true
 		}
-		status.NextAttemptTime = new(metav1.NewTime(now.Add(pause)))
+		status := e.ledger.statusOf(entry)
+		return status != nil && !now.Before(delivery.Deadline(status, &current.Spec.Retry))
 	}
+	keys, again, changed := e.circuits.release(sink{k.ruleName(), k.id}, overdue, now)
+	for _, released := range keys {
+		e.deliveries.Add(released)
+	}
+	if changed {
+		e.Tally.SinkChanged(k.ruleName())
+	}
+	return again
 }
 
-// backoff is the pause after an attempt that failed, the first being 1: it doubles, up to a limit, and up to half of it is left off by
-// chance, so that not all come back at once.
-func backoff(retry *v1alpha1.Retry, attempt int32) time.Duration {
-	pause := retry.Backoff.Duration
-	for ; attempt > 1 && pause < retry.MaxBackoff.Duration; attempt-- {
-		pause *= 2
-	}
-	pause = min(pause, retry.MaxBackoff.Duration)
-	return pause - rand.N(pause/2+1) //nolint:gosec // to spread load
+// deliveryLimit is how many deliveries of a rule may be in flight.
+func (e *Engine) deliveryLimit(flow fairqueue.Flow) int {
+	return min(deliveriesPerRule, unsavedPerRule-e.ledger.unsavedOf(types.NamespacedName{Namespace: flow.Group, Name: flow.Name}))
 }

@@ -151,8 +151,8 @@ func TestStatus(t *testing.T) {
 	want := []string{
 		"Failed",
 		`Matched=True ExpressionError: the expression of rule lacking failed, so that it does not match: no such key: role in "data.role.slug == \"leaf\""`,
-		"Succeeded=False DeliveryFailed: rule failing, action final was given up after attempt 1: answered with 400 Bad Request; " +
-			"mend the cause, and annotate the event with netbox-events.io/replay=<any new value>",
+		"Succeeded=False DeliveryFailed: rule failing, action final failed permanently after attempt 1: answered with 400 Bad Request; " +
+			"fix the cause, and annotate the event with netbox-events.io/replay=<any new value>",
 		"rule failing Failed",
 		`action final Failed attempts=1 error="answered with 400 Bad Request" response="" next=false`,
 		`action forever Failed attempts=2 error="answered with 503 Service Unavailable" response="" next=false`,

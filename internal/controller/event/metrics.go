@@ -1,14 +1,11 @@
 package event
 
 import (
-	"context"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/clock"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
@@ -21,8 +18,7 @@ type Metrics struct {
 	sinceReceipt     *prometheus.HistogramVec
 
 	mu     sync.Mutex
-	events client.Reader // nil where this replica does not lead
-	clock  clock.PassiveClock
+	engine *Engine // nil where this replica does not lead
 }
 
 // Results of a delivery, as the metrics count them.
@@ -38,6 +34,9 @@ var (
 		"Events that are not finished, by source (namespace/name). Only the leader knows.", []string{"source"}, nil)
 	oldestPending = prometheus.NewDesc("netbox_events_oldest_pending_event_seconds",
 		"Seconds since the oldest event that is not finished was received, by source. Only the leader knows.", []string{"source"}, nil)
+	sinkAvailable = prometheus.NewDesc("netbox_events_sink_available",
+		"1 where deliveries go to the sink of an action, 0 while they wait because it failed several times in a row, by rule "+
+			"(namespace/name) and action. Only the leader knows.", []string{"rule", "action"}, nil)
 )
 
 // NewMetrics returns metrics that are registered.
@@ -46,7 +45,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_deliveries_total",
-			Help: "Attempts at actions, by rule (namespace/name), action and result: succeeded, retried, failed (given up), skipped.",
+			Help: "Attempts at actions, by rule (namespace/name), action and result: succeeded, retried, failed (permanently), skipped.",
 		}, []string{"rule", "action", "result"}),
 		expressionErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_rule_expression_errors_total",
@@ -93,29 +92,29 @@ func (m *Metrics) forget(rule types.NamespacedName) {
 }
 
 // finished counts an event on which all is done.
-func (m *Metrics) finished(event *v1alpha1.NetBoxEvent, status *v1alpha1.NetBoxEventStatus, now time.Time) {
-	source, phase := sourceOf(event), string(status.Phase)
-	m.sinceChange.WithLabelValues(source, phase).Observe(now.Sub(event.Spec.Timestamp.Time).Seconds())
-	m.sinceReceipt.WithLabelValues(source, phase).Observe(now.Sub(event.Spec.Delivery.ReceivedAt.Time).Seconds())
+func (m *Metrics) finished(entry *entry, status *v1alpha1.NetBoxEventStatus, now time.Time) {
+	source, phase := entry.line.source.String(), string(status.Phase)
+	m.sinceChange.WithLabelValues(source, phase).Observe(now.Sub(time.Unix(0, entry.timestamp)).Seconds())
+	m.sinceReceipt.WithLabelValues(source, phase).Observe(now.Sub(time.Unix(0, entry.received)).Seconds())
 	for _, rule := range status.Rules {
 		for _, action := range rule.Actions {
 			if action.State == v1alpha1.DeliverySkipped {
-				m.deliveries.WithLabelValues(event.Namespace+"/"+rule.Name, action.Name, resultSkipped).Inc()
+				m.deliveries.WithLabelValues(entry.name.Namespace+"/"+rule.Name, action.Name, resultSkipped).Inc()
 			}
 		}
 	}
 }
 
-// follow has the metrics look at a cache of pending events, until the function that it returns is called.
-func (m *Metrics) follow(events client.Reader, clock clock.PassiveClock) (stop func()) {
+// follow makes the metrics show what an engine knows, until the function that it returns is called.
+func (m *Metrics) follow(engine *Engine) (stop func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.events, m.clock = events, clock
+	m.engine = engine
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.events == events { // not that of another term of leadership, which may have begun
-			m.events = nil
+		if m.engine == engine { // not that of another term of leadership, which may have begun
+			m.engine = nil
 		}
 	}
 }
@@ -124,33 +123,30 @@ func (m *Metrics) follow(events client.Reader, clock clock.PassiveClock) (stop f
 func (m *Metrics) Describe(descriptions chan<- *prometheus.Desc) {
 	descriptions <- pendingEvents
 	descriptions <- oldestPending
+	descriptions <- sinkAvailable
 }
 
-// Collect implements prometheus.Collector: it counts what is in the cache.
+// Collect implements prometheus.Collector.
 func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
 	m.mu.Lock()
-	reader, clock := m.events, m.clock
+	engine := m.engine
 	m.mu.Unlock()
-	if reader == nil {
+	if engine == nil || !engine.ledger.isListed(engine.namespaces()) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	var events v1alpha1.NetBoxEventList
-	if err := reader.List(ctx, &events, client.UnsafeDisableDeepCopy); err != nil {
-		return // the cache is not filled yet
+	gauge := func(of *prometheus.Desc, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(of, prometheus.GaugeValue, value, labels...)
 	}
-	count, oldest := map[string]int{}, map[string]time.Time{}
-	for i := range events.Items {
-		event := &events.Items[i]
-		source, received := sourceOf(event), event.Spec.Delivery.ReceivedAt.Time
-		if count[source]++; count[source] == 1 || received.Before(oldest[source]) {
-			oldest[source] = received
+	for source, backlog := range engine.ledger.backlog() {
+		gauge(pendingEvents, float64(backlog.events), source.String())
+		gauge(oldestPending, engine.Clock.Since(backlog.oldest).Seconds(), source.String())
+	}
+	for _, sink := range engine.circuits.states(types.NamespacedName{}) {
+		available := 1.
+		if sink.reason == v1alpha1.ReasonUnavailable {
+			available = 0
 		}
-	}
-	for source := range count {
-		metrics <- prometheus.MustNewConstMetric(pendingEvents, prometheus.GaugeValue, float64(count[source]), source)
-		metrics <- prometheus.MustNewConstMetric(oldestPending, prometheus.GaugeValue, clock.Since(oldest[source]).Seconds(), source)
+		gauge(sinkAvailable, available, sink.rule.String(), sink.action)
 	}
 }
 

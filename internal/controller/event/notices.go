@@ -10,13 +10,14 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/notice"
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 // What telling people takes:
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// A sink that is down fails every event: of those that are tried again there is one line of each rule in logInterval, and one Kubernetes
-// Event in eventInterval. What is given up has a line each.
+// Failures that are retried are logged once in logInterval for each rule, and recorded as a Kubernetes Event once in eventInterval. Each
+// permanent failure is logged.
 const (
 	logInterval   = time.Second
 	eventInterval = time.Minute
@@ -34,29 +35,34 @@ type noticeKey struct {
 	reason string
 }
 
-func newNotices(r *Reconciler) *notices {
+func newNotices(options Options) *notices {
 	return &notices{
-		log: r.Log, recorder: r.Recorder,
-		lines:  notice.NewLimiter[types.NamespacedName](logInterval, r.Clock),
-		events: notice.NewLimiter[noticeKey](eventInterval, r.Clock),
+		log: options.Log, recorder: options.Recorder,
+		lines:  notice.NewLimiter[types.NamespacedName](logInterval, options.Clock),
+		events: notice.NewLimiter[noticeKey](eventInterval, options.Clock),
 	}
 }
 
-// failed tells of an attempt that failed.
-func (n *notices) failed(rule *v1alpha1.NetBoxEventRule, event *v1alpha1.NetBoxEvent, status *v1alpha1.ActionStatus, err error) {
+// failed tells of an attempt that failed, or could not be made in time; then the event is nil.
+func (n *notices) failed(
+	rule *v1alpha1.NetBoxEventRule, entry *entry, event *v1alpha1.NetBoxEvent, status *v1alpha1.ActionStatus, err error,
+) {
 	name := types.NamespacedName{Namespace: rule.Namespace, Name: rule.Name}
-	log := n.log.WithValues(naming(event)...).WithValues("rule", rule.Name, "action", status.Name,
-		"requestID", event.Spec.RequestID, "attempts", status.Attempts)
+	log := n.log.WithValues("namespace", entry.name.Namespace, "name", entry.name.Name, "rule", rule.Name, "action", status.Name,
+		"attempts", status.Attempts)
+	if event != nil {
+		log = log.WithValues("requestID", event.Spec.RequestID).WithValues(tracing.LogValues(event.Spec.Delivery.Traceparent)...)
+	}
 	if status.State == v1alpha1.DeliveryFailed {
-		log.Error(err, "action given up; mend the cause, and annotate the event with "+v1alpha1.AnnotationReplay)
-		n.record(rule, v1alpha1.ReasonDeliveryFailed, name, "action %s on %s was given up after attempt %d: %v",
-			status.Name, event.Name, status.Attempts, err)
+		log.Error(err, "action failed permanently; fix the cause and set annotation "+v1alpha1.AnnotationReplay)
+		n.record(rule, v1alpha1.ReasonDeliveryFailed, name, "action %s on %s failed permanently after attempt %d: %v",
+			status.Name, entry.name.Name, status.Attempts, err)
 		return
 	}
-	if allowed, withheld := n.lines.Allow(name); allowed {
-		log.Info("action failed and will be tried again", "cause", err.Error(), "at", status.NextAttemptTime.Time, "moreSinceLastLine", withheld)
+	if allowed, suppressed := n.lines.Allow(name); allowed {
+		log.Info("action failed; retrying", "cause", err.Error(), "at", status.NextAttemptTime.Time, "suppressed", suppressed)
 	}
-	n.record(rule, v1alpha1.ReasonRetrying, name, "action %s on %s failed at attempt %d: %v", status.Name, event.Name, status.Attempts, err)
+	n.record(rule, v1alpha1.ReasonRetrying, name, "action %s on %s failed at attempt %d: %v", status.Name, entry.name.Name, status.Attempts, err)
 }
 
 // expressionFailed tells that the expression of a rule failed on an event.

@@ -12,13 +12,13 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// trace begins the span of the work on an event, in the trace in which it was received. It lasts until the event is finished, or is
-// no longer ours; then another replica begins another.
-func (r *Reconciler) trace(ctx context.Context, event *v1alpha1.NetBoxEvent) trace.Span {
-	if r.Tracer == nil || event.Spec.Delivery.Traceparent == "" {
+// trace begins the span of the work on an event, in the trace in which it was received. It lasts until the event is finished, or this
+// replica no longer leads; then another replica begins another.
+func (e *Engine) trace(ctx context.Context, event *v1alpha1.NetBoxEvent) trace.Span {
+	if e.Tracer == nil || event.Spec.Delivery.Traceparent == "" {
 		return tracing.None
 	}
-	_, span := r.Tracer.Start(tracing.Continue(ctx, event.Spec.Delivery.Traceparent), "work",
+	_, span := e.Tracer.Start(tracing.Continue(ctx, event.Spec.Delivery.Traceparent), "work",
 		trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithAttributes(tracing.Source.String(sourceOf(event)), tracing.Event.String(event.Namespace+"/"+event.Name)))
 	return span

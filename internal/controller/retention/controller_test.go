@@ -103,7 +103,7 @@ func (c *controllers) events(t *testing.T, name string, count int, phase v1alpha
 
 func (c *controllers) setPhase(t *testing.T, name string, phase v1alpha1.Phase) {
 	t.Helper()
-	if err := c.store.ApplyStatus(t.Context(), apply.NetBoxEvent(name, c.namespace).
+	if _, err := c.store.ApplyStatus(t.Context(), apply.NetBoxEvent(name, c.namespace).
 		WithStatus(apply.NetBoxEventStatus().WithPhase(phase))); err != nil {
 		t.Fatal(err)
 	}

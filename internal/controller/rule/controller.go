@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -41,9 +42,17 @@ type Reconciler struct {
 	Compiled *rule.Cache
 	// Tally has what became of them.
 	Tally *Tally
+	// Sinks knows whether deliveries wait for their sinks.
+	Sinks Sinks
 	// Status writes their status.
 	Status client.StatusClient
 	Clock  clock.PassiveClock
+}
+
+// Sinks knows whether deliveries of a rule wait for its sinks.
+type Sinks interface {
+	// SinkAvailable returns the condition of that type.
+	SinkAvailable(rule types.NamespacedName) metav1.Condition
 }
 
 // SetupWithManager adds the controller to a manager.
@@ -76,6 +85,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	accepted := r.accepted(&of)
 	accepted.ObservedGeneration, accepted.LastTransitionTime = of.Generation, metav1.NewTime(r.Clock.Now())
 	meta.SetStatusCondition(&status.Conditions, accepted)
+	r.setSinkAvailable(&status, request.NamespacedName, of.Generation)
 	status.ObservedGeneration = of.Generation
 	if equality.Semantic.DeepEqual(status, of.Status) {
 		return reconcile.Result{}, nil
@@ -85,6 +95,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{}, nil
+}
+
+// setSinkAvailable sets the condition SinkAvailable. A rule whose sinks were always available has none.
+func (r *Reconciler) setSinkAvailable(status *v1alpha1.NetBoxEventRuleStatus, rule types.NamespacedName, generation int64) {
+	condition := r.Sinks.SinkAvailable(rule)
+	if condition.Status == metav1.ConditionTrue && meta.FindStatusCondition(status.Conditions, condition.Type) == nil {
+		return
+	}
+	condition.ObservedGeneration = generation
+	meta.SetStatusCondition(&status.Conditions, condition)
 }
 
 // accepted tells whether a rule is in use.

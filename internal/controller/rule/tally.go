@@ -67,6 +67,11 @@ func (t *Tally) ExpressionFailed(rule types.NamespacedName, message string) {
 	})
 }
 
+// SinkChanged says that the condition of a rule's sinks is another now.
+func (t *Tally) SinkChanged(rule types.NamespacedName) {
+	t.count(rule, func(*counts) {})
+}
+
 func (t *Tally) count(rule types.NamespacedName, add func(*counts)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,0 +1,103 @@
+package event
+
+import (
+	"context"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/follow"
+)
+
+// pageSize is how many events are listed at one time. It bounds the memory of a list: an event can take 1.5 MiB.
+const pageSize = 100
+
+// pendingSelector selects the events that are not finished.
+var pendingSelector = fields.OneTermEqualSelector("status.phase", string(v1alpha1.PhasePending))
+
+// namespaces are those that are followed.
+func (e *Engine) namespaces() []string {
+	if len(e.Namespaces) == 0 {
+		return []string{metav1.NamespaceAll}
+	}
+	return e.Namespaces
+}
+
+// feed brings the pending events of all namespaces into the ledger, until ctx is done.
+func (e *Engine) feed(ctx context.Context) error {
+	for range queues {
+		select {
+		case <-e.queueReady:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	defer e.Metrics.follow(e)()
+	var all sync.WaitGroup
+	for _, namespace := range e.namespaces() {
+		all.Go(func() { e.feedNamespace(ctx, namespace) })
+	}
+	all.Wait()
+	return nil
+}
+
+func (e *Engine) feedNamespace(ctx context.Context, namespace string) {
+	follower := follow.Follower{
+		Client: e.Events, List: &v1alpha1.NetBoxEventList{}, Namespace: namespace, Selector: pendingSelector, PageSize: pageSize, Log: e.Log,
+	}
+	follower.Run(ctx, &feeder{Engine: e, namespace: namespace})
+}
+
+// feeder is the follow.Handler that brings the pending events of a namespace into the ledger.
+type feeder struct {
+	*Engine
+	namespace string // "" for all
+
+	isListing bool
+	list      int
+}
+
+func (f *feeder) Listing() { f.isListing, f.list = true, f.ledger.startList() }
+
+func (f *feeder) Seen(ctx context.Context, object client.Object) {
+	event := object.(*v1alpha1.NetBoxEvent)
+	if f.ledger.observe(ctx, event, f.isListing) {
+		f.matches.Add(client.ObjectKeyFromObject(event))
+		f.changed(types.NamespacedName{Namespace: event.Namespace, Name: event.Spec.SourceRef.Name})
+	}
+}
+
+func (f *feeder) Listed() {
+	f.isListing = false
+	gone, ready := f.ledger.endList(f.namespace, f.list)
+	for _, entry := range gone {
+		f.wakeBehind(entry)
+	}
+	for _, entry := range ready { // their deliveries waited for the list
+		f.matches.Add(entry.name)
+	}
+}
+
+func (f *feeder) Gone(object client.Object) {
+	if gone := f.ledger.forget(client.ObjectKeyFromObject(object), object.GetUID()); gone != nil {
+		f.wakeBehind(gone)
+	}
+}
+
+func (e *Engine) changed(source types.NamespacedName) {
+	if e.Changed != nil {
+		e.Changed(source)
+	}
+}
+
+// wakeBehind continues with the events that waited for one that was deleted.
+func (e *Engine) wakeBehind(gone *entry) {
+	for _, rule := range e.ledger.waitingIn(gone.line.lane) {
+		e.deliveries.Add(key{gone.name.Namespace, rule, ofLane, string(gone.line.lane)})
+	}
+	e.changed(gone.line.source)
+}

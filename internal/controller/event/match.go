@@ -1,0 +1,188 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
+	"github.com/netbox-events/netbox-event-operator/internal/journal"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/internal/tracing"
+)
+
+// matchTimeout bounds the matching of one event with all rules of its namespace. A rule takes some microseconds, and some tenths of a second
+// where its expression uses up CEL's cost limit.
+const matchTimeout = 10 * time.Second
+
+// match decides which rules an event that is new, or is replayed, matches, and starts its deliveries. An event that was matched before, by
+// another replica too, keeps what was decided.
+func (e *Engine) match(_ context.Context, name types.NamespacedName) (reconcile.Result, error) {
+	event := e.ledger.get(name)
+	if event == nil {
+		return reconcile.Result{}, nil
+	}
+	if replay, ok := e.ledger.toMatch(event); ok {
+		if begun, err := e.begin(event, replay); !begun || err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	return reconcile.Result{}, e.startDeliveries(event)
+}
+
+// begin matches an event.
+func (e *Engine) begin(entry *entry, replay string) (begun bool, err error) {
+	event, err := e.body(entry)
+	if event == nil || err != nil {
+		return false, err
+	}
+	work := entry.work(replay)
+	end, err := e.Journal.Begin(e.work, work)
+	if deadly, ok := errors.AsType[*journal.DeadlyError](err); ok {
+		e.setAside(entry, work, deadly.Deaths)
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer end()
+	span := e.trace(e.work, event)
+	now := e.Clock.Now()
+	result, err := e.evaluate(event, span, now.Truncate(time.Second))
+	if err != nil {
+		span.End()
+		return false, err
+	}
+	if !e.ledger.begin(entry, delivery.Begin(result.rules, result.errors, replay, now), span) {
+		span.End()
+		return false, nil
+	}
+	e.report(event, result, now)
+	logEvent(e.Log, event)
+	return true, nil
+}
+
+// evaluation is what came of matching an event with the rules of its namespace.
+type evaluation struct {
+	rules  []v1alpha1.RuleStatus
+	errors map[string]error // of expressions that failed, by rule
+	failed []*v1alpha1.NetBoxEventRule
+}
+
+// evaluate matches an event with all rules of its namespace.
+func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time.Time) (*evaluation, error) {
+	var rules v1alpha1.NetBoxEventRuleList
+	if err := e.Rules.List(e.work, &rules, client.InNamespace(event.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(e.work, matchTimeout)
+	defer cancel()
+	ctx, span = tracing.Start(ctx, span, "match", trace.SpanKindInternal)
+	defer span.End()
+	input, result := rule.NewInput(event, now), &evaluation{errors: map[string]error{}}
+	for i := range rules.Items {
+		candidate := &rules.Items[i]
+		compiled, err := e.Compiled.Get(candidate)
+		if err != nil {
+			continue // its status says so
+		}
+		matched, err := compiled.Match(ctx, event, input)
+		switch {
+		case e.work.Err() != nil:
+			return nil, e.work.Err()
+		case err != nil && ctx.Err() != nil:
+			err = fmt.Errorf("not evaluated: matching this event with all rules of the namespace takes longer than %s", matchTimeout)
+			fallthrough
+		case err != nil:
+			result.errors[candidate.Name] = err
+			result.failed = append(result.failed, candidate)
+		case matched:
+			result.rules = append(result.rules, delivery.Pending(candidate))
+		}
+	}
+	slices.SortFunc(result.rules, func(a, b v1alpha1.RuleStatus) int { return strings.Compare(a.Name, b.Name) })
+	result.rules = e.pendingRules.intern(result.rules)
+	describeMatch(span, result.rules)
+	return result, nil
+}
+
+// report counts an evaluation, and tells people of expressions that failed.
+func (e *Engine) report(event *v1alpha1.NetBoxEvent, result *evaluation, now time.Time) {
+	for i := range result.rules {
+		e.Tally.Matched(types.NamespacedName{Namespace: event.Namespace, Name: result.rules[i].Name}, now)
+	}
+	for _, failed := range result.failed {
+		name, err := client.ObjectKeyFromObject(failed), result.errors[failed.Name]
+		e.Tally.ExpressionFailed(name, event.Name+": "+err.Error())
+		e.Metrics.expressionFailed(name)
+		e.notices.expressionFailed(failed, event, err)
+	}
+}
+
+// startDeliveries queues the deliveries of an event, and those that waited for it to be matched.
+func (e *Engine) startDeliveries(entry *entry) error {
+	status := e.ledger.statusOf(entry)
+	if status == nil {
+		return nil
+	}
+	unordered := map[string]bool{}
+	for i := range status.Rules {
+		found, err := e.rule(types.NamespacedName{Namespace: entry.name.Namespace, Name: status.Rules[i].Name})
+		if err != nil {
+			return err
+		}
+		unordered[status.Rules[i].Name] = found != nil && found.Spec.Order == v1alpha1.OrderNone
+	}
+	inLane, byItself := e.ledger.enter(entry, func(rule string) bool { return !unordered[rule] })
+	for _, rule := range inLane {
+		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
+	}
+	for _, rule := range byItself {
+		e.deliveries.Add(key{entry.name.Namespace, rule, ofEvent, entry.name.Name})
+	}
+	e.writes.Add(entry.name) // where no rule matches, it is finished
+	return nil
+}
+
+// setAside fails an event at which processes died: at a piece of work that the journal names.
+func (e *Engine) setAside(entry *entry, work string, deaths int) {
+	e.Log.Error(nil, "the operator's process ended several times at this event, which is therefore set aside",
+		"namespace", entry.name.Namespace, "name", entry.name.Name, "deaths", deaths)
+	e.ledger.setAside(entry, work, deaths, e.Clock.Now())
+	for _, rule := range e.ledger.waitingIn(entry.line.lane) {
+		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
+	}
+	e.writes.Add(entry.name)
+}
+
+// rule returns a rule of the cache, which is not to be changed; nil where there is none.
+func (e *Engine) rule(name types.NamespacedName) (*v1alpha1.NetBoxEventRule, error) {
+	var found v1alpha1.NetBoxEventRule
+	if err := e.Rules.Get(e.work, name, &found, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return &found, nil
+}
+
+// body returns an event, from the API server where the ledger does not hold it; nil where it is gone.
+func (e *Engine) body(entry *entry) (*v1alpha1.NetBoxEvent, error) {
+	if held := e.ledger.bodyOf(entry); held != nil {
+		return held, nil
+	}
+	var event v1alpha1.NetBoxEvent
+	if err := e.Events.Get(e.work, entry.name, &event); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	if event.UID != entry.uid {
+		return nil, nil
+	}
+	return &event, nil
+}

@@ -1,0 +1,191 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/conditions"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
+)
+
+// writeDelay is how long the results of one rule wait for those of others, to be stored by one write.
+const writeDelay = time.Second
+
+// write stores the status of an event, if it is time to.
+func (e *Engine) write(_ context.Context, name types.NamespacedName) (reconcile.Result, error) {
+	entry := e.ledger.get(name)
+	if entry == nil {
+		return reconcile.Result{}, nil
+	}
+	now := e.Clock.Now()
+	taken, at := e.ledger.snapshot(entry, now, writeDelay)
+	if taken == nil {
+		if at.IsZero() {
+			return reconcile.Result{}, nil
+		}
+		return reconcile.Result{RequeueAfter: max(at.Sub(now), time.Millisecond)}, nil
+	}
+	return reconcile.Result{}, e.store(e.work, entry, taken)
+}
+
+// writeAll stores the status of all events that is newer than the stored one.
+func (e *Engine) writeAll() {
+	var writing errgroup.Group
+	writing.SetLimit(writers)
+	for _, entry := range e.ledger.dirtyEvents() {
+		writing.Go(func() error {
+			taken, _ := e.ledger.snapshot(entry, e.Clock.Now(), 0)
+			if taken == nil || e.work.Err() != nil {
+				return nil
+			}
+			if err := e.store(e.work, entry, taken); err != nil {
+				e.Log.Info("the last status cannot be stored, and what it says was delivered will be delivered again",
+					"cause", err.Error(), "namespace", entry.name.Namespace, "name", entry.name.Name)
+			}
+			return nil
+		})
+	}
+	_ = writing.Wait() // none returns an error
+}
+
+// store stores a status. The write names the version of the event that it is for: where another replica has written since, there is a
+// conflict, and nothing that it finished is unfinished.
+func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error {
+	version, err := e.Status.ApplyStatus(ctx, applied(entry, taken))
+	if err != nil && eventstore.IsTooLarge(err) {
+		version, err = e.storeShort(ctx, entry, taken)
+	}
+	switch {
+	case err == nil:
+		e.stored(entry, taken, version)
+		return nil
+	case apierrors.IsNotFound(err): // the watch will say so
+		return nil
+	case apierrors.IsConflict(err):
+		return e.resolve(ctx, entry)
+	case !isUnavailable(err):
+		e.ledger.unstorable(entry)
+		e.fair.Wake()
+		return err
+	default:
+		return err
+	}
+}
+
+// storeShort stores no more than that an event is finished, where it leaves no room for the states of its rules.
+func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) (version string, err error) {
+	log := e.Log.WithValues("namespace", entry.name.Namespace, "name", entry.name.Name)
+	if taken.status.Phase == v1alpha1.PhasePending {
+		log.Info("the event leaves no room for its status, which is kept in memory")
+		return taken.version, nil
+	}
+	log.Info("the event leaves no room for the states of its rules", "rules", taken.status.Rules)
+	short := *taken.status
+	short.Rules = nil
+	version, err = e.Status.ApplyStatus(ctx, applied(entry, &snapshot{status: &short, version: taken.version}))
+	if err != nil && eventstore.IsTooLarge(err) {
+		log.Error(err, "the event leaves no room for its status and stays Pending; delete it")
+		return taken.version, nil
+	}
+	return version, err
+}
+
+// stored counts what a stored status finishes.
+func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
+	finished, deadly := e.ledger.stored(entry, taken, version)
+	e.fair.Wake()
+	if !finished {
+		e.writes.Add(entry.name) // for what was delivered meanwhile
+		return
+	}
+	if deadly != "" {
+		e.Journal.Forget(deadly)
+	}
+	e.Metrics.finished(entry, taken.status, e.Clock.Now())
+	endWork(e.ledger.spanOf(entry), taken.status)
+	e.changed(entry.line.source)
+	if e.Finished != nil {
+		e.Finished(entry.line.source)
+	}
+	for i := range taken.status.Rules {
+		if taken.status.Rules[i].State == v1alpha1.DeliveryFailed {
+			e.Tally.Failed(types.NamespacedName{Namespace: entry.name.Namespace, Name: taken.status.Rules[i].Name})
+		}
+	}
+}
+
+// resolve reads an event whose status could not be stored because it was changed meanwhile: by another replica, or by somebody who
+// annotated it. What another replica did counts.
+func (e *Engine) resolve(ctx context.Context, entry *entry) error {
+	var current v1alpha1.NetBoxEvent
+	if err := e.Events.Get(ctx, entry.name, &current); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	switch {
+	case current.UID != entry.uid: // the watch will say so
+	case current.Status.Phase != v1alpha1.PhasePending:
+		e.ledger.superseded(entry)
+		e.fair.Wake()
+	default:
+		e.ledger.merge(entry, &current)
+		e.writes.Add(entry.name)
+	}
+	return nil
+}
+
+// isUnavailable reports whether the API server would fail another write as well.
+func isUnavailable(err error) bool {
+	answered, ok := errors.AsType[*apierrors.StatusError](err)
+	return !ok || answered.Status().Code == http.StatusTooManyRequests || answered.Status().Code >= http.StatusInternalServerError
+}
+
+// applied is what is written.
+func applied(entry *entry, taken *snapshot) *apply.NetBoxEventApplyConfiguration {
+	status := taken.status
+	written := apply.NetBoxEventStatus().WithPhase(status.Phase).WithStartTime(*status.StartTime)
+	if status.CompletionTime != nil {
+		written.WithCompletionTime(*status.CompletionTime)
+	}
+	if status.Replay != "" {
+		written.WithReplay(status.Replay)
+	}
+	written.WithConditions(conditions.Apply(status.Conditions)...)
+	for i := range status.Rules {
+		rule := apply.RuleStatus().WithName(status.Rules[i].Name).WithState(status.Rules[i].State)
+		for _, action := range status.Rules[i].Actions {
+			rule.WithActions(appliedAction(action))
+		}
+		written.WithRules(rule)
+	}
+	return apply.NetBoxEvent(entry.name.Name, entry.name.Namespace).WithUID(entry.uid).WithResourceVersion(taken.version).WithStatus(written)
+}
+
+func appliedAction(status v1alpha1.ActionStatus) *apply.ActionStatusApplyConfiguration {
+	written := apply.ActionStatus().WithName(status.Name).WithState(status.State)
+	if status.Attempts > 0 {
+		written.WithAttempts(status.Attempts)
+	}
+	if status.LastAttemptTime != nil {
+		written.WithLastAttemptTime(*status.LastAttemptTime)
+	}
+	if status.NextAttemptTime != nil {
+		written.WithNextAttemptTime(*status.NextAttemptTime)
+	}
+	if status.LastError != "" {
+		written.WithLastError(status.LastError)
+	}
+	if status.Response != "" {
+		written.WithResponse(status.Response)
+	}
+	return written
+}
