@@ -12,11 +12,12 @@ const (
 	openAfter = 5
 	// fullWindow is how many deliveries in flight a circuit allows before it stops counting them.
 	fullWindow = 32
-	// steadyDeliveries is how many deliveries without complaint make a throttled circuit shrink its gap faster. Each further delivery to a
-	// sink that is at its limit costs one refusal in so many.
-	steadyDeliveries = 20
-	// shrink is by how much of itself the gap shrinks with each delivery at first.
-	shrink = 0.003
+	// steadyDeliveries is how many deliveries without complaint show that a sink takes that many.
+	steadyDeliveries = 5
+	// gapPrecision is how close to each other, as a part, the gap that a sink takes and the one that it does not take are in the end.
+	gapPrecision = 0.05
+	// triesInterval is after how many steady gaps a throttled circuit tries a smaller one again: the limit of the sink may have changed.
+	triesInterval = 40
 	// noGap is a gap that limits nothing.
 	noGap = 10 * time.Millisecond
 	// idleTime is how long nothing is delivered before the measurement of a sink's rate begins anew.
@@ -27,9 +28,9 @@ const (
 //
 // Closed, it lets all pass. After openAfter failures in a row it is open: after a pause that grows with each failure one delivery probes
 // whether the sink is back, and where it is, the deliveries that may be in flight double with each success. A sink that asks to wait gets
-// its pause at once. A sink that throttles gets deliveries no faster than it took them before it complained: Retry-After says when a place
-// is free, not for how many, and 32 deliveries for each place would be 31 refusals. The gap between two deliveries then shrinks slowly,
-// and faster the longer the sink does not complain.
+// its pause at once. A sink that throttles gets deliveries with a gap between them: Retry-After says when a place is free, not for how many,
+// and 32 deliveries for each place would be 31 refusals. The gap is at first what the sink took before it complained, and then found by
+// bisection between the smallest that it took and the largest that it refused.
 //
 // The zero value is a closed circuit. It is not safe for concurrent use.
 type Circuit struct {
@@ -41,8 +42,10 @@ type Circuit struct {
 	epoch    int // counts the pauses: what started before one says nothing about what came after
 
 	gap       time.Duration // between two starts, 0 for none
+	good, bad time.Duration // the last gap that the sink took, and the one that it refused; 0 for none
 	nextStart time.Time
-	steady    int       // deliveries since the sink last complained
+	steady    int       // deliveries at this gap
+	settled   int       // steady gaps since the last change
 	measured  time.Time // since when delivered is counted
 	delivered int
 	lastEnd   time.Time
@@ -124,15 +127,43 @@ func (c *Circuit) succeeded(now time.Time, current bool) {
 		}
 	}
 	if c.gap > 0 {
-		c.steady++
-		c.gap -= time.Duration(float64(c.gap) * min(0.5, shrink*float64(int(1)<<min(c.steady/steadyDeliveries, 10))))
-		if c.gap < noGap {
-			c.gap, c.nextStart = 0, now
-		}
+		c.narrow(now)
 	}
 	if reason, _, _ := c.State(); reason == v1alpha1.ReasonAvailable {
 		c.since, c.cause = time.Time{}, ""
 	}
+}
+
+// narrow makes the gap smaller after a delivery without complaint.
+func (c *Circuit) narrow(now time.Time) {
+	if c.steady++; c.steady < steadyDeliveries {
+		return
+	}
+	c.steady, c.good = 0, c.gap
+	if float64(c.gap-c.bad) < gapPrecision*float64(c.gap) {
+		if c.settled++; c.settled < triesInterval {
+			return
+		}
+		c.bad /= 2
+	}
+	c.settled, c.gap = 0, (c.gap+c.bad)/2
+	if c.gap < noGap {
+		c.gap, c.good, c.bad, c.nextStart = 0, 0, 0, now
+	}
+}
+
+// widen makes the gap larger after a complaint.
+func (c *Circuit) widen(until time.Time) {
+	switch {
+	case c.gap == 0 && c.delivered > 0:
+		c.gap = until.Sub(c.measured) / time.Duration(c.delivered)
+	case c.gap == 0: // the first one after the pause says more
+	case c.good > c.gap:
+		c.gap, c.bad = c.good, c.gap
+	default:
+		c.gap, c.bad, c.good = 2*c.gap, c.gap, 0
+	}
+	c.steady, c.settled = 0, 0
 }
 
 // asked pauses for as long as the sink asked, and measures what it takes.
@@ -141,10 +172,9 @@ func (c *Circuit) asked(outcome Outcome, retry *v1alpha1.Retry, now time.Time) {
 	if pause <= 0 {
 		pause = Backoff(retry, 1)
 	}
-	if outcome.Throttled && c.delivered > 0 {
-		c.gap = now.Add(pause).Sub(c.measured) / time.Duration(c.delivered)
+	if outcome.Throttled {
+		c.widen(now.Add(pause))
 	}
-	c.steady = 0
 	c.pause(now.Add(pause), outcome, now)
 	c.measured, c.delivered = c.until, 0
 }

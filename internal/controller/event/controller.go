@@ -33,8 +33,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
-	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/fairqueue"
 	"github.com/netbox-events/netbox-event-operator/internal/journal"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
@@ -79,6 +79,11 @@ type Doer interface {
 	Do(ctx context.Context, task action.Task) (response string, err error)
 }
 
+// StatusWriter stores the status of an event and returns its new resource version, as eventstore.Store does.
+type StatusWriter interface {
+	ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error)
+}
+
 // Tally counts the events of a rule.
 type Tally interface {
 	Matched(rule types.NamespacedName, at time.Time)
@@ -103,7 +108,7 @@ type Options struct {
 	// Tally counts for their status.
 	Tally Tally
 	// Status stores the status of events.
-	Status *eventstore.Store
+	Status StatusWriter
 	// Journal remembers the events at which a process died; nil for none.
 	Journal *journal.Journal
 	Metrics *Metrics
@@ -151,6 +156,7 @@ const queues = 3
 // NewEngine returns an Engine for one leadership.
 func NewEngine(options Options) *Engine {
 	e := &Engine{Options: options, ledger: newLedger(), circuits: newCircuits(), queueReady: make(chan struct{}, queues)}
+	e.fair = fairqueue.New(fairqueue.Config[key]{Flow: key.flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
 	e.notices = newNotices(options)
 	e.work, e.endWork = context.WithCancel(context.Background())
 	e.deliveryContext, e.cancelDeliveries = context.WithCancel(e.work)
@@ -171,7 +177,6 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 		Limit:  func(fairqueue.Flow) int { return matchesPerNamespace },
 		Shared: matchesShared,
 	})
-	e.fair = fairqueue.New(fairqueue.Config[key]{Flow: key.flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
 	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, key]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
 	return errors.Join(
 		control(e, mgr, controls[types.NamespacedName]{

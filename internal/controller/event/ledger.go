@@ -562,7 +562,7 @@ func (l *ledger) superseded(e *entry) {
 	}
 }
 
-// merge takes over what another replica stored of an event.
+// merge takes over what others stored of an event: the progress of another replica, and the annotation that asks for a replay.
 func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -570,6 +570,10 @@ func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 		return
 	}
 	e.version = stored.ResourceVersion
+	if replay := stored.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
+		e.replay = replay
+		l.release(e) // actions see the annotation
+	}
 	if stored.Status.StartTime != nil && stored.Status.Replay == e.status.Replay {
 		e.status = delivery.Merge(e.status, &stored.Status)
 		l.passOn(e)

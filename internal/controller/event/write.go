@@ -138,7 +138,7 @@ func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 		e.fair.Wake()
 	default:
 		e.ledger.merge(entry, &current)
-		e.writes.Add(entry.name)
+		e.matches.Add(entry.name) // a replay may have been asked for
 	}
 	return nil
 }

@@ -1,0 +1,557 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+)
+
+// TestModel runs the reconcilers of the engine one step at a time, in random order and with a clock of its own, against a model of the API
+// server and of sinks: events come late and out of order, watches lag behind, sinks fail and throttle, writes fail, rules are edited and
+// deleted, events are deleted and replayed, leaders are killed, and paused ones go on. The steps of others run while an action is done.
+//
+// The promises: a rule with an order does the events of an object in order, one at a time, as far as its leader knows of them; everything is
+// delivered at least once, and once where nothing was killed; what is finished stays finished; nothing stays pending.
+func TestModel(t *testing.T) {
+	seeds := 400
+	if testing.Short() {
+		seeds = 100
+	}
+	for seed := range seeds {
+		newModel(t, uint64(seed)).run()
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// model is the world around the engine.
+type model struct {
+	t      *testing.T
+	random *rand.Rand
+	clock  *clocktesting.FakePassiveClock
+
+	stored  map[string]*v1alpha1.NetBoxEvent
+	version int
+	rules   map[string]*v1alpha1.NetBoxEventRule
+	leader  *replica
+	zombies []*replica
+
+	made, depth    int
+	ticks          int
+	calm           bool // nothing goes wrong any more
+	mayRepeat      bool // something was killed
+	down           map[string]bool
+	goodDeliveries map[string]int  // by rule, event and replay
+	hopeless       map[string]bool // events that sinks refuse for good
+}
+
+// replica is one leader.
+type replica struct {
+	*Engine
+	model *model
+
+	matching   *queue[types.NamespacedName]
+	delivering *queue[key]
+	writing    *queue[types.NamespacedName]
+	watched    []watched
+	seen       map[string]int  // when it learned that an event is pending, or is to be replayed
+	began      map[key]int     // when the delivery of a key began
+	running    map[string]bool // rule and object
+	dead       bool
+}
+
+type watched struct {
+	event *v1alpha1.NetBoxEvent
+	gone  bool
+}
+
+// queue is a work queue whose items are taken at random, on the model's clock.
+type queue[T comparable] struct {
+	workqueue.TypedRateLimitingInterface[T]
+	model *model
+	due   map[T]time.Time
+	busy  map[T]bool
+}
+
+func newQueue[T comparable](m *model) *queue[T] {
+	return &queue[T]{model: m, due: map[T]time.Time{}, busy: map[T]bool{}}
+}
+
+func (q *queue[T]) Add(item T) { q.AddAfter(item, 0) }
+
+func (q *queue[T]) AddAfter(item T, after time.Duration) {
+	at := q.model.clock.Now().Add(after)
+	if due, ok := q.due[item]; !ok || at.Before(due) {
+		q.due[item] = at
+	}
+}
+
+// step processes one item that is due, if there is any.
+func step[T comparable](q *queue[T], do func(context.Context, T) (reconcile.Result, error)) bool {
+	var ready []T
+	for item, at := range q.due {
+		if !at.After(q.model.clock.Now()) && !q.busy[item] {
+			ready = append(ready, item)
+		}
+	}
+	if len(ready) == 0 {
+		return false
+	}
+	slices.SortFunc(ready, func(a, b T) int { return slices.Compare([]byte(fmt.Sprint(a)), []byte(fmt.Sprint(b))) })
+	item := ready[q.model.random.IntN(len(ready))]
+	delete(q.due, item)
+	q.busy[item] = true
+	result, err := do(context.Background(), item)
+	delete(q.busy, item)
+	if err != nil {
+		q.AddAfter(item, time.Second)
+	} else if result.RequeueAfter > 0 {
+		q.AddAfter(item, result.RequeueAfter)
+	}
+	return true
+}
+
+func newModel(t *testing.T, seed uint64) *model {
+	m := &model{
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), clock: clocktesting.NewFakePassiveClock(time.Unix(1_800_000_000, 0)),
+		stored: map[string]*v1alpha1.NetBoxEvent{}, rules: map[string]*v1alpha1.NetBoxEventRule{}, down: map[string]bool{},
+		goodDeliveries: map[string]int{}, hopeless: map[string]bool{},
+	}
+	for name, order := range map[string]v1alpha1.Order{"one": v1alpha1.OrderPerObject, "two": v1alpha1.OrderPerObject, "any": v1alpha1.OrderNone} {
+		made := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name, UID: types.UID(name), Generation: 1}}
+		made.Spec.Order = order
+		made.Spec.Retry = v1alpha1.Retry{
+			For: metav1.Duration{Duration: 24 * time.Hour}, Backoff: metav1.Duration{Duration: time.Second},
+			MaxBackoff: metav1.Duration{Duration: time.Minute}, Timeout: metav1.Duration{Duration: 10 * time.Second},
+		}
+		for _, name := range []string{"a", "b"} {
+			made.Spec.Actions = append(made.Spec.Actions, v1alpha1.Action{Name: name, Log: &v1alpha1.LogAction{Message: "x"}})
+		}
+		m.rules[name] = made
+	}
+	m.lead()
+	return m
+}
+
+// lead starts a leader, which lists what is pending.
+func (m *model) lead() {
+	r := &replica{
+		model: m, matching: newQueue[types.NamespacedName](m), delivering: newQueue[key](m), writing: newQueue[types.NamespacedName](m),
+		seen: map[string]int{}, began: map[key]int{}, running: map[string]bool{},
+	}
+	r.Engine = NewEngine(Options{
+		Events: modelEvents{model: m}, Rules: modelRules{model: m}, Compiled: rule.NewCache(), Actions: r, Tally: noTally{}, Status: r,
+		Metrics: NewMetrics(prometheus.NewRegistry()), Recorder: &events.FakeRecorder{}, Clock: m.clock, Log: logr.Discard(),
+	})
+	r.matches, r.deliveries, r.writes = r.matching, r.delivering, r.writing
+	r.guard.alive.Store(int64(time.Since(start)))
+	m.leader = r
+	feeder := &feeder{Engine: r.Engine}
+	feeder.Listing()
+	for _, name := range slices.Sorted(maps.Keys(m.stored)) {
+		if event := m.stored[name]; event.Status.Phase == v1alpha1.PhasePending {
+			r.watch(feeder, watched{event: event.DeepCopy()})
+		}
+	}
+	feeder.Listed()
+}
+
+func (r *replica) watch(feeder *feeder, w watched) {
+	if w.gone {
+		delete(r.seen, w.event.Name)
+		feeder.Gone(w.event)
+		return
+	}
+	r.model.ticks++
+	r.seen[w.event.Name] = r.model.ticks
+	feeder.Seen(context.Background(), w.event)
+}
+
+// changed tells the replicas that watch of a change.
+func (m *model) changed(before, after *v1alpha1.NetBoxEvent) {
+	pending := func(event *v1alpha1.NetBoxEvent) bool {
+		return event != nil && event.Status.Phase == v1alpha1.PhasePending
+	}
+	for _, r := range append([]*replica{m.leader}, m.zombies...) {
+		switch {
+		case pending(after):
+			r.watched = append(r.watched, watched{event: after.DeepCopy()})
+		case pending(before):
+			r.watched = append(r.watched, watched{event: before.DeepCopy(), gone: true})
+		}
+	}
+}
+
+func (m *model) store(name string, change func(*v1alpha1.NetBoxEvent)) {
+	before := m.stored[name]
+	after := before.DeepCopy()
+	change(after)
+	m.version++
+	after.ResourceVersion = strconv.Itoa(m.version)
+	if before.Status.Phase != v1alpha1.PhasePending && after.Status.Phase == v1alpha1.PhasePending && after.Status.StartTime != nil {
+		m.t.Errorf("%s was finished and is pending again", name)
+	}
+	m.stored[name] = after
+	m.changed(before, after)
+}
+
+// ApplyStatus is the API server's.
+func (r *replica) ApplyStatus(_ context.Context, event *apply.NetBoxEventApplyConfiguration) (string, error) {
+	m, name := r.model, *event.GetName()
+	current := m.stored[name]
+	resource := v1alpha1.SchemeGroupVersion.WithResource("netboxevents").GroupResource()
+	switch {
+	case current == nil:
+		return "", apierrors.NewNotFound(resource, name)
+	case *event.ResourceVersion != current.ResourceVersion || current.UID != *event.UID:
+		return "", apierrors.NewConflict(resource, name, errors.New("changed"))
+	case !m.calm && m.random.IntN(10) == 0:
+		return "", apierrors.NewInternalError(errors.New("etcd is away"))
+	}
+	m.store(name, func(stored *v1alpha1.NetBoxEvent) {
+		status := v1alpha1.NetBoxEventStatus{Phase: *event.Status.Phase, StartTime: event.Status.StartTime, CompletionTime: event.Status.CompletionTime}
+		if event.Status.Replay != nil {
+			status.Replay = *event.Status.Replay
+		}
+		for _, rule := range event.Status.Rules {
+			applied := v1alpha1.RuleStatus{Name: *rule.Name, State: *rule.State}
+			for _, action := range rule.Actions {
+				state := v1alpha1.ActionStatus{Name: *action.Name, State: *action.State, NextAttemptTime: action.NextAttemptTime}
+				if action.Attempts != nil {
+					state.Attempts = *action.Attempts
+				}
+				applied.Actions = append(applied.Actions, state)
+			}
+			status.Rules = append(status.Rules, applied)
+		}
+		stored.Status = status
+	})
+	version := m.stored[name].ResourceVersion
+	if stored := m.stored[name]; stored.Status.Phase != v1alpha1.PhasePending && delivery.IsReplay(stored.Annotations[v1alpha1.AnnotationReplay], &stored.Status) {
+		m.replayStored(name, stored.Annotations[v1alpha1.AnnotationReplay])
+	}
+	if !m.calm && m.random.IntN(20) == 0 {
+		return "", apierrors.NewTimeoutError("the answer was lost", 1)
+	}
+	return version, nil
+}
+
+// Do is a sink.
+func (r *replica) Do(_ context.Context, task action.Task) (string, error) {
+	m, event := r.model, task.Event
+	busy := task.Rule.Name + " " + event.Spec.ObjectID
+	if task.Rule.Spec.Order == v1alpha1.OrderPerObject {
+		if r.running[busy] {
+			m.t.Errorf("rule %s delivers two events of object %s at one time", task.Rule.Name, event.Spec.ObjectID)
+		}
+		m.checkOrder(r, task)
+	}
+	r.running[busy] = true
+	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, r.ledger.get(client.ObjectKeyFromObject(event)).status.Replay)
+	for range m.random.IntN(4) {
+		if m.depth < 6 {
+			m.step()
+		}
+	}
+	r.running[busy] = false
+	switch chance := m.random.IntN(10); {
+	case m.hopeless[event.Name]:
+		return "", &action.Failure{Err: errors.New("refused"), Final: true}
+	case m.down[task.Rule.Name] && !m.calm:
+		return "", &action.Failure{Err: errors.New("down"), Unavailable: true}
+	case chance == 0 && !m.calm:
+		return "", &action.Failure{Err: errors.New("too many"), Unavailable: true, Throttled: true, RetryAfter: 3 * time.Second}
+	case chance == 1 && !m.calm:
+		return "", &action.Failure{Err: errors.New("fails this time")}
+	}
+	if m.goodDeliveries[id]++; m.goodDeliveries[id] > 1 && !m.mayRepeat {
+		m.t.Errorf("%s was delivered twice", id)
+	}
+	return "taken", nil
+}
+
+func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string) string {
+	return fmt.Sprintf("%s/%s %s (replay %q)", rule, action, event.UID, replay)
+}
+
+// checkOrder fails where an earlier event of the object is to be done first, as far as the replica knows.
+func (m *model) checkOrder(r *replica, task action.Task) {
+	began := r.began[key{"n", task.Rule.Name, ofLane, string(laneOf(task.Event))}]
+	for name, seen := range r.seen {
+		earlier := m.stored[name]
+		if earlier == nil || earlier.Spec.ObjectID != task.Event.Spec.ObjectID || !earlier.Spec.Timestamp.Time.Before(task.Event.Spec.Timestamp.Time) {
+			continue
+		}
+		entry := r.ledger.get(types.NamespacedName{Namespace: "n", Name: name})
+		if entry == nil || entry.finished || seen > began {
+			continue
+		}
+		if entry.needsMatch() || entry.isPendingFor(task.Rule.Name) {
+			m.t.Errorf("rule %s delivers %s before %s", task.Rule.Name, task.Event.Name, name)
+		}
+	}
+}
+
+// step does one thing at random.
+func (m *model) step() bool {
+	m.depth++
+	defer func() { m.depth-- }()
+	r := m.leader
+	if len(m.zombies) > 0 && m.random.IntN(4) == 0 {
+		r = m.zombies[m.random.IntN(len(m.zombies))]
+	}
+	chance := m.random.IntN(100)
+	switch {
+	case m.calm || chance < 60:
+	case chance < 75:
+		m.create()
+	case chance < 80:
+		m.clock.SetTime(m.clock.Now().Add(time.Duration(m.random.IntN(5000)) * time.Millisecond))
+	case chance < 84:
+		name := slices.Sorted(maps.Keys(m.rules))[m.random.IntN(len(m.rules))]
+		m.down[name] = !m.down[name]
+	case chance < 85:
+		m.kill()
+	case chance < 86:
+		m.zombies, m.mayRepeat = append(m.zombies, m.leader), true
+		m.lead()
+	case chance < 88:
+		m.editRule()
+	case chance < 93:
+		m.replay()
+	case chance < 95:
+		m.deleteEvent()
+	}
+	return r.step()
+}
+
+// step of a replica handles a change that it watches, or an item of a queue.
+func (r *replica) step() bool {
+	did := false
+	for _, n := range r.model.random.Perm(4) {
+		switch n {
+		case 0:
+			if len(r.watched) > 0 {
+				next := r.watched[0]
+				r.watched = r.watched[1:]
+				r.watch(&feeder{Engine: r.Engine}, next)
+				did = true
+			}
+		case 1:
+			did = step(r.matching, r.match)
+		case 2:
+			did = step(r.delivering, func(ctx context.Context, k key) (reconcile.Result, error) {
+				r.model.ticks++
+				r.began[k] = r.model.ticks
+				return r.deliver(ctx, k)
+			})
+		default:
+			did = step(r.writing, r.write)
+		}
+		if did {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *model) create() {
+	m.made++
+	name := fmt.Sprintf("e%d", m.made)
+	at := metav1.NewMicroTime(m.clock.Now().Add(-time.Duration(m.random.IntN(20)) * time.Second).Add(time.Duration(m.made) * time.Microsecond))
+	m.version++
+	event := &v1alpha1.NetBoxEvent{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "n", Name: name, UID: types.UID(name), Generation: 1, ResourceVersion: strconv.Itoa(m.version),
+		},
+		Spec: v1alpha1.NetBoxEventSpec{
+			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: "updated", ObjectType: "dcim.site",
+			ObjectID: strconv.Itoa(m.random.IntN(3)), Timestamp: at, Delivery: v1alpha1.Delivery{ReceivedAt: at},
+		},
+		Status: v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending},
+	}
+	m.hopeless[name] = m.random.IntN(10) == 0
+	m.stored[name] = event
+	m.changed(nil, event)
+}
+
+func (m *model) kill() {
+	m.mayRepeat = true
+	m.leader.dead = true
+	m.lead()
+}
+
+func (m *model) any() *v1alpha1.NetBoxEvent {
+	if len(m.stored) == 0 {
+		return nil
+	}
+	names := slices.Sorted(maps.Keys(m.stored))
+	return m.stored[names[m.random.IntN(len(names))]]
+}
+
+// replay annotates an event, and makes it pending where it is finished, as the controller of replays does.
+func (m *model) replay() {
+	event := m.any()
+	if event == nil {
+		return
+	}
+	m.replayStored(event.Name, strconv.Itoa(m.version))
+}
+
+func (m *model) replayStored(name, value string) {
+	m.store(name, func(event *v1alpha1.NetBoxEvent) {
+		event.Annotations = map[string]string{v1alpha1.AnnotationReplay: value}
+		if event.Status.Phase != v1alpha1.PhasePending {
+			event.Status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending}
+		}
+	})
+}
+
+func (m *model) deleteEvent() {
+	if event := m.any(); event != nil {
+		delete(m.stored, event.Name)
+		m.changed(event, nil)
+	}
+}
+
+// editRule edits a rule; at times it deletes one.
+func (m *model) editRule() {
+	names := slices.Sorted(maps.Keys(m.rules))
+	before := m.rules[names[m.random.IntN(len(names))]]
+	if m.random.IntN(10) == 0 && before.Name == "two" {
+		delete(m.rules, before.Name)
+		m.leader.ruleDeleted(context.Background(), ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule]{Object: before}, m.leader.delivering)
+		return
+	}
+	after := before.DeepCopy()
+	after.Generation++
+	m.rules[after.Name] = after
+	m.leader.ruleUpdated(context.Background(),
+		ctrlevent.TypedUpdateEvent[*v1alpha1.NetBoxEventRule]{ObjectOld: before, ObjectNew: after}, m.leader.delivering)
+}
+
+func (m *model) run() {
+	for range 400 {
+		m.step()
+	}
+	// From here on nothing goes wrong, and the former leaders have noticed that they lead no more.
+	m.calm, m.zombies = true, nil
+	for idle := 0; idle < 100; {
+		if m.leader.step() {
+			idle = 0
+			continue
+		}
+		idle++
+		m.clock.SetTime(m.clock.Now().Add(20 * time.Second))
+	}
+	m.checkEnd()
+}
+
+func (m *model) checkEnd() {
+	for _, name := range slices.Sorted(maps.Keys(m.stored)) {
+		event := m.stored[name]
+		if event.Status.Phase == v1alpha1.PhasePending {
+			m.t.Errorf("%s stays pending: %+v", name, event.Status)
+		}
+		for _, rule := range event.Status.Rules {
+			for _, action := range rule.Actions {
+				delivered := m.goodDeliveries[deliveryID(rule.Name, action.Name, event, event.Status.Replay)]
+				switch action.State {
+				case v1alpha1.DeliverySucceeded:
+					if delivered == 0 {
+						m.t.Errorf("%s says that %s of rule %s succeeded, and it did not", name, action.Name, rule.Name)
+					}
+				case v1alpha1.DeliveryFailed:
+					if !m.hopeless[name] {
+						m.t.Errorf("%s failed: %+v", name, action)
+					}
+				case v1alpha1.DeliverySkipped:
+					if m.rules[rule.Name] != nil {
+						m.t.Errorf("rule %s skipped %s", rule.Name, name)
+					}
+				default:
+					m.t.Errorf("%s is %s", name, action.State)
+				}
+			}
+		}
+	}
+	l := m.leader.ledger
+	if len(l.events)+len(l.lanes)+len(l.counts)+len(l.unsaved) > 0 || l.matched != 0 || !l.unmatched.TryAcquire(heldBytes) {
+		m.t.Errorf("the ledger keeps something: %d events, %d lanes, %v, %v, %d bytes", len(l.events), len(l.lanes), l.counts, l.unsaved, l.matched)
+	}
+	for sink, circuit := range m.leader.circuits.bySink {
+		if reason, _, _ := circuit.State(); len(circuit.parked) > 0 || reason != v1alpha1.ReasonAvailable {
+			m.t.Errorf("sink %v is %s, and %v wait for it", sink, reason, circuit.parked)
+		}
+	}
+}
+
+// modelEvents reads events as the API server has them.
+type modelEvents struct {
+	client.WithWatch
+	model *model
+}
+
+func (e modelEvents) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	event := e.model.stored[name.Name]
+	if event == nil {
+		return apierrors.NewNotFound(v1alpha1.SchemeGroupVersion.WithResource("netboxevents").GroupResource(), name.Name)
+	}
+	event.DeepCopyInto(into.(*v1alpha1.NetBoxEvent))
+	return nil
+}
+
+// modelRules is the cache of rules.
+type modelRules struct {
+	client.Reader
+	model *model
+}
+
+func (r modelRules) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	found := r.model.rules[name.Name]
+	if found == nil {
+		return apierrors.NewNotFound(v1alpha1.SchemeGroupVersion.WithResource("netboxeventrules").GroupResource(), name.Name)
+	}
+	found.DeepCopyInto(into.(*v1alpha1.NetBoxEventRule))
+	return nil
+}
+
+func (r modelRules) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
+	list := into.(*v1alpha1.NetBoxEventRuleList)
+	for _, name := range slices.Sorted(maps.Keys(r.model.rules)) {
+		list.Items = append(list.Items, *r.model.rules[name].DeepCopy())
+	}
+	return nil
+}
+
+type noTally struct{}
+
+func (noTally) Matched(types.NamespacedName, time.Time)       {}
+func (noTally) Failed(types.NamespacedName)                   {}
+func (noTally) ExpressionFailed(types.NamespacedName, string) {}
+func (noTally) SinkChanged(types.NamespacedName)              {}
