@@ -20,6 +20,8 @@ const (
 	triesInterval = 40
 	// noGap is a gap that limits nothing.
 	noGap = 10 * time.Millisecond
+	// maxGap is the largest gap: as long as a sink may ask to wait.
+	maxGap = time.Hour
 	// idleTime is how long nothing is delivered before the measurement of a sink's rate begins anew.
 	idleTime = time.Second
 )
@@ -68,7 +70,7 @@ func (c *Circuit) Start(now time.Time) (ticket Ticket, until time.Time, ok bool)
 	case now.Before(c.nextStart):
 		return Ticket{}, c.nextStart, false
 	}
-	if c.inFlight == 0 && now.Sub(c.lastEnd) > max(idleTime, 2*c.gap) {
+	if c.measured.IsZero() || c.inFlight == 0 && now.Sub(c.lastEnd) > max(idleTime, 2*c.gap) {
 		c.measured, c.delivered = now, 0
 	}
 	c.inFlight++
@@ -163,6 +165,7 @@ func (c *Circuit) widen(until time.Time) {
 	default:
 		c.gap, c.bad, c.good = 2*c.gap, c.gap, 0
 	}
+	c.gap = min(c.gap, maxGap)
 	c.steady, c.settled = 0, 0
 }
 

@@ -220,3 +220,24 @@ func TestLateFailures(t *testing.T) {
 		t.Errorf("it is open until %s after one outage", until.Sub(epoch))
 	}
 }
+
+// TestResetWhileBusy resets a circuit between two deliveries, of which the second is throttled: what it measures begins anew.
+func TestResetWhileBusy(t *testing.T) {
+	var c delivery.Circuit
+	now := epoch
+	for n := range 3 {
+		ticket, _, _ := c.Start(now)
+		now = now.Add(100 * time.Millisecond)
+		if n < 2 {
+			c.End(ticket, good, retry, now)
+		} else {
+			c.End(ticket, throttled(time.Second), retry, now)
+		}
+		if n == 0 {
+			c.Reset()
+		}
+	}
+	if gap := c.Gap(); gap > 2*time.Second {
+		t.Errorf("the gap is %s", gap)
+	}
+}

@@ -36,20 +36,15 @@ type circuit struct {
 
 func newCircuits() *circuits { return &circuits{bySink: map[sink]*circuit{}} }
 
-func (c *circuits) of(s sink) *circuit {
-	found := c.bySink[s]
-	if found == nil {
-		found = &circuit{isParked: map[key]bool{}}
-		c.bySink[s] = found
-	}
-	return found
-}
-
 // start asks for the permission to start a delivery. Where it is refused, the key is parked until release returns it.
 func (c *circuits) start(s sink, parked key, now time.Time) (delivery.Ticket, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := c.of(s)
+	at := c.bySink[s]
+	if at == nil {
+		at = &circuit{isParked: map[key]bool{}}
+		c.bySink[s] = at
+	}
 	ticket, _, ok := at.Start(now)
 	if !ok && !at.isParked[parked] {
 		at.parked, at.isParked[parked] = append(at.parked, parked), true
@@ -61,7 +56,10 @@ func (c *circuits) start(s sink, parked key, now time.Time) (delivery.Ticket, bo
 func (c *circuits) end(s sink, ticket delivery.Ticket, outcome delivery.Outcome, retry *v1alpha1.Retry, now time.Time) (changed, release bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := c.of(s)
+	at := c.bySink[s]
+	if at == nil { // the rule was deleted
+		return false, false
+	}
 	before, _, _ := at.State()
 	at.End(ticket, outcome, retry, now)
 	after, _, _ := at.State()
@@ -72,7 +70,9 @@ func (c *circuits) end(s sink, ticket delivery.Ticket, outcome delivery.Outcome,
 func (c *circuits) cancel(s sink, ticket delivery.Ticket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.of(s).Cancel(ticket)
+	if at := c.bySink[s]; at != nil {
+		at.Cancel(ticket)
+	}
 }
 
 const (

@@ -231,8 +231,11 @@ func (d *attempts) wait() time.Duration {
 func (e *Engine) releaseSink(k key) time.Duration {
 	now := e.Clock.Now()
 	current, err := e.rule(k.ruleName())
-	if err != nil || current == nil {
-		return windowInterval // the handler of its deletion queues what is parked
+	switch {
+	case err != nil:
+		return windowInterval
+	case current == nil: // the handler of its deletion queues what is parked
+		return 0
 	}
 	overdue := func(parked key) bool {
 		entry := e.head(parked)
