@@ -14,6 +14,7 @@ import (
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Events",type=integer,JSONPath=`.status.events`,description="Finished events that are kept"
+// +kubebuilder:printcolumn:name="Pending",type=integer,JSONPath=`.status.pending`,priority=1,description="Events that waited to be finished when the leader counted last"
 // +kubebuilder:printcolumn:name="Expired",type=integer,JSONPath=`.status.expired`,priority=1
 // +kubebuilder:printcolumn:name="Unsigned",type=string,JSONPath=`.spec.unsigned`,priority=1
 // +kubebuilder:printcolumn:name="Keys",type=string,JSONPath=`.status.keys`,priority=1
