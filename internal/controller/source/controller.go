@@ -179,7 +179,8 @@ func (r *Reconciler) write(ctx context.Context, from *v1alpha1.NetBoxSource, sta
 		WithPath(status.Path).
 		WithKeys(status.Keys...).
 		WithObservedGeneration(status.ObservedGeneration)
-	desired.WithConditions(conditions.Apply(status.Conditions)...)
+	ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) // others have field managers of their own
+	desired.WithConditions(conditions.Apply([]metav1.Condition{*ready})...)
 	return r.Status.Status().Apply(ctx, apply.NetBoxSource(from.Name, from.Namespace).WithUID(from.UID).WithStatus(desired),
 		client.FieldOwner(FieldOwner), client.ForceOwnership)
 }
