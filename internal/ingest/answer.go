@@ -24,6 +24,7 @@ const (
 	resultUnsupportedMediaType result = "unsupported_media_type"
 	resultInvalid              result = "invalid"
 	resultThrottled            result = "throttled"
+	resultBacklogFull          result = "backlog_full"
 	resultUnavailable          result = "unavailable"
 	resultSuspended            result = "suspended"
 )
@@ -40,6 +41,7 @@ var statuses = map[result]int{
 	resultUnsupportedMediaType: http.StatusUnsupportedMediaType,
 	resultInvalid:              http.StatusUnprocessableEntity,
 	resultThrottled:            http.StatusTooManyRequests,
+	resultBacklogFull:          http.StatusTooManyRequests,
 	resultUnavailable:          http.StatusServiceUnavailable,
 	resultSuspended:            http.StatusServiceUnavailable,
 }

@@ -31,6 +31,7 @@ var eventReasons = map[result]string{
 	resultUnavailable:          "NotStored",
 	resultSuspended:            "NotStored",
 	resultThrottled:            "Throttled",
+	resultBacklogFull:          "BacklogFull",
 }
 
 // notices tells people about refused requests, now and then.

@@ -65,12 +65,13 @@ type Options struct {
 type Receiver struct {
 	Options
 
-	docs    http.Handler
-	routes  routes
-	limits  limits
-	keys    *keyring
-	metrics *metrics
-	notices *notices
+	docs     http.Handler
+	routes   routes
+	limits   limits
+	keys     *keyring
+	backlogs *backlogs
+	metrics  *metrics
+	notices  *notices
 
 	mu    sync.Mutex
 	rates map[types.NamespacedName]*rate.Limiter // grows with the sources that ever had a limit, which are few
@@ -79,14 +80,15 @@ type Receiver struct {
 // NewReceiver returns a Receiver that is ready to serve. It registers its metrics.
 func NewReceiver(options Options) *Receiver {
 	return &Receiver{
-		Options: options,
-		docs:    apidocs.Handler(),
-		routes:  newRoutes(options.Sources),
-		limits:  newLimits(options.Clock),
-		keys:    newKeyring(options.Secrets, options.Clock),
-		metrics: newMetrics(options.Registry),
-		notices: newNotices(options),
-		rates:   map[types.NamespacedName]*rate.Limiter{},
+		Options:  options,
+		docs:     apidocs.Handler(),
+		routes:   newRoutes(options.Sources),
+		limits:   newLimits(options.Clock),
+		keys:     newKeyring(options.Secrets, options.Clock),
+		backlogs: newBacklogs(options.Sources),
+		metrics:  newMetrics(options.Registry),
+		notices:  newNotices(options),
+		rates:    map[types.NamespacedName]*rate.Limiter{},
 	}
 }
 
@@ -186,6 +188,11 @@ func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, cla
 	if !r.withinRate(from) {
 		return "", "", throttled("over the rate limit of this source; try again")
 	}
+	settle, err := r.backlogs.admit(ctx, from)
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { settle(result == resultStored) }()
 	done, err := r.limits.startWork(ctx, nameOf(from), len(body))
 	if err != nil {
 		return "", "", err
@@ -203,7 +210,12 @@ func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, cla
 }
 
 // SourcesChanged makes the receiver look its sources up again. It is to be called after each change of what Options.Sources reads.
-func (r *Receiver) SourcesChanged() { r.routes.forget() }
+func (r *Receiver) SourcesChanged() {
+	r.routes.forget()
+	if err := r.backlogs.refresh(context.Background()); err != nil {
+		r.Log.Error(err, "cannot read how many events of each source wait")
+	}
+}
 
 // route returns the source that a delivery is for, by its path.
 func (r *Receiver) route(request *http.Request) (*v1alpha1.NetBoxSource, error) {

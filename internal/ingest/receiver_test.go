@@ -47,6 +47,29 @@ type receiver struct {
 	*httptest.Server
 	// recorded takes the Kubernetes Events that it makes.
 	recorded chan string
+	metrics  *prometheus.Registry
+}
+
+// counted returns how many requests it has counted, as "namespace/name result count".
+func (r receiver) counted(t *testing.T) (counts []string) {
+	t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "netbox_events_receiver_requests_total" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, label := range metric.GetLabel() {
+				labels[label.GetName()] = label.GetValue()
+			}
+			counts = append(counts, fmt.Sprintf("%s %s %.0f", labels["source"], labels["result"], metric.GetCounter().GetValue()))
+		}
+	}
+	return counts
 }
 
 func start(t *testing.T, config *rest.Config) receiver {
@@ -71,9 +94,9 @@ func start(t *testing.T, config *rest.Config) receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recorder := events.NewFakeRecorder(1000)
+	recorder, registry := events.NewFakeRecorder(1000), prometheus.NewRegistry()
 	handler := ingest.NewReceiver(ingest.Options{
-		Sources: sources, Secrets: api, Events: store, Recorder: recorder, Registry: prometheus.NewRegistry(), Clock: clock.RealClock{},
+		Sources: sources, Secrets: api, Events: store, Recorder: recorder, Registry: registry, Clock: clock.RealClock{},
 		Log: testr.New(t),
 	})
 	if err := app.OnSourceChange(t.Context(), sources, handler.SourcesChanged); err != nil {
@@ -81,7 +104,7 @@ func start(t *testing.T, config *rest.Config) receiver {
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	return receiver{server, recorder.Events}
+	return receiver{server, recorder.Events, registry}
 }
 
 // newSource creates a source with one key, and waits until it is served.
@@ -441,6 +464,7 @@ func TestContract(t *testing.T) {
 	limited := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
 		s.Spec.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}
 	})
+	bounded := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) { s.Spec.MaxPending = 1 })
 	now := strings.Replace(event(1), "2020-11-23T10:00:00.5", time.Now().UTC().Format("2006-01-02T15:04:05"), 1)
 	long := strings.Replace(now, "{", "{"+strings.Repeat(" ", 5000), 1)
 	big := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 1_700_000)+`",`, 1)
@@ -486,6 +510,8 @@ func TestContract(t *testing.T) {
 		{"too old", "POST", source.Path(from), event(1), signed("key", event(1)), 422, "the event is too old: timestamp is older than the source's maxAge, 24h0m0s"},
 		{"within the rate", "POST", source.Path(limited), event(1), signed("key", event(1)), 200, "ok"},
 		{"over the rate", "POST", source.Path(limited), event(2), signed("key", event(2)), 429, ""},
+		{"within maxPending", "POST", source.Path(bounded), event(1), signed("key", event(1)), 200, "ok"},
+		{"over maxPending", "POST", source.Path(bounded), event(2), signed("key", event(2)), 429, "as many events of this source wait to be finished as its maxPending allows, 1; try again"},
 		{"suspended", "POST", source.Path(suspended), now, signed("key", now), 503, "this source is suspended"},
 	} {
 		for _, chunked := range []bool{false, true} {
