@@ -38,6 +38,7 @@ func TestAlerts(t *testing.T) {
 				deliveries + `{pod="a",rule="n/r",action="x",result="failed"} 7x200`,
 				`netbox_events_rule_expression_errors_total{pod="a",rule="n/r"} 7x200`,
 				`netbox_events_pending_events{pod="a",source="n/s"} 900x200`,
+				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x200`,
 				`netbox_events_oldest_pending_event_seconds{pod="a",source="n/s"} 60x200`,
 				`kube_deployment_status_replicas_available{job="ksm",namespace="ops",deployment="netbox-event-operator"} 2x200`,
 				`apiserver_resource_objects{job="apiserver",namespace="default",group="netbox-events.io",resource="netboxevents"} 19999x200`,
@@ -124,6 +125,8 @@ func TestAlerts(t *testing.T) {
 			series: []string{
 				requests + `{pod="a",source="n/s",result="unavailable"} _x20 1+9x10 91x200`,
 				requests + `{pod="a",source="n/s",result="throttled"} _x20 1+9x10 91x200`,
+				requests + `{pod="a",source="n/s",result="backlog_full"} _x20 1+9x10 91x200`,
+				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x20 1x200`,
 				requests + `{pod="a",source="n/s",result="unauthorized"} _x20 1+9x10 91x200`,
 				deliveries + `{pod="a",rule="n/r",action="x",result="failed"} _x20 1+9x10 91x200`,
 			},
@@ -139,6 +142,52 @@ func TestAlerts(t *testing.T) {
 		{
 			reason: "more requests in flight than there is memory for", minutes: 25, want: []string{`NetBoxEventsThrottled`},
 			series: []string{requests + `{pod="a",source="",result="throttled"} _x20 3x200`},
+		},
+
+		{
+			reason: "a backlog is full, and NetBox sends on", minutes: 45, want: []string{`NetBoxEventsBacklogFull{source="n/s"}`},
+			series: []string{
+				requests + `{pod="a",source="n/s",result="stored"} 0+9x20 189x200`,
+				requests + `{pod="a",source="n/s",result="backlog_full"} _x20 1+9x200`,
+			},
+		},
+		{
+			reason: "a backlog has been full for more than an hour, of a source that never stored anything since", minutes: 120,
+			series: []string{requests + `{pod="a",source="n/s",result="backlog_full"} _x20 1+9x200`},
+			want:   []string{`NetBoxEventsBacklogFull{source="n/s"}`},
+		},
+		{
+			reason: "one delivery alone was refused for a full backlog, by one of two replicas", minutes: 25,
+			series: []string{
+				requests + `{pod="a",source="n/s",result="stored"} 0+9x200`,
+				requests + `{pod="b",source="n/s",result="backlog_full"} _x20 1x200`,
+			},
+			want: []string{`NetBoxEventsBacklogFull{source="n/s"}`},
+		},
+
+		{
+			reason: "a sink is away for nine minutes, twice", minutes: 60,
+			series: []string{`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x8 1x5 0x8 1x200`},
+		},
+		{
+			reason: "a sink is away, and the rule's other one is not", minutes: 40,
+			want: []string{`NetBoxEventsSinkUnavailable{action="x", rule="n/r"}`},
+			series: []string{
+				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x200`,
+				`netbox_events_sink_available{pod="a",rule="n/r",action="y"} 1x200`,
+			},
+		},
+		{
+			reason: "a sink is away when another replica comes to lead", minutes: 40,
+			want: []string{`NetBoxEventsSinkUnavailable{action="x", rule="n/r"}`},
+			series: []string{
+				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x10 stale`,
+				`netbox_events_sink_available{pod="b",rule="n/r",action="x"} _x30 0x200`,
+			},
+		},
+		{
+			reason: "a sink is away of a rule that is deleted", minutes: 60,
+			series: []string{`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x15 stale`},
 		},
 
 		{

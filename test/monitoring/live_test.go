@@ -117,6 +117,7 @@ func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 		"netbox":    {SecretRef: &v1alpha1.SecretKeysReference{Name: "netbox"}},
 		"suspended": {Unsigned: v1alpha1.UnsignedAccept, Suspend: true},
 		"keyless":   {SecretRef: &v1alpha1.SecretKeysReference{Name: "missing"}},
+		"full":      {Unsigned: v1alpha1.UnsignedAccept, MaxPending: 1},
 		"limited":   {Unsigned: v1alpha1.UnsignedAccept, RateLimit: &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}},
 	} {
 		plane.Create(t, &v1alpha1.NetBoxSource{ObjectMeta: named(name), Spec: spec})
@@ -226,6 +227,7 @@ func send(t *testing.T, webhooks string, n int) {
 		post("keyless", "", body)
 		post("limited", "", body)
 		post("limited", "", body)
+		post("full", "", body) // a device waits for its sink
 	}
 }
 
