@@ -208,7 +208,8 @@ const (
 	ReasonRetrying = "Retrying"
 	// ReasonDeliveryFailed says that an action was given up.
 	ReasonDeliveryFailed = "DeliveryFailed"
-	// ReasonSetAside says that the operator's process ended several times while it matched or rendered the event, which is therefore left alone.
+	// ReasonSetAside says that the operator's process ended several times while it evaluated expressions on the event, which is left alone
+	// since.
 	ReasonSetAside = "SetAside"
 
 	// ReasonRulesMatched says that a rule matched.

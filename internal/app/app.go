@@ -108,6 +108,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		metrics:   event.NewMetrics(metrics.Registry),
 		tracer:    tracer,
 		retention: retention.NewMetrics(metrics.Registry),
+		backlog:   sourcecontroller.NewBacklogMetrics(metrics.Registry),
 		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
@@ -183,6 +184,7 @@ type shared struct {
 	metrics   *event.Metrics
 	tracer    trace.Tracer // nil for none
 	retention *retention.Metrics
+	backlog   *sourcecontroller.BacklogMetrics
 	journal   *journal.Journal // nil for none
 }
 
@@ -262,6 +264,12 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Clock:   clock.RealClock{},
 		Log:     log.WithName("retention"),
 	}
+	backlog := &sourcecontroller.Backlog{
+		Sources: inner.GetClient(),
+		Status:  inner.GetClient(),
+		Metrics: shared.backlog,
+		Clock:   clock.RealClock{},
+	}
 	engine := event.NewEngine(event.Options{
 		Events:     events,
 		Namespaces: options.WatchNamespaces,
@@ -281,11 +289,13 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Journal:  shared.journal,
 		Metrics:  shared.metrics,
 		Tracer:   shared.tracer,
+		Changed:  backlog.Changed,
 		Finished: retentionReconciler.Finished,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
 		Clock:    clock.RealClock{},
 		Log:      log.WithName("event"),
 	})
+	backlog.Events, backlog.Synced = engine, engine.Synced
 	ruleReconciler := &rulecontroller.Reconciler{
 		Rules:    inner.GetAPIReader(),
 		Compiled: shared.compiled,
@@ -301,6 +311,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Log:        log.WithName("replay"),
 	}
 	return errors.Join(
+		backlog.SetupWithManager(inner),
 		ruleReconciler.SetupWithManager(inner),
 		engine.SetupWithManager(ctx, inner, inner.GetCache()),
 		replayReconciler.SetupWithManager(inner),

@@ -112,7 +112,7 @@ type Options struct {
 	// Journal remembers the events at which a process died; nil for none.
 	Journal *journal.Journal
 	Metrics *Metrics
-	// Changed is called for the source of each event that comes. It may be nil.
+	// Changed is called for the source of each event that comes, is finished or is deleted. It may be nil.
 	Changed func(source types.NamespacedName)
 	// Finished is called for the source of each event that is finished. It may be nil.
 	Finished func(source types.NamespacedName)
@@ -165,6 +165,9 @@ func NewEngine(options Options) *Engine {
 
 // Pending is how many events of a source are not finished.
 func (e *Engine) Pending(source types.NamespacedName) int { return e.ledger.Pending(source) }
+
+// Synced reports whether all events that were pending when this replica began to lead are known.
+func (e *Engine) Synced() bool { return e.ledger.isListed(e.namespaces()) }
 
 // SetupWithManager adds the controllers to a manager. The cache must hold all rules.
 func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rules cache.Cache) error {

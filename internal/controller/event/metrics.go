@@ -35,8 +35,8 @@ var (
 	oldestPending = prometheus.NewDesc("netbox_events_oldest_pending_event_seconds",
 		"Seconds since the oldest event that is not finished was received, by source. Only the leader knows.", []string{"source"}, nil)
 	sinkAvailable = prometheus.NewDesc("netbox_events_sink_available",
-		"1 where deliveries go to the sink of an action, 0 while they wait because it failed several times in a row, by rule "+
-			"(namespace/name) and action. Only the leader knows.", []string{"rule", "action"}, nil)
+		"1 where deliveries go to the sink of an action as they come, 0 while they wait because it failed several times in a row or asked to "+
+			"wait, by rule (namespace/name) and action. Only the leader knows.", []string{"rule", "action"}, nil)
 )
 
 // NewMetrics returns metrics that are registered.
@@ -131,7 +131,7 @@ func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
 	m.mu.Lock()
 	engine := m.engine
 	m.mu.Unlock()
-	if engine == nil || !engine.ledger.isListed(engine.namespaces()) {
+	if engine == nil || !engine.Synced() {
 		return
 	}
 	gauge := func(of *prometheus.Desc, value float64, labels ...string) {
@@ -143,7 +143,7 @@ func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
 	}
 	for _, sink := range engine.circuits.states(types.NamespacedName{}) {
 		available := 1.
-		if sink.reason == v1alpha1.ReasonUnavailable {
+		if sink.reason != v1alpha1.ReasonAvailable {
 			available = 0
 		}
 		gauge(sinkAvailable, available, sink.rule.String(), sink.action)

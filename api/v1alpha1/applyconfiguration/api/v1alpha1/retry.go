@@ -27,11 +27,11 @@ import (
 //
 // Retry says how long and how often an action is tried.
 type RetryApplyConfiguration struct {
-	// for is how long an action is tried, for example 24h, counted from the receipt of the event, or from the start of its replay. An action
-	// that has not succeeded by then fails permanently.
+	// for is how long an action is tried, for example 24h, counted from when the operator began to process the event, or its replay. An
+	// action that has not succeeded by then fails permanently.
 	For *v1.Duration `json:"for,omitempty"`
 	// maxAttempts is how often an action is tried, for example 10. Absent: as often as for allows. An attempt that the sink answers by asking
-	// to wait (Retry-After), and an attempt that only probes whether a sink that was unavailable is back, are not counted.
+	// to wait (Retry-After) is not counted.
 	MaxAttempts *int32 `json:"maxAttempts,omitempty"`
 	// backoff is the pause after the first failure, for example 1s. It doubles with each further one, up to maxBackoff; up to half of it is
 	// left off by chance, so that not all come back at once.
