@@ -22,11 +22,10 @@ import (
 
 // Task is one action that is to be done about one event.
 type Task struct {
-	Rule     *v1alpha1.NetBoxEventRule
-	Action   *rule.Action
-	Event    *v1alpha1.NetBoxEvent
-	Input    *rule.Input
-	Rendered func()
+	Rule   *v1alpha1.NetBoxEventRule
+	Action *rule.Action
+	Event  *v1alpha1.NetBoxEvent
+	Input  *rule.Input
 }
 
 // Options are what actions need.
@@ -92,8 +91,7 @@ type Failure struct {
 	// Final says that the same would happen again.
 	Final bool
 	// RetryAfter is the least pause before the next attempt.
-	RetryAfter             time.Duration
-	Unavailable, Throttled bool
+	RetryAfter time.Duration
 }
 
 // Error returns the text of the error.
