@@ -19,6 +19,7 @@ import (
 // environment is Kubernetes' CEL environment, with its cost limit of a million for each evaluation (some tenths of a second), and what
 // expressions of a rule see.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
+	var bounds bounds
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0),
 		DeclTypes:         []*apicel.DeclType{eventType},
@@ -36,12 +37,16 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 					return types.Bool(changed(args) && args[4].Equal(field(args[1], args[3])) == types.True)
 				}))),
 		},
-		ProgramOptions: []cel.ProgramOption{cel.InterruptCheckFrequency(100)}, // iterations, as in the API server
+		ProgramOptions: []cel.ProgramOption{
+			cel.InterruptCheckFrequency(1), // iterations, one of which may take long
+			cel.CustomDecoratorV2(bounds.decorate),
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return set.NewExpressionsEnv(), nil
+	env := set.NewExpressionsEnv()
+	return env, bounds.learn(env)
 })
 
 // eventType is the type of the variable event: what eventFields makes of a NetBoxEvent.

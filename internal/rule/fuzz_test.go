@@ -20,6 +20,9 @@ func FuzzTemplate(f *testing.F) {
 			f.Add(template)
 		}
 	}
+	for _, bomb := range bombs {
+		f.Add("${" + bomb.expression + "}")
+	}
 	event := named(f, "leaf1")
 	f.Fuzz(func(t *testing.T, template string) {
 		in := rule.NewInput(event, now)

@@ -18,7 +18,7 @@ const evaluationTimeout = 5 * time.Second
 
 // Input is what expressions see of an event. It is for one goroutine.
 type Input struct {
-	variables cel.Activation // decodes what expressions ask for, once
+	evaluation evaluation // its variables decode what expressions ask for, once
 }
 
 // NewInput returns what expressions see of an event. The value of now is theirs, too: the same at each attempt, so that the same comes out.
@@ -41,7 +41,7 @@ func NewInput(event *v1alpha1.NetBoxEvent, now time.Time) *Input {
 	if err != nil {
 		panic(err) // it takes any such map
 	}
-	return &Input{variables}
+	return &Input{evaluation{Activation: variables}}
 }
 
 // eventFields are the fields of eventType.
@@ -101,12 +101,20 @@ func value(text []byte) (decoded any) {
 	return decoded
 }
 
-// evaluate returns the value of an expression. Its errors say what is wrong with the expression on this event.
+// evaluate returns the value of an expression. Its errors say what is wrong with the expression on this event; when the context ended, they
+// are that of the context.
 func (e *expression) evaluate(ctx context.Context, in *Input) (ref.Val, error) {
 	ctx, cancel := context.WithTimeout(ctx, evaluationTimeout)
 	defer cancel()
-	value, _, err := e.program.ContextEval(ctx, in.variables)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("operation interrupted: %w in %.60q", err, e.text)
+	}
+	in.evaluation.usage = usage{ctx: ctx}
+	value, _, err := e.program.ContextEval(ctx, &in.evaluation)
 	if err != nil {
+		if ended := ctx.Err(); ended != nil {
+			return nil, fmt.Errorf("operation interrupted: %w in %.60q", ended, e.text)
+		}
 		return nil, fmt.Errorf("%w in %.60q", bounded(err), e.text) // CEL's may hold values of the event
 	}
 	return value, nil

@@ -381,8 +381,8 @@ func TestLimits(t *testing.T) {
 		fault           string
 	}{
 		{reason: "a billion steps", message: "${data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > 0)))}", fault: "operation "}, // cancelled, or interrupted
-		{reason: "a value that is in memory once", message: "${[" + strings.Repeat("data, ", 20) + "data]}", fault: "is larger than"},
-		{reason: "a list that doubles", message: "${[[1]]" + strings.Repeat(".map(x, x + x)", 60) + "}", fault: "is larger than"},
+		{reason: "a value that is in memory once", message: "${[" + strings.Repeat("data, ", 20) + "data]}", fault: "it would hold more than"},
+		{reason: "a list that doubles", message: "${[[1]]" + strings.Repeat(".map(x, x + x)", 60) + "}", fault: "larger than"},
 		{reason: "a value that is named often", message: strings.Repeat("${data.text}", 20), fault: "is larger than"},
 		{reason: "an error that tells all", message: "${data[data.text]}", fault: "no such key"},
 		{reason: "an error that shows all", message: "${ip(data.text)}", fault: "IP Address"},

@@ -1,0 +1,181 @@
+package rule_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+)
+
+// bombs are expressions that take gigabytes or minutes of an evaluation that is not bounded, and part of their error, "" where none is due.
+// They have the data of bombEvent.
+var bombs = []struct {
+	reason, expression, fault string
+}{
+	{"a text in place of each of many", `data.template.replace("{n}", data.name) != ""`, "replace: the result would be larger than 2097152 bytes"},
+	{"and before each character", `data.template.replace("", data.name) != ""`, "replace: the result would be larger than 2097152 bytes"},
+	{"some of them", `data.template.replace("{n}", data.name, 100000) != ""`, "replace: the result would be larger than 2097152 bytes"},
+	{"a text that doubles", `["x"]` + strings.Repeat(".map(x, x + x)", 40) + `[0] != ""`, "+: the result would be larger than 2097152 bytes"},
+	{"bytes that double", `[b"x"]` + strings.Repeat(".map(x, x + x)", 40) + `[0] != b""`, "+: the result would be larger than 2097152 bytes"},
+	{"a list that doubles", `[[1]]` + strings.Repeat(".map(x, x + x)", 40) + `[0] != []`, "+: the result would be larger than 2097152 bytes"},
+	{"lists that hold the same twice", `[dyn([1])]` + strings.Repeat(".map(x, dyn([x, x]))", 40) + `.all(x, x == x)`, "list or map: it would hold more than"},
+	{"maps that hold the same twice", `[{"a": dyn(1)}]` + strings.Repeat(`.map(x, {"a": dyn(x), "b": dyn(x)})`, 40) + `.all(x, x == x)`, "list or map: it would hold more than"},
+	{"maps of a macro", `[[{"a": dyn(1)}]]` + strings.Repeat(`.map(x, x.transformMap(i, v, [x, x]))`, 40) + `.all(x, x == x)`, ""},
+	{"joined with itself", `data.names.map(x, "x").join(data.name) != ""`, "join: the result would be larger than 2097152 bytes"},
+	{"joined without a separator", `[data.template, data.template, data.template, data.template, data.template, data.template].join() != ""`, "join: the result would be larger than 2097152 bytes"},
+	{"joined, but no text", `dyn([` + strings.Repeat("data.names, ", 50) + `data.names]).join() != ""`, "join: invalid input"},
+	{"formatted often", `"` + strings.Repeat("%s", 7) + `".format([` + strings.Repeat("data.template, ", 6) + `data.template]) != ""`, "format: the result would be larger than 2097152 bytes"},
+	{"formatted as a list", `"%s".format([[data.template, data.template, data.template, data.template, data.template, data.template, data.template]]) != ""`, "format: the result would be larger than 2097152 bytes"},
+	{"formatted exactly", `data.precise.format([1.5]) != ""`, "format: the result would be larger than 2097152 bytes"},
+	{"a long range", `lists.range(1000000000).size() > 0`, "lists.range: the result would be larger than 2097152 bytes"},
+	{"a range of more than there is", `lists.range(9223372036854775807).size() > 0`, "lists.range: the result would be larger than 2097152 bytes"},
+	{"flattened", `[` + strings.Repeat("data.names, ", 99) + `data.names].map(x, [x, x, x, x]).flatten(3).size() > 0`, ""},
+	{"matches of nothing", `data.names.map(x, data.template.findAll("")).size() > 0`, "memory"},
+	{"matches of a pattern that is made", `data.names.map(x, data.template.findAll(data.empty)).size() > 0`, "memory"},
+	{"texts as large as allowed, thrown away", `data.names.all(x, data.template.replace("{n}", "123456789012345") != "")`, "operation cancelled"},
+	{"and by concatenation", `data.names.all(x, data.template + data.template != "")`, "operation cancelled"},
+	{"from small texts", `data.names.all(x, "x".replace("x", data.template) != "")`, "memory"},
+	{"characters of a long text", `data.names.all(x, data.names.all(y, data.template.charAt(1) != ""))`, "memory"},
+	{"upper case of a long text", `data.names.all(x, data.template.upperAscii() != "")`, "operation cancelled"},
+	{"quoted", `data.names.all(x, strings.quote(data.template) != "")`, "operation cancelled"},
+	{"numbers that are none, the errors being of no interest", `data.names.exists(x, int(data.template) == 1)`, "memory"},
+	{"addresses that are none", `data.names.exists(x, isIP(data.template) || isCIDR(data.template))`, "memory"},
+	{"lists that are thrown away", `data.names.all(x, data.names.all(y, [string(x), ` + strings.Repeat("'1', ", 900) + `'1'].size() > 0))`, ""},
+	{"reversed", `data.names.all(x, data.names.reverse().sort().size() > 0)`, ""},
+	{"all that is in an event, often", `data.names.map(x, event).map(x, [x, x]).size() > 0`, "memory"},
+	{"a number of a billion digits", `quantity(data.huge).add(quantity("1")).isGreaterThan(quantity("2"))`, "quantity: the exponent"},
+	{"a search that fails late", `(data.as + data.as).indexOf(data.as.replace("a", "aa", 100000) + "b") == 1`, "it would take too long"},
+	{"a pattern that is as long as the text", `data.as.matches(data.as)`, ""},
+	{"a pattern of the expression", `data.as.matches("` + strings.Repeat("(a|b)*", 500) + `c")`, ""},
+	{"all with all", `sets.contains(lists.range(30000), lists.range(30000))`, "operation cancelled"},
+	{"distinct", `lists.range(40000).distinct().size() > 0`, "operation cancelled"},
+	{"an index that is no index", `data.names[dyn(data.names.map(x, data.names))] == 1`, ""},
+	{"a query", `data.names.all(x, url("https://example.com/?" + data.query).getQuery().size() > 0)`, "memory"},
+}
+
+func bombEvent(t testing.TB) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	names := make([]string, 1000)
+	for i := range names {
+		names[i] = strings.Repeat("n", 20)
+	}
+	data, err := json.Marshal(map[string]any{
+		"template": strings.Repeat("{n}", 120_000), "name": strings.Repeat("x", 50_000), "names": names, "empty": "",
+		"as": strings.Repeat("a", 200_000), "precise": "%.999999999f", "huge": "1e2000000000", "query": strings.Repeat("a=b&", 9_000),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made(t, string(data))
+}
+
+// TestBombs checks what expressions take that are written, or get data, to take all that there is.
+func TestBombs(t *testing.T) {
+	event := bombEvent(t)
+	const maxBytes, maxTook = 256 << 20, 5 * time.Second
+	for _, test := range bombs {
+		t.Run(test.reason, func(t *testing.T) {
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: test.expression}})
+			in := rule.NewInput(event, now)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			begin := time.Now()
+			_, err := compiled.Match(t.Context(), event, in)
+			took := time.Since(begin)
+			runtime.ReadMemStats(&after)
+			bytes := after.TotalAlloc - before.TotalAlloc
+			t.Logf("%d MiB, %v: %v", bytes>>20, took, err)
+			if bytes > maxBytes || took > maxTook {
+				t.Errorf("took %d bytes and %v", bytes, took)
+			}
+			if test.fault != "" && (err == nil || !strings.Contains(err.Error(), test.fault)) {
+				t.Errorf("error is %v, want one with %q", err, test.fault)
+			}
+			if err != nil && len(err.Error()) > 1000 {
+				t.Errorf("error of %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+// TestUnaffected checks that what is ordinary has the values that CEL gives it.
+func TestUnaffected(t *testing.T) {
+	event := bombEvent(t)
+	for _, expression := range []string{
+		`"a.b.a".replace("a", "xyz") == "xyz.b.xyz" && "aaa".replace("a", "b", 2) == "bba" && "aaa".replace("a", "b", 0) == "aaa" && "ab".replace("", "-") == "-a-b-"`,
+		`["a", "b"].join() == "ab" && ["a", "b"].join(", ") == "a, b" && [].join(",") == ""`,
+		`"%s has %d of %.2f%%, %x".format(["a", 1, 1.5, "z"]) == "a has 1 of 1.50%, 7a" && "%s".format([[1, 2]]) == "[1, 2]"`,
+		`"a" + "b" == "ab" && b"a" + b"b" == b"ab" && [1] + [2] == [1, 2] && 1 + 2 == 3 && dyn(1) + dyn(2) == 3 && dyn("a") + dyn("b") == "ab"`,
+		`now + duration("1h") > now && 1.5 + 1.5 == 3.0 && 1u + 1u == 2u && duration("1h") + duration("1h") == duration("2h")`,
+		`"a,b,c".split(",") == ["a", "b", "c"] && "a,b,c".split(",", 2) == ["a", "b,c"] && "abc".split("") == ["a", "b", "c"] && "a".split(",", 0) == []`,
+		`"a1b22".findAll("[0-9]+") == ["1", "22"] && "a1b22".findAll("[0-9]+", 1) == ["1"] && "a1b22".findAll("[0-9]+", 0) == [] && "a1".find("[0-9]") == "1" && "a1".find("[b]") == ""`,
+		`"a1".matches("[0-9]") && !"a1".matches("^[0-9]") && matches("a1", "1") && "a1".matches("[" + "0-9]") && ["1"].all(x, "a1".find(x) == "1" && "a1".findAll(x) == ["1"])`,
+		`"héé".charAt(1) == "é" && "aB".lowerAscii() == "ab" && "aB".upperAscii() == "AB" && "abc".substring(1) == "bc" && "abc".indexOf("c") == 2 && "abc".lastIndexOf("a") == 0`,
+		`strings.quote("a\"b") == "\"a\\\"b\"" && [1, 2].indexOf(2) == 1 && [1, 2].lastIndexOf(3) == -1 && [[1], [2]].indexOf([2]) == 1`,
+		`lists.range(3) == [0, 1, 2] && [1, 2].reverse() == [2, 1] && [3, 1].sort() == [1, 3] && [3, 1].sortBy(x, -x) == [3, 1] && [1, 2, 3].slice(1, 2) == [2]`,
+		`[[1], [2, 3]].flatten() == [1, 2, 3] && [[[1]], [[2]]].flatten(2) == [1, 2] && [1, 1, 2].distinct() == [1, 2] && lists.range(100000).size() == 100000`,
+		`{"a": data.names} == {"a": data.names} && data.names != [1] && data == data && [data.names][0].size() == 1000 && data.name in [data.name] && "a" in data.names.map(x, "a") && [1] in [[1]]`,
+		`"name" in data && !("x" in data) && sets.contains([1, 2], [1]) && sets.equivalent([1], [1, 1]) && !sets.intersects([1], [2])`,
+		`[1, 2].transformMap(i, v, v * 2) == {0: 2, 1: 4} && {"a": 1}.transformMapEntry(k, v, {v: k}) == {1: "a"} && [1, 2].transformList(i, v, i + v) == [1, 3]`,
+		`int("1") == 1 && string(1) == "1" && string(b"a") == "a" && bytes("a") == b"a" && double("1.5") == 1.5 && uint("1") == 1u && bool("true") && timestamp("2027-07-28T09:30:00Z") == now`,
+		`quantity("1.5Gi").add(quantity("1")).isGreaterThan(quantity("1Gi")) && !isQuantity("x") && isQuantity("1e3") && quantity("1e3") == quantity("1000")`,
+		`url("https://a.example.com:1/b?c=d").getQuery() == {"c": ["d"]} && url("https://a.example.com:1/b").getHost() == "a.example.com:1" && !isURL("x y")`,
+		`optional.of(1) == optional.of(1) && data.?nothing == optional.none() && data.?name.orValue("") == data.name && optional.unwrap([optional.of(1)]) == [1] && [?optional.of("a"), ?optional.none()].size() == 1`,
+		`data.names.filter(x, x.startsWith("n")).size() == 1000 && data.names.map(x, {"name": dyn(x), "all": dyn(data.names.size())}).size() == 1000 && data.names.exists(x, x == data.names[0])`,
+		`(data.as + data.as).size() == 400000 && data.template.replace("{n}", "123456").size() == 720000 && data.template.split("{").size() == 120001`,
+		`"%s".format([data.names]).size() > 20000 && data.names.join(", ").size() == 21998 && data.template.indexOf("x") == -1 && data.template.matches("n..n")`,
+		`ip("10.0.0.1").family() == 4 && cidr("10.0.0.0/8").containsIP("10.1.1.1") && format.dns1123Label().validate("a") == optional.none() && semver("1.2.3").minor() == 2`,
+		`now.getFullYear() == 2027 && now.getHours("Europe/Berlin") == 11 && duration("2h").getMinutes() == 120`,
+	} {
+		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: expression}})
+		if err != nil {
+			t.Errorf("%s: %v", expression, err)
+			continue
+		}
+		if matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); err != nil || !matched {
+			t.Errorf("%s is %v: %v", expression, matched, err)
+		}
+	}
+}
+
+// TestMatchInTime checks that the caller can bound the time that matching takes, wherever the expression is.
+func TestMatchInTime(t *testing.T) {
+	event := bombEvent(t)
+	for _, test := range []struct{ reason, expression string }{
+		{"loops in loops", `data.names.all(a, data.names.all(b, data.names.all(c, a == b && b == c)))`},
+		{"few loops of long steps", `data.names.all(a, data.as.contains("b") || data.template.matches("n[^}]{1,50}x") || true)`},
+		{"comparisons of what is large", `data.names.all(a, data.names.map(b, data.names) == data.names.map(b, data.names))`},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: test.expression}})
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			begin := time.Now()
+			_, err := compiled.Match(ctx, event, rule.NewInput(event, now))
+			if took := time.Since(begin); took > time.Second {
+				t.Errorf("took %v", took)
+			}
+			if err == nil || !errors.Is(err, context.DeadlineExceeded) && !strings.Contains(err.Error(), "operation cancelled") {
+				t.Errorf("error is %v", err)
+			}
+			t.Log(time.Since(begin), err)
+			if _, err := compiled.Match(ctx, event, rule.NewInput(event, now)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error is %v after the deadline", err)
+			}
+		})
+	}
+	t.Run("no loop at all, after the deadline", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 0)
+		defer cancel()
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: `data.name == ""`}})
+		if _, err := compiled.Match(ctx, event, rule.NewInput(event, now)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error is %v", err)
+		}
+	})
+}
