@@ -94,6 +94,10 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 		return "", err
 	}
 	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		// The body is the connection, whose reads end with no context. It is closed, not read.
+		return s.judge(response, nil)
+	}
 	// What comes after the status is for people; where it cannot be read there is less to see.
 	body, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
 	return s.judge(response, redact(body, request, spec))
@@ -125,6 +129,9 @@ func (s *httpSender) judge(response *http.Response, body []byte) (string, error)
 	switch code := response.StatusCode; {
 	case code >= 200 && code < 300:
 		return answer, nil
+	case code == http.StatusSwitchingProtocols:
+		failure.Err = fmt.Errorf("answered with %s, which the request did not ask for; name the URL of a server that takes webhooks", status)
+		failure.Final = true
 	case code >= 300 && code < 400:
 		failure.Err = fmt.Errorf("answered with %s, and redirects are not followed; name the URL that it leads to", status)
 		failure.Final = true

@@ -91,8 +91,9 @@ func TestAnswers(t *testing.T) {
 		{reason: "another protocol", answer: func(w http.ResponseWriter, _ *http.Request) {
 			conn, _, _ := http.NewResponseController(w).Hijack()
 			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			_, _ = io.Copy(io.Discard, conn) // until the other side closes it
 			_ = conn.Close()
-		}, want: final, response: "101 Switching Protocols"},
+		}, want: final, response: "101 Switching Protocols", fault: "did not ask for"},
 
 		{reason: "no answer in time", answer: func(_ http.ResponseWriter, request *http.Request) {
 			_, _ = io.Copy(io.Discard, request.Body)
