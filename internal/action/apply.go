@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -32,9 +33,10 @@ const accountsKept = 256
 
 // applier makes objects as service accounts. It never does so as the operator itself.
 type applier struct {
-	config  *rest.Config
-	mapper  meta.RESTMapper
-	clients *lru.Cache // of user names: dynamic.Interface
+	config    *rest.Config
+	mapper    meta.RESTMapper
+	discovery singleflight.Group // by kind
+	clients   *lru.Cache         // of user names: dynamic.Interface
 }
 
 func newApplier(options Options) *applier {
@@ -113,20 +115,16 @@ func (a *applier) makeOne(
 	return describe(object), nil
 }
 
-// mapping finds out how a kind is served. Discovery knows no context, and waits for a connection that hangs.
+// mapping finds out how a kind is served. Discovery knows no context, and waits for a connection that hangs: it goes on without us, once
+// for each kind.
 func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*meta.RESTMapping, error) {
-	var mapping *meta.RESTMapping
-	found := make(chan error, 1)
-	go func() {
-		var err error
-		mapping, err = a.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-		found <- err
-	}()
+	found := a.discovery.DoChan(kind.String(), func() (any, error) { return a.mapper.RESTMapping(kind.GroupKind(), kind.Version) })
 	select {
-	case err := <-found:
-		return mapping, err
+	case result := <-found:
+		mapping, _ := result.Val.(*meta.RESTMapping)
+		return mapping, result.Err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("finding out how its kind is served: %w", ctx.Err())
 	}
 }
 
