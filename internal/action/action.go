@@ -26,6 +26,15 @@ type Task struct {
 	Action *rule.Action
 	Event  *v1alpha1.NetBoxEvent
 	Input  *rule.Input
+	// Rendered, if it is not nil, is called once when everything that needs the processor is done: templates, body and objects are rendered,
+	// and nothing outside was waited for. It is not called where that fails.
+	Rendered func()
+}
+
+func (t Task) rendered() {
+	if t.Rendered != nil {
+		t.Rendered()
+	}
 }
 
 // Options are what actions need.
@@ -64,8 +73,8 @@ func NewRunner(options Options) *Runner {
 	}
 }
 
-// Do does an action once. It returns in short what was answered or made, also where it failed. Its error is a Failure where trying again
-// is of no use, or not before some time.
+// Do does an action once. It returns in short what was answered or made, also where it failed. Each error of it is a *Failure; when the
+// context was canceled, it is also context.Canceled.
 func (r *Runner) Do(ctx context.Context, task Task) (response string, err error) {
 	switch spec := task.Action.Spec; {
 	case spec.HTTP != nil:
@@ -79,10 +88,7 @@ func (r *Runner) Do(ctx context.Context, task Task) (response string, err error)
 	default:
 		err = final(errors.New("this version of the operator does not know this kind of action"))
 	}
-	if _, judged := errors.AsType[*Failure](err); err != nil && !judged && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		err = fmt.Errorf("not done within the timeout of %s: %w", task.Rule.Spec.Retry.Timeout.Duration, err)
-	}
-	return oneline.Of(response, maxTextBytes), brief(err)
+	return oneline.Of(response, maxTextBytes), failed(ctx, task, err)
 }
 
 // Failure is an error with advice on trying again.
@@ -90,7 +96,10 @@ type Failure struct {
 	Err error
 	// Final says that the same would happen again.
 	Final bool
-	// RetryAfter is the least pause before the next attempt.
+	// Unavailable says that the sink, not this one event, is at fault: it could not be reached, did not answer in time, or answered with 408,
+	// 425, 429 or 5xx. Deliveries of other events to it would fail as well.
+	Unavailable bool
+	// RetryAfter is the least pause before the next attempt. It is 0 where the sink did not ask for one.
 	RetryAfter time.Duration
 }
 
@@ -99,6 +108,57 @@ func (f *Failure) Error() string { return f.Err.Error() }
 
 // Unwrap returns the error.
 func (f *Failure) Unwrap() error { return f.Err }
+
+// failed makes a Failure of any error. It says which errors come from the end of the context: an error that is no Failure yet, or one of a
+// sink that did not answer.
+func failed(ctx context.Context, task Task, err error) error {
+	if err == nil {
+		return nil
+	}
+	failure := &Failure{Err: err}
+	if judged, ok := errors.AsType[*Failure](err); ok {
+		*failure = *judged
+		if err != error(judged) {
+			failure.Err = err // with what was written around it
+		}
+	}
+	_, answered := errors.AsType[answer](err)
+	switch {
+	case failure.Final || answered:
+	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+		failure.Err = fmt.Errorf("not done within the timeout of %s: %w", task.Rule.Spec.Retry.Timeout.Duration, failure.Err)
+	case ctx.Err() != nil:
+		failure.Unavailable = false
+		if !errors.Is(err, ctx.Err()) {
+			failure.Err = fmt.Errorf("%w: %w", ctx.Err(), failure.Err)
+		}
+	}
+	if text := failure.Err.Error(); len(text) > maxTextBytes {
+		failure.Err = &worded{oneline.Of(text, maxTextBytes), failure.Err}
+	}
+	return failure
+}
+
+// answer is an error that a sink answered with.
+type answer struct{ error }
+
+// Unwrap returns the error.
+func (a answer) Unwrap() error { return a.error }
+
+// worded is an error with another text.
+type worded struct {
+	text string
+	err  error
+}
+
+// Error returns the other text.
+func (w *worded) Error() string { return w.text }
+
+// Unwrap returns the error.
+func (w *worded) Unwrap() error { return w.err }
+
+// unavailable marks an error as that of the sink, or of what each request to it needs.
+func unavailable(err error) error { return &Failure{Err: err, Unavailable: true} }
 
 func final(err error) error { return &Failure{Err: err, Final: true} }
 
@@ -112,15 +172,3 @@ func rendering(ctx context.Context, err error) error {
 
 // maxTextBytes bounds errors and responses, which may repeat what an event holds.
 const maxTextBytes = 1024
-
-// brief cuts the text of a long error.
-func brief(err error) error {
-	if err == nil || len(err.Error()) <= maxTextBytes {
-		return err
-	}
-	cut := errors.New(oneline.Of(err.Error(), maxTextBytes))
-	if failure, ok := errors.AsType[*Failure](err); ok {
-		return &Failure{Err: cut, Final: failure.Final, RetryAfter: failure.RetryAfter}
-	}
-	return cut
-}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -60,15 +61,31 @@ func (a *applier) as(namespace, serviceAccount string) (dynamic.Interface, error
 	return client, nil
 }
 
+// manifest is an object that is rendered, and encoded.
+type manifest struct {
+	object *unstructured.Unstructured
+	body   []byte
+	// isDefault says that the template names no namespace.
+	isDefault bool
+}
+
 // do makes the objects of an apply action, one after the other, up to the first that fails.
 func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (string, error) {
+	manifests := make([]manifest, len(task.Action.Objects))
+	for i, template := range task.Action.Objects {
+		var err error
+		if manifests[i], err = finish(ctx, task, spec, i, template); err != nil {
+			return "", err
+		}
+	}
+	task.rendered()
 	client, err := a.as(task.Rule.Namespace, task.Rule.Spec.ServiceAccountName)
 	if err != nil {
 		return "", err
 	}
 	var made []string
-	for i, template := range task.Action.Objects {
-		one, err := a.makeOne(ctx, client, task, spec, i, template)
+	for _, manifest := range manifests {
+		one, err := a.makeOne(ctx, client, task, spec, manifest)
 		if err != nil {
 			return strings.Join(made, ", "), err
 		}
@@ -79,25 +96,24 @@ func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction)
 
 // makeOne makes one object and returns what it is, for people.
 func (a *applier) makeOne(
-	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
+	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, manifest manifest,
 ) (string, error) {
-	object, err := finish(ctx, task, spec, index, template)
+	object := manifest.object
+	mapping, err := a.mapping(ctx, object.GroupVersionKind())
 	if err != nil {
-		return "", err
-	}
-	kind := object.GroupVersionKind()
-	mapping, err := a.mapping(ctx, kind)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", describe(object), err)
+		if manifest.isDefault {
+			object.SetNamespace("") // which the kind may not have
+		}
+		return "", explain(describe(object), err)
 	}
 	var resource dynamic.ResourceInterface
 	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-		if object.GetNamespace() == "" {
-			object.SetNamespace(task.Rule.Namespace)
-		}
 		resource = client.Resource(mapping.Resource).Namespace(object.GetNamespace())
 	} else {
 		object.SetNamespace("")
+		if manifest.body, err = object.MarshalJSON(); err != nil {
+			return "", final(err)
+		}
 		resource = client.Resource(mapping.Resource)
 	}
 	if spec.OwnedByEvent && object.GetNamespace() != task.Event.Namespace {
@@ -107,7 +123,7 @@ func (a *applier) makeOne(
 	if spec.Operation == v1alpha1.OperationCreate {
 		err = create(ctx, resource, task, object)
 	} else {
-		err = apply(ctx, resource, task, object)
+		err = apply(ctx, resource, task, object.GetName(), manifest.body)
 	}
 	if err != nil {
 		return "", explain(describe(object), err)
@@ -128,13 +144,14 @@ func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*m
 	}
 }
 
-// finish renders an object, and gives it its name, its labels and its owner.
+// finish renders an object, and gives it its name, its labels and its owner. It gets the namespace of the rule if it names none; whether
+// its kind has a namespace is not known yet.
 func finish(
 	ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
-) (*unstructured.Unstructured, error) {
+) (manifest, error) {
 	rendered, err := template.Render(ctx, task.Input)
 	if err != nil {
-		return nil, rendering(ctx, err)
+		return manifest{}, rendering(ctx, err)
 	}
 	if rendered["metadata"] == nil {
 		rendered["metadata"] = map[string]any{}
@@ -142,12 +159,12 @@ func finish(
 	metadata := rendered["metadata"].(map[string]any) // no other template compiles
 	for _, field := range []string{"name", "generateName", "namespace"} {
 		if err := checkName(metadata, field); err != nil {
-			return nil, final(err)
+			return manifest{}, final(err)
 		}
 	}
 	labels, _, err := unstructured.NestedStringMap(metadata, "labels")
 	if err != nil {
-		return nil, final(fmt.Errorf("template.metadata.labels must be texts, as ${string(data.id)} is: %w", err))
+		return manifest{}, final(fmt.Errorf("template.metadata.labels must be texts, as ${string(data.id)} is: %w", err))
 	}
 	if labels == nil {
 		labels = map[string]string{}
@@ -165,7 +182,15 @@ func finish(
 			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent", Name: task.Event.Name, UID: task.Event.UID,
 		}))
 	}
-	return object, nil
+	isDefault := object.GetNamespace() == ""
+	if isDefault {
+		object.SetNamespace(task.Rule.Namespace)
+	}
+	body, err := object.MarshalJSON()
+	if err != nil {
+		return manifest{}, final(err)
+	}
+	return manifest{object, body, isDefault}, nil
 }
 
 // checkName looks at what becomes part of a path at the API server. What is not there is good.
@@ -190,18 +215,14 @@ const maxNameBytes = 253
 
 // apply makes an object what it should be. Fields that somebody else manages are not taken from him, but for our labels, which say who
 // applied it last: without that, an object could never have fields of two actions.
-func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
-	body, err := object.MarshalJSON()
-	if err != nil {
-		return final(err)
-	}
+func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, body []byte) error {
 	patch := func(force bool) error {
-		_, err := resource.Patch(ctx, object.GetName(), types.ApplyPatchType, body, metav1.PatchOptions{
+		_, err := resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
 			FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict, Force: &force,
 		})
 		return err
 	}
-	err = patch(false)
+	err := patch(false)
 	if isConflictOfLabels(err) {
 		err = patch(true)
 	}
@@ -250,13 +271,30 @@ func explain(what string, err error) error {
 	if advice != "" {
 		text += "; " + advice
 	}
-	failure := &Failure{Err: errors.New(text), Final: hopeless}
+	failure := &Failure{Err: &worded{text, err}, Final: hopeless, Unavailable: !hopeless && isUnavailable(err)}
+	if _, ok := errors.AsType[*apierrors.StatusError](err); ok {
+		failure.Err = answer{failure.Err}
+	}
 	if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
 		failure.RetryAfter = min(maxRetryAfter, time.Duration(seconds)*time.Second)
-	} else if !hopeless {
-		return failure.Err
 	}
 	return failure
+}
+
+// isUnavailable tells whether the API server is at fault, and not the object: nothing was answered, or 429 or 5xx without a cause in a field.
+func isUnavailable(err error) bool {
+	if meta.IsNoMatchError(err) {
+		return false // the kind is not there
+	}
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok {
+		return true
+	}
+	if details := status.ErrStatus.Details; details != nil &&
+		slices.ContainsFunc(details.Causes, func(cause metav1.StatusCause) bool { return cause.Field != "" }) {
+		return false
+	}
+	return status.ErrStatus.Code == http.StatusTooManyRequests || status.ErrStatus.Code >= 500
 }
 
 // judge tells whether a request is hopeless: it is where it is wrong itself, or not allowed. A namespace or a kind that is not there may

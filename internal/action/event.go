@@ -30,6 +30,7 @@ func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventActi
 	if err != nil {
 		return rendering(ctx, fmt.Errorf("message: %w", err))
 	}
+	task.rendered()
 	on := task.Event
 	hash := digest(task, on.Annotations[v1alpha1.AnnotationReplay])
 	err = r.events.Create(ctx, &eventsv1.Event{

@@ -74,16 +74,17 @@ func (s *httpSender) newTransport(config *tls.Config) *http.Transport {
 
 // send sends an event once.
 func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (string, error) {
-	request, err := s.request(ctx, task, spec)
+	request, body, headers, err := s.render(ctx, task, spec)
 	if err != nil {
 		return "", err
 	}
-	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {
-		return "", final(err)
+	task.rendered()
+	if err := s.authorize(ctx, task, spec, request, body, headers); err != nil {
+		return "", unavailable(err) // each request of the action needs the Secret
 	}
 	transport, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
 	if err != nil {
-		return "", err
+		return "", unavailable(err)
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
@@ -91,16 +92,16 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 		if _, refused := errors.AsType[*addressError](err); refused {
 			return "", final(err)
 		}
-		return "", err
+		return "", unavailable(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		// The body is the connection, whose reads end with no context. It is closed, not read.
 		return s.judge(response, nil)
 	}
-	// What comes after the status is for people; where it cannot be read there is less to see.
-	body, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
-	return s.judge(response, redact(body, request, spec))
+	// What comes after the status is for people; where it cannot be read before the context ends there is less to see.
+	text, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
+	return s.judge(response, redact(text, request, spec))
 }
 
 // redact takes the secrets out of an answer that repeats the headers of the request: more people may see an event than a Secret.
@@ -121,26 +122,25 @@ func (s *httpSender) judge(response *http.Response, body []byte) (string, error)
 	if text := http.StatusText(response.StatusCode); text != "" {
 		status += " " + text
 	}
-	answer := status
+	shown := status
 	if text := oneline.Of(string(body[:min(len(body), 2*maxResponseBytes)]), maxResponseBytes); text != "" {
-		answer += ": " + text
+		shown += ": " + text
 	}
-	failure := &Failure{Err: fmt.Errorf("answered with %s", status)}
+	fault := "answered with " + status
 	switch code := response.StatusCode; {
 	case code >= 200 && code < 300:
-		return answer, nil
+		return shown, nil
 	case code == http.StatusSwitchingProtocols:
-		failure.Err = fmt.Errorf("answered with %s, which the request did not ask for; name the URL of a server that takes webhooks", status)
-		failure.Final = true
+		return shown, final(errors.New(fault + ", which the request did not ask for; name the URL of a server that takes webhooks"))
 	case code >= 300 && code < 400:
-		failure.Err = fmt.Errorf("answered with %s, and redirects are not followed; name the URL that it leads to", status)
-		failure.Final = true
+		return shown, final(errors.New(fault + ", and redirects are not followed; name the URL that it leads to"))
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		failure.RetryAfter = s.retryAfter(response.Header.Get("Retry-After"))
+		return shown, &Failure{
+			Err: answer{errors.New(fault)}, Unavailable: true, RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
+		}
 	default:
-		failure.Final = true
+		return shown, final(errors.New(fault))
 	}
-	return answer, failure
 }
 
 // retryAfter reads a number of seconds, or a date.
@@ -154,21 +154,47 @@ func (s *httpSender) retryAfter(header string) time.Duration {
 	return max(0, min(pause, maxRetryAfter))
 }
 
-// request makes the request of an action.
-func (s *httpSender) request(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (*http.Request, error) {
+// render makes the request of an action, its body, and the values of its headers but for those that are in Secrets.
+func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (
+	request *http.Request, body []byte, headers []string, err error,
+) {
 	to, err := task.Action.URL.Text(ctx, task.Input)
 	if err != nil {
-		return nil, rendering(ctx, fmt.Errorf("url: %w", err))
+		return nil, nil, nil, rendering(ctx, fmt.Errorf("url: %w", err))
 	}
 	body, header, err := encode(ctx, task.Event, spec.Format)
 	if err != nil {
-		return nil, final(err)
+		return nil, nil, nil, final(err)
 	}
-	request, err := http.NewRequestWithContext(ctx, spec.Method, to, bytes.NewReader(body))
-	if err != nil {
-		return nil, final(err)
+	if request, err = http.NewRequestWithContext(ctx, spec.Method, to, bytes.NewReader(body)); err != nil {
+		return nil, nil, nil, final(err)
+	}
+	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {
+		return nil, nil, nil, final(err)
 	}
 	request.Header = header
+	headers = make([]string, len(spec.Headers))
+	for i, wanted := range spec.Headers {
+		if wanted.ValueFrom != nil {
+			continue
+		}
+		if headers[i], err = task.Action.Headers[i].Text(ctx, task.Input); err != nil {
+			return nil, nil, nil, rendering(ctx, fmt.Errorf("header %s: %w", wanted.Name, err))
+		}
+		if !isHeaderValue(headers[i]) {
+			return nil, nil, nil, final(fmt.Errorf("header %s: %w", wanted.Name, errHeaderValue))
+		}
+	}
+	return request, body, headers, nil
+}
+
+// errHeaderValue does not show the value, which may be secret.
+var errHeaderValue = errors.New("the value holds a character that no header may hold, such as a newline")
+
+// authorize sets the headers of a request, of which some are in Secrets, and signs it. A Secret that is wrong may be mended.
+func (s *httpSender) authorize(
+	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
+) error {
 	request.Header.Set("User-Agent", "netbox-event-operator")
 	tracing.ToHeader(ctx, request.Header)
 	if user := request.URL.User; user != nil {
@@ -176,42 +202,27 @@ func (s *httpSender) request(ctx context.Context, task Task, spec *v1alpha1.HTTP
 		request.SetBasicAuth(user.Username(), password)
 	}
 	for i, wanted := range spec.Headers {
-		value, err := s.headerValue(ctx, task, i, wanted)
-		if err != nil {
-			return nil, fmt.Errorf("header %s: %w", wanted.Name, err)
+		value := headers[i]
+		if wanted.ValueFrom != nil {
+			entry, err := s.secrets.entry(ctx, task.Rule.Namespace, wanted.ValueFrom.SecretKeyRef)
+			if err == nil && !isHeaderValue(string(entry)) {
+				err = errHeaderValue
+			}
+			if err != nil {
+				return fmt.Errorf("header %s: %w", wanted.Name, err)
+			}
+			value = string(entry)
 		}
 		request.Header.Set(wanted.Name, value)
 	}
 	if spec.SigningSecretRef != nil {
 		key, err := s.secrets.entry(ctx, task.Rule.Namespace, *spec.SigningSecretRef)
 		if err != nil {
-			return nil, fmt.Errorf("signing: %w", err)
+			return fmt.Errorf("signing: %w", err)
 		}
 		request.Header.Set(netbox.SignatureHeader, netbox.Sign(key, body))
 	}
-	return request, nil
-}
-
-// errHeaderValue does not show the value, which may be secret.
-var errHeaderValue = errors.New("the value holds a character that no header may hold, such as a newline")
-
-// headerValue returns the value of a header. A Secret that holds a wrong one may be mended.
-func (s *httpSender) headerValue(ctx context.Context, task Task, index int, header v1alpha1.HTTPHeader) (string, error) {
-	if header.ValueFrom != nil {
-		value, err := s.secrets.entry(ctx, task.Rule.Namespace, header.ValueFrom.SecretKeyRef)
-		if err == nil && !isHeaderValue(string(value)) {
-			err = errHeaderValue
-		}
-		return string(value), err
-	}
-	value, err := task.Action.Headers[index].Text(ctx, task.Input)
-	if err != nil {
-		return "", rendering(ctx, err)
-	}
-	if !isHeaderValue(value) {
-		return "", final(errHeaderValue)
-	}
-	return value, nil
+	return nil
 }
 
 // transport returns the transport for the certificates of an action. Those with the same certificates share it, and no others.

@@ -91,7 +91,6 @@ func TestAnswers(t *testing.T) {
 		{reason: "another protocol", answer: func(w http.ResponseWriter, _ *http.Request) {
 			conn, _, _ := http.NewResponseController(w).Hijack()
 			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
-			_, _ = io.Copy(io.Discard, conn) // until the other side closes it
 			_ = conn.Close()
 		}, want: final, response: "101 Switching Protocols", fault: "did not ask for"},
 
@@ -137,6 +136,9 @@ func TestAnswers(t *testing.T) {
 			}
 			if failure.RetryAfter != test.pause {
 				t.Errorf("to be tried again after %v, want %v", failure.RetryAfter, test.pause)
+			}
+			if failure.Unavailable != (test.want == again) {
+				t.Errorf("the sink is unavailable: %v", failure.Unavailable)
 			}
 			if test.want == final && !strings.HasPrefix(err.Error(), "answered with ") {
 				t.Errorf("error is %q, which hides the answer", err)

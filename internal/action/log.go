@@ -13,6 +13,7 @@ func (r *Runner) write(ctx context.Context, task Task) error {
 	if err != nil {
 		return rendering(ctx, fmt.Errorf("message: %w", err))
 	}
+	task.rendered()
 	log := r.log.WithValues(tracing.LogValues(task.Event.Spec.Delivery.Traceparent)...)
 	log.Info("NetBox event rule", "message", message, "rule", task.Rule.Name, "action", task.Action.Spec.Name,
 		"namespace", task.Event.Namespace, "name", task.Event.Name, "requestID", task.Event.Spec.RequestID)

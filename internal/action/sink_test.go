@@ -1,0 +1,411 @@
+package action_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+)
+
+// newRawSink listens, reads the head of each request, and leaves the connection to serve until that ends or the test does. The channel is
+// closed when the sender closed a connection that was served.
+func newRawSink(t *testing.T, serve func(conn net.Conn, head string)) (address string, closed <-chan struct{}) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var connections sync.WaitGroup
+	t.Cleanup(connections.Wait)
+	t.Cleanup(func() { _ = listener.Close() })
+	left := make(chan struct{})
+	var once sync.Once
+	connections.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			stop := context.AfterFunc(t.Context(), func() { _ = conn.Close() })
+			connections.Go(func() {
+				defer stop()
+				defer conn.Close()
+				head := make([]byte, 0, 64<<10)
+				for !strings.Contains(string(head), "\r\n\r\n") && len(head) < cap(head) {
+					n, err := conn.Read(head[len(head):cap(head)])
+					if err != nil {
+						return
+					}
+					head = head[:len(head)+n]
+				}
+				serve(conn, string(head))
+				_, _ = io.Copy(io.Discard, conn) // until the sender closes it
+				once.Do(func() { close(left) })
+			})
+		}
+	})
+	return listener.Addr().String(), left
+}
+
+// TestHostileSinks sends to what is no proper HTTP server: each delivery ends within its timeout, and so does its connection.
+func TestHostileSinks(t *testing.T) {
+	say := func(text string) func(net.Conn, string) {
+		return func(conn net.Conn, _ string) { _, _ = io.WriteString(conn, text) }
+	}
+	repeat := func(head, text string, pause time.Duration) func(net.Conn, string) {
+		return func(conn net.Conn, _ string) {
+			_, err := io.WriteString(conn, head)
+			for err == nil {
+				_, err = io.WriteString(conn, text)
+				time.Sleep(pause)
+			}
+		}
+	}
+	for _, test := range []struct {
+		reason   string
+		serve    func(net.Conn, string)
+		want     outcome
+		response string // begins with
+		fault    string
+	}{
+		{"101, and nothing more", say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), final, "101 Switching Protocols", "which the request did not ask for"},
+		{"101 without an upgrade", say("HTTP/1.1 101 Switching Protocols\r\n\r\n"), final, "101 Switching Protocols", "which the request did not ask for"},
+		{"101, and words without end", repeat("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", "x", time.Millisecond), final, "101 Switching Protocols", "which the request did not ask for"},
+		{"an echo", func(conn net.Conn, head string) { _, _ = io.WriteString(conn, head) }, again, "", "malformed"},
+		{"a good answer with an echo", func(conn net.Conn, head string) {
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(head), head)
+		}, done, "200 OK: POST / HTTP/1.1", ""},
+		{"a body that trickles", repeat("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x", 20*time.Millisecond), done, "200 OK", ""},
+		{"a body that never comes", say("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), done, "200 OK", ""},
+		{"a body that breaks off", func(conn net.Conn, _ string) {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf")
+			_ = conn.Close()
+		}, done, "200 OK: half", ""},
+		{"a refusal with a body that never comes", say("HTTP/1.1 400 Bad Request\r\nContent-Length: 100000\r\n\r\n"), final, "400 Bad Request", "answered with 400"},
+		{"busy, with a body that never comes", say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\n"), again, "503 Service Unavailable", "answered with 503"},
+		{"headers without end", repeat("HTTP/1.1 200 OK\r\n", "X-A: "+strings.Repeat("a", 60_000)+"\r\n", 0), again, "", "exceeded"},
+		{"headers that trickle", repeat("HTTP/1.1 200 OK\r\n", "X-A: a\r\n", 20*time.Millisecond), again, "", "not done within the timeout of 300ms"},
+		{"a body without end", repeat("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "10000\r\n"+strings.Repeat("a", 65_536)+"\r\n", 0), done, "200 OK: aaa", ""},
+		{"hints without end", repeat("", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", time.Millisecond), again, "", "not done within the timeout of 300ms"},
+		{"hints without end, and fast", repeat("", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 100), 0), again, "", "exceeded"},
+		{"silence", func(net.Conn, string) {}, again, "", "not done within the timeout of 300ms"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			address, closed := newRawSink(t, test.serve)
+			task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://"+address))
+			task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
+			expectInTime(t, task, test.want, test.response, test.fault)
+			if test.reason == "a good answer with an echo" {
+				return // its connection is kept
+			}
+			select {
+			case <-closed:
+			case <-time.After(5 * time.Second):
+				t.Error("the connection is still open")
+			}
+		})
+	}
+	t.Run("no handshake", func(t *testing.T) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0") // that nobody accepts from
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("https://"+listener.Addr().String()))
+		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
+		expectInTime(t, task, again, "", "not done within the timeout of 300ms")
+	})
+	t.Run("a handshake with nonsense", func(t *testing.T) {
+		server := httptest.NewServer(http.NotFoundHandler())
+		defer server.Close()
+		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest(strings.Replace(server.URL, "http:", "https:", 1)))
+		expectInTime(t, task, again, "", "TLS handshake")
+	})
+	t.Run("a name that does not exist", func(t *testing.T) {
+		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://does-not-exist.invalid/"))
+		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: time.Second}
+		expectInTime(t, task, again, "", "does-not-exist.invalid")
+	})
+}
+
+// expectInTime does a task, and checks that it ends within its timeout, or what a slow machine takes for it.
+func expectInTime(t *testing.T, task action.Task, want outcome, response, fault string) {
+	t.Helper()
+	runner := newRunner(t)
+	type result struct {
+		response string
+		err      error
+	}
+	results := make(chan result, 1)
+	go func() {
+		response, err := do(t, runner, task)
+		results <- result{response, err}
+	}()
+	select {
+	case got := <-results:
+		expect(t, got.err, want, fault)
+		if !strings.HasPrefix(got.response, response) {
+			t.Errorf("response is %q, want it to begin with %q", got.response, response)
+		}
+		expectUnavailable(t, got.err, want == again)
+	case <-time.After(5 * time.Second):
+		t.Fatal("it did not end")
+	}
+}
+
+func expectUnavailable(t *testing.T, err error, want bool) {
+	t.Helper()
+	failure, ok := err.(*action.Failure) //nolint:errorlint // each error is one itself
+	if err != nil && !ok {
+		t.Errorf("error is a %T: %v", err, err)
+	} else if err != nil && failure.Unavailable != want {
+		t.Errorf("unavailable is %v, want %v: %v", failure.Unavailable, want, err)
+	}
+}
+
+// TestSecretsAreOfTheSink checks that a Secret that cannot be read is at fault for all events of the action.
+func TestSecretsAreOfTheSink(t *testing.T) {
+	to, namespace := newSink(t), plane.Namespace(t)
+	ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
+	for reason, change := range map[string]func(*v1alpha1.HTTPAction){
+		"a header": func(spec *v1alpha1.HTTPAction) {
+			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-A", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+		},
+		"signing":   func(spec *v1alpha1.HTTPAction) { spec.SigningSecretRef = &ref },
+		"authority": func(spec *v1alpha1.HTTPAction) { spec.TLS = &v1alpha1.HTTPTLS{CASecretRef: &ref} },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			spec := newRequest(to.URL)
+			change(spec.HTTP)
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			expect(t, err, again, "does not exist")
+			expectUnavailable(t, err, true)
+		})
+	}
+	t.Run("a template is of the event", func(t *testing.T) {
+		_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), newRequest(to.URL+"/${data.site.slug}")))
+		expect(t, err, final)
+		expectUnavailable(t, err, false)
+	})
+}
+
+// answering makes an API server answer all requests that are not of discovery alike.
+func answering(t *testing.T, status int, body string) func(*action.Options) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return connecting(t, server.URL)
+}
+
+func connecting(t *testing.T, to string) func(*action.Options) {
+	t.Helper()
+	return func(options *action.Options) {
+		config := &rest.Config{Host: to}
+		direct, err := client.New(config, client.Options{Scheme: plane.Client.Scheme(), Mapper: options.Mapper})
+		if err != nil {
+			t.Fatal(err)
+		}
+		options.Config, options.Secrets, options.Events = config, direct, direct
+	}
+}
+
+// TestUnavailableAPI checks whose failure it is when the API server refuses, or does not answer.
+func TestUnavailableAPI(t *testing.T) {
+	status := func(code int, reason metav1.StatusReason, more string) string {
+		return fmt.Sprintf(`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": "no"%s}`, code, reason, more)
+	}
+	silent, _ := newRawSink(t, func(net.Conn, string) {})
+	for _, test := range []struct {
+		reason string
+		api    func(*action.Options)
+		want   bool
+		of     outcome
+	}{
+		{"overloaded", answering(t, 429, status(429, metav1.StatusReasonTooManyRequests, "")), true, again},
+		{"an internal error", answering(t, 500, status(500, metav1.StatusReasonInternalError, "")), true, again},
+		{"an internal error about a field", answering(t, 500, status(500, metav1.StatusReasonInternalError, `, "details": {"causes": [{"field": "spec.x", "message": "no"}]}`)), false, again},
+		{"a gateway", answering(t, 502, "<html>"), true, again},
+		{"unavailable", answering(t, 503, status(503, metav1.StatusReasonServiceUnavailable, "")), true, again},
+		{"a timeout of its own", answering(t, 504, status(504, metav1.StatusReasonTimeout, "")), true, again},
+		{"no namespace", answering(t, 404, status(404, metav1.StatusReasonNotFound, "")), false, again},
+		{"a conflict", answering(t, 409, status(409, metav1.StatusReasonConflict, "")), false, again},
+		{"a quota", answering(t, 403, strings.Replace(status(403, metav1.StatusReasonForbidden, ""), `"no"`, `"exceeded quota: x"`, 1)), false, again},
+		{"invalid", answering(t, 422, status(422, metav1.StatusReasonInvalid, "")), false, final},
+		{"nobody listens", connecting(t, "http://127.0.0.1:1"), true, again},
+		{"silence", connecting(t, "http://"+silent), true, again},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			runner, event := newRunner(t, test.api), device(t, plane.Namespace(t), "leaf1")
+			for _, spec := range []v1alpha1.Action{
+				newApply(t, configMap(`"data": {"a": "${data.name}"}`)),
+				{Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "x"}},
+			} {
+				task := newTask(t, event, spec)
+				task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: time.Second}
+				_, err := do(t, runner, task)
+				expect(t, err, test.of)
+				expectUnavailable(t, err, test.want)
+				if test.reason == "silence" {
+					expect(t, err, again, "not done within the timeout of 1s")
+				}
+			}
+		})
+	}
+	t.Run("no such kind", func(t *testing.T) {
+		_, err := do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newApply(t, `{"apiVersion": "example.com/v1", "kind": "Missing"}`)))
+		expect(t, err, again, "Missing")
+		expectUnavailable(t, err, false)
+	})
+	t.Run("a Secret that cannot be read", func(t *testing.T) {
+		spec := newRequest("http://127.0.0.1:1")
+		spec.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
+		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), spec)
+		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
+		_, err := do(t, newRunner(t, connecting(t, "http://"+silent)), task)
+		expect(t, err, again, "not done within the timeout of 300ms", "Secret sink")
+		expectUnavailable(t, err, true)
+	})
+}
+
+// hangingMapper is discovery over a connection that hangs.
+type hangingMapper struct {
+	meta.RESTMapper
+	calls atomic.Int32
+	until chan struct{}
+}
+
+func (m *hangingMapper) RESTMapping(kind schema.GroupKind, versions ...string) (*meta.RESTMapping, error) {
+	m.calls.Add(1)
+	<-m.until
+	return m.RESTMapper.RESTMapping(kind, versions...)
+}
+
+func TestDiscoveryHangs(t *testing.T) {
+	namespace := newNamespace(t)
+	mapper := &hangingMapper{until: make(chan struct{})}
+	runner := newRunner(t, func(options *action.Options) { mapper.RESTMapper, options.Mapper = options.Mapper, mapper })
+	task := newTask(t, device(t, namespace, "leaf1"), newApply(t, configMap(`"data": {"a": "${data.name}"}`)))
+	task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 20 * time.Millisecond}
+	before := runtime.NumGoroutine()
+	for range 20 {
+		_, err := do(t, runner, task)
+		expect(t, err, again, "not done within the timeout of 20ms", "how its kind is served")
+		expectUnavailable(t, err, true)
+	}
+	if calls, more := mapper.calls.Load(), runtime.NumGoroutine()-before; calls != 1 || more > 5 {
+		t.Errorf("discovery hangs in %d calls, and there are %d goroutines more", calls, more)
+	}
+	close(mapper.until)
+	task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 10 * time.Second}
+	_, err := do(t, runner, task)
+	expect(t, err, done)
+}
+
+// TestCanceled checks that the end of the operator is nobody's failure, whatever was waited for.
+func TestCanceled(t *testing.T) {
+	silent, _ := newRawSink(t, func(net.Conn, string) {})
+	signed := newRequest("http://" + silent)
+	signed.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
+	api := connecting(t, "http://"+silent)
+	for reason, spec := range map[string]v1alpha1.Action{
+		"a sink": newRequest("http://" + silent), "a handshake": newRequest("https://" + silent), "a Secret": signed,
+		"an object": newApply(t, configMap(`"data": {"a": "${data.name}"}`)), "an event": {Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "x"}},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			task := newTask(t, device(t, plane.Namespace(t), "leaf1"), spec)
+			runner := newRunner(t, api)
+			for _, wait := range []time.Duration{0, 100 * time.Millisecond} {
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(wait, cancel)
+				if wait == 0 {
+					cancel()
+				}
+				_, err := runner.Do(ctx, task)
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("error is %v", err)
+				}
+				expect(t, err, again)
+				expectUnavailable(t, err, false)
+			}
+		})
+	}
+}
+
+// TestRendered checks that the hook comes once, after what is computed and before what is waited for.
+func TestRendered(t *testing.T) {
+	namespace := newNamespace(t)
+	var steps []string
+	step := func(name string) { steps = append(steps, name) }
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, _ *http.Request) { step("request") }))
+	defer server.Close()
+	newSecret(t, namespace, "sink", map[string]string{"key": "k"})
+	signed := newRequest(server.URL + "/${data.name}")
+	signed.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
+	unreadable := newRequest(server.URL)
+	unreadable.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "missing", Key: "key"}
+	several := func(second string) v1alpha1.Action {
+		return newApply(t, `{"apiVersion": "v1", "kind": "List", "items": [`+configMap(`"metadata": {"name": "first"}`)+`, `+configMap(`"metadata": {"name": "second"}, "data": {"a": "`+second+`"}`)+`]}`)
+	}
+	for _, test := range []struct {
+		reason string
+		spec   v1alpha1.Action
+		want   outcome
+		steps  []string
+	}{
+		{"http", signed, done, []string{"rendered", "request"}},
+		{"http without its Secret", unreadable, again, []string{"rendered"}},
+		{"http of a template that fails", newRequest(server.URL + "/${data.site.slug}"), final, nil},
+		{"the second of two objects fails", several("${data.site.slug}"), final, nil},
+		{"two objects", several("${data.name}"), done, []string{"rendered"}},
+		{"an event", v1alpha1.Action{Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "${data.name}"}}, done, []string{"rendered"}},
+		{"an event that fails", v1alpha1.Action{Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "${data.site.slug}"}}, final, nil},
+		{"a log line", v1alpha1.Action{Log: &v1alpha1.LogAction{Message: "${data.name}"}}, done, []string{"rendered"}},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			steps = nil
+			task := newTask(t, device(t, namespace, "leaf1"), test.spec)
+			task.Rendered = func() {
+				step("rendered")
+				if found := list[corev1.ConfigMapList](t, namespace).Items; slices.ContainsFunc(found, func(one corev1.ConfigMap) bool { return one.Name == "first" }) {
+					t.Error("an object was made before all were rendered")
+				}
+			}
+			_, err := do(t, newRunner(t), task)
+			expect(t, err, test.want)
+			if !slices.Equal(steps, test.steps) {
+				t.Errorf("%v, want %v", steps, test.steps)
+			}
+			_ = plane.Client.Delete(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "first"}})
+			if test.want == final {
+				if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "first"}, &corev1.ConfigMap{}); !apierrors.IsNotFound(err) {
+					t.Errorf("the first object was made: %v", err)
+				}
+			}
+		})
+	}
+}
