@@ -281,7 +281,8 @@ func explain(what string, err error) error {
 	return failure
 }
 
-// isUnavailable tells whether the API server is at fault, and not the object: nothing was answered, or 429 or 5xx without a cause in a field.
+// isUnavailable tells whether the API server is at fault, and not the object: nothing was answered, or 429 or 5xx without a
+// cause in a field.
 func isUnavailable(err error) bool {
 	if meta.IsNoMatchError(err) {
 		return false // the kind is not there

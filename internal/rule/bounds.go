@@ -25,6 +25,8 @@ import (
 const (
 	// maxAllocated bounds, in bytes, all that the calls of one evaluation allocate, and the weight of the lists and maps that it builds.
 	maxAllocated = 64 << 20
+	// maxElements bounds the elements of a list, so that no list is longer than what can be rendered.
+	maxElements = maxRendered / valueBytes
 	// maxWeight bounds the weight of a list or map, which may hold the same value many times: to compare it, or to write it into an error,
 	// takes as long as if it held copies.
 	maxWeight = 2 * maxRendered
@@ -36,9 +38,10 @@ const (
 
 // needs is what a call needs.
 type needs struct {
-	result  int // bytes of the text that it returns; valueBytes for each element of a list
-	scratch int // bytes that it allocates besides, or instead of the result
-	work    int // steps
+	result   int // bytes of the text that it returns, all of which it allocates
+	elements int // of the list that it returns, of which it allocates scratch
+	scratch  int // bytes that it allocates besides
+	work     int // steps
 }
 
 // usage is what one evaluation used. It is a value of CEL, so that the calls get it as an argument that expressions do not see.
@@ -76,7 +79,7 @@ func usageOf(frame *interpreter.ExecutionFrame) *usage {
 // take accounts for a call, and returns why it must not take place. It ends the evaluation when that used up what it may, because an
 // error may be no reason for the expression to fail.
 func (u *usage) take(function string, need needs) ref.Val {
-	if need.result > maxRendered {
+	if need.result > maxRendered || need.elements > maxElements {
 		return tooLarge(function)
 	}
 	if need.work > maxWork {
@@ -249,7 +252,8 @@ var measured = map[string]measure{
 	"cel.@mapInsert": measureMapInsert,
 
 	// Conversions and parsers, whose results, scratch or errors are as long as their texts.
-	"bool": parsed, "bytes": parsed, "double": parsed, "duration": parsed, "int": parsed, "string": parsed, "timestamp": parsed, "uint": parsed,
+	"bool": parsed, "bytes": parsed, "double": parsed, "duration": parsed, "int": parsed, "string": parsed, "timestamp": parsed,
+	"uint": parsed,
 	"cidr": parsed, "containsCIDR": parsed, "containsIP": parsed, "ip": parsed, "ip.isCanonical": parsed, "isCIDR": parsed, "isIP": parsed,
 	"isSemver": parsed, "semver": parsed, "isURL": parsed, "url": parsed, "validate": parsed, "format.named": parsed,
 	"getDate": parsed, "getDayOfMonth": parsed, "getDayOfWeek": parsed, "getDayOfYear": parsed, "getFullYear": parsed, "getHours": parsed,
@@ -464,13 +468,12 @@ func search(pattern *regexp.Regexp, function string, args []ref.Val) ref.Val {
 	case "find":
 		return types.String(pattern.FindString(string(text)))
 	}
-	const most = maxRendered / valueBytes
 	limit := number(args, 2, -1)
-	if limit < 0 || limit > most {
-		limit = most + 1
+	if limit < 0 || limit > maxElements {
+		limit = maxElements + 1
 	}
 	found := pattern.FindAllString(string(text), limit)
-	if len(found) > most {
+	if len(found) > maxElements {
 		return tooLarge(function)
 	}
 	return types.NewStringList(types.DefaultTypeAdapter, found)
@@ -553,7 +556,7 @@ func measureAdd(_ *usage, args []ref.Val) (needs, ref.Val) {
 	case types.String, types.Bytes:
 		return needs{result: textLength(first) + textLength(args[1])}, nil
 	case traits.Lister: // of which CEL makes a view
-		return needs{result: product(listLength(first)+listLength(args[1]), valueBytes)}, nil
+		return needs{elements: listLength(first) + listLength(args[1])}, nil
 	}
 	return needs{}, nil
 }
@@ -625,7 +628,7 @@ func measureFormat(u *usage, args []ref.Val) (needs, ref.Val) {
 			value := values.Get(types.Int(clause))
 			length += numeral
 			if isContainer(value) {
-				length += numeral / valueBytes * u.weigh(value, maxRendered) / 32 // about 20 bytes for each value, more than an integer
+				length += 6 * u.weigh(value, maxRendered) // an integer has the weight valueBytes, and up to 20 digits
 			} else {
 				length += 2 * textLength(value) // in hexadecimal digits
 			}
@@ -667,11 +670,11 @@ func measureSplit(_ *usage, args []ref.Val) (needs, ref.Val) {
 	if limit := number(args, 2, -1); limit >= 0 {
 		parts = min(parts, limit)
 	}
-	return needs{result: parts * valueBytes, scratch: parts * partBytes, work: len(text)}, nil
+	return needs{elements: parts, scratch: parts * partBytes, work: len(text)}, nil
 }
 
-// measureRegex takes as many steps as characters in the text times those in the pattern, by a factor that makes the limit that of CEL's cost.
-// What findAll needs for its result is accounted for when it is known.
+// measureRegex takes as many steps as characters in the text times those in the pattern, by a factor that makes the limit that of CEL's
+// cost. What findAll needs for its result is accounted for when it is known.
 func measureRegex(_ *usage, args []ref.Val) (needs, ref.Val) {
 	const factor = 25
 	text, pattern := textLength(args[0]), textLength(args[1])
@@ -701,7 +704,7 @@ func measureIndexOf(u *usage, args []ref.Val) (needs, ref.Val) {
 
 func measureRange(_ *usage, args []ref.Val) (needs, ref.Val) {
 	length := number(args, 0, 0)
-	return needs{result: product(length, valueBytes), scratch: product(length, elementBytes)}, nil
+	return needs{elements: length, scratch: product(length, elementBytes)}, nil
 }
 
 func elements(_ *usage, args []ref.Val) (needs, ref.Val) {
@@ -711,7 +714,7 @@ func elements(_ *usage, args []ref.Val) (needs, ref.Val) {
 func measureFlatten(u *usage, args []ref.Val) (needs, ref.Val) {
 	length := flattened(args[0], number(args, 1, 1))
 	u.spend(length)
-	return needs{result: product(length, valueBytes), scratch: product(length, 2*elementBytes)}, nil
+	return needs{elements: length, scratch: product(length, 2*elementBytes)}, nil
 }
 
 // flattened counts the elements of a list that is flattened, until there are too many.
