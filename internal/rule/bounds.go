@@ -300,8 +300,23 @@ func (b *bounds) learn(env *cel.Env) error {
 func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
 	switch node := node.(type) {
 	case interpreter.InterpretableCall:
+		if ofAccumulator(node) {
+			var inner interpreter.InterpretableV2 = node
+			if measure, ok := measured[node.Function()]; ok && grows(node) {
+				var err error
+				if inner, err = b.call(node, measure); err != nil {
+					return nil, err
+				}
+			}
+			return step{inner}, nil
+		}
 		if measure, ok := measured[node.Function()]; ok && grows(node) {
 			return b.call(node, measure)
+		}
+	case interpreter.InterpretableAttribute:
+		// The type is not exported.
+		if fmt.Sprintf("%T", node.Attr()) == "*interpreter.conditionalAttribute" {
+			return conditional{node}, nil
 		}
 	case interpreter.InterpretableConstructor:
 		for _, value := range node.InitVals() {
@@ -311,6 +326,38 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 		}
 	}
 	return node, nil
+}
+
+// step is a call of the accumulator of a loop, such as @result + [x]. CEL's cost tracker keeps what it observed on a stack, looks through all
+// of it for what it does not find, and forgets the accumulator of the step before when a call used it: so it takes n² for a loop of n. A
+// step is no call to it. Its own cost, 1, is not counted.
+type step struct{ interpreter.InterpretableV2 }
+
+// conditional is a ? b : c, by which filter steps. The cost tracker forgets its branches, of which it has one, and not the conditional of the
+// step before. As any other attribute it is forgotten itself. It has the cost 1 instead of none.
+type conditional struct{ interpreter.InterpretableAttribute }
+
+// Attr returns what the conditional resolves to.
+func (c conditional) Attr() interpreter.Attribute { return attribute{c.InterpretableAttribute.Attr()} }
+
+type attribute struct{ interpreter.Attribute }
+
+// accumulator is the name that macros give to what they accumulate, which no expression can name.
+const accumulator = "@result"
+
+func ofAccumulator(call interpreter.InterpretableCall) bool {
+	switch call.Function() {
+	case "_+_", "!_", "@not_strictly_false", "cel.@mapInsert":
+	default:
+		return false
+	}
+	switch first := call.Args()[0].(type) {
+	case interpreter.InterpretableAttribute:
+		named, ok := first.Attr().(interpreter.NamespacedAttribute)
+		return ok && slices.Equal(named.CandidateVariableNames(), []string{accumulator})
+	default:
+		return call.Function() == "@not_strictly_false"
+	}
 }
 
 // grows tells whether a call can need more than a fixed amount, for which it has a fast way if not.

@@ -183,3 +183,28 @@ func TestMatchInTime(t *testing.T) {
 		}
 	})
 }
+
+// TestLoopsAreLinear checks that the time that a loop takes grows with its length alone: bodies can have lists of many elements.
+func TestLoopsAreLinear(t *testing.T) {
+	event := bombEvent(t)
+	for _, expression := range []string{
+		`lists.range(40000).all(x, x >= 0)`, `!lists.range(40000).exists(x, x < 0)`, `lists.range(40000).exists_one(x, x == 1)`,
+		`lists.range(40000).map(x, x).size() == 40000`, `lists.range(40000).map(x, x > 2, x).size() > 0`, `lists.range(40000).filter(x, x > 3).size() > 0`,
+		`lists.range(40000).all(i, v, i == v)`, `lists.range(40000).transformList(i, v, v).size() > 0`, `lists.range(40000).transformMap(i, v, v).size() > 0`,
+	} {
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: expression}})
+		begin := time.Now()
+		matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, now))
+		if took := time.Since(begin); err != nil || !matched || took > 3*time.Second { // 0.1 s; it was more than 5 s
+			t.Errorf("%s is %v after %v: %v", expression, matched, took, err)
+		}
+	}
+	for _, expression := range []string{ // the cost of what is in a loop counts nevertheless
+		`data.names.all(a, data.names.all(b, a == b))`, `data.names.map(a, data.names.map(b, b)).size() > 0`, `data.names.filter(a, data.names.filter(b, b != "").size() > 0).size() > 0`,
+	} {
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: expression}})
+		if _, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); err == nil || !strings.Contains(err.Error(), "operation cancelled") {
+			t.Errorf("%s: error is %v", expression, err)
+		}
+	}
+}
