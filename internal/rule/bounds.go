@@ -328,14 +328,16 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 	return node, nil
 }
 
-// step is a call of the accumulator of a loop, such as @result + [x]. CEL's cost tracker keeps what it observed on a stack, looks through all
-// of it for what it does not find, and forgets the accumulator of the step before when a call used it: so it takes n² for a loop of n. A
-// step is no call to it. Its own cost, 1, is not counted.
+// step is a call of the accumulator of a loop, such as @result + [x]. CEL's cost tracker keeps what it observed on a stack, looks through
+// all of it for what it does not find, and forgets the accumulator of the step before when a call used it: so it takes n² for a loop of n.
+// A step is no call to it. Its own cost, 1, is not counted.
 type step struct{ interpreter.InterpretableV2 }
 
-// conditional is a ? b : c, by which filter steps. The cost tracker forgets its branches, of which it has one, and not the conditional of the
-// step before. As any other attribute it is forgotten itself. It has the cost 1 instead of none.
-type conditional struct{ interpreter.InterpretableAttribute }
+// conditional is a ? b : c, by which filter steps. The cost tracker forgets its branches, of which it has one, and not the conditional of
+// the step before. As any other attribute it is forgotten itself. It has the cost 1 instead of none.
+type conditional struct {
+	interpreter.InterpretableAttribute
+}
 
 // Attr returns what the conditional resolves to.
 func (c conditional) Attr() interpreter.Attribute { return attribute{c.InterpretableAttribute.Attr()} }
@@ -426,6 +428,16 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 				return types.WrapErr(err)
 			}
 			return search(compiled, function, args)
+		}
+	}
+	if add := run; function == "_+_" {
+		run = func(args ...ref.Val) ref.Val {
+			first, ok := args[0].(traits.Lister)
+			second, okSecond := args[1].(traits.Lister)
+			if _, accumulator := first.(traits.MutableLister); ok && okSecond && !accumulator {
+				return concatenate(first, second)
+			}
+			return add(args...)
 		}
 	}
 	after := func(*usage, ref.Val) {}
@@ -602,10 +614,25 @@ func measureAdd(_ *usage, args []ref.Val) (needs, ref.Val) {
 	switch first := args[0].(type) {
 	case types.String, types.Bytes:
 		return needs{result: textLength(first) + textLength(args[1])}, nil
-	case traits.Lister: // of which CEL makes a view
-		return needs{elements: listLength(first) + listLength(args[1])}, nil
+	case traits.Lister:
+		need := needs{elements: listLength(first) + listLength(args[1])}
+		if _, accumulator := first.(traits.MutableLister); !accumulator {
+			need.scratch, need.work = elementBytes*need.elements, need.elements
+		}
+		return need, nil
 	}
 	return needs{}, nil
+}
+
+// concatenate copies two lists. CEL makes a view, in which each access goes through all lists that it was made of.
+func concatenate(first, second traits.Lister) ref.Val {
+	joined := make([]ref.Val, 0, listLength(first)+listLength(second))
+	for _, list := range []traits.Lister{first, second} {
+		for at := list.Iterator(); at.HasNext() == types.True; {
+			joined = append(joined, at.Next())
+		}
+	}
+	return types.NewRefValList(types.DefaultTypeAdapter, joined)
 }
 
 func measureReplace(_ *usage, args []ref.Val) (needs, ref.Val) {
