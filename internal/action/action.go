@@ -99,6 +99,8 @@ type Failure struct {
 	// Unavailable says that the sink, not this one event, is at fault: it could not be reached, did not answer in time, or answered with 408,
 	// 425, 429 or 5xx. Deliveries of other events to it would fail as well.
 	Unavailable bool
+	// Throttled says that the sink answered with 429: it is there, and takes fewer requests than it gets.
+	Throttled bool
 	// RetryAfter is the least pause before the next attempt. It is 0 where the sink did not ask for one.
 	RetryAfter time.Duration
 }

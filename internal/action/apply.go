@@ -275,6 +275,7 @@ func explain(what string, err error) error {
 	if _, ok := errors.AsType[*apierrors.StatusError](err); ok {
 		failure.Err = answer{failure.Err}
 	}
+	failure.Throttled = failure.Unavailable && apierrors.IsTooManyRequests(err)
 	if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
 		failure.RetryAfter = min(maxRetryAfter, time.Duration(seconds)*time.Second)
 	}

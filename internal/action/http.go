@@ -136,7 +136,8 @@ func (s *httpSender) judge(response *http.Response, body []byte) (string, error)
 		return shown, final(errors.New(fault + ", and redirects are not followed; name the URL that it leads to"))
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
 		return shown, &Failure{
-			Err: answer{errors.New(fault)}, Unavailable: true, RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
+			Err: answer{errors.New(fault)}, Unavailable: true, Throttled: code == http.StatusTooManyRequests,
+			RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
 		}
 	default:
 		return shown, final(errors.New(fault))

@@ -137,6 +137,9 @@ func TestAnswers(t *testing.T) {
 			if failure.RetryAfter != test.pause {
 				t.Errorf("to be tried again after %v, want %v", failure.RetryAfter, test.pause)
 			}
+			if failure.Throttled != strings.HasPrefix(test.response, "429") {
+				t.Errorf("throttled is %v", failure.Throttled)
+			}
 			if failure.Unavailable != (test.want == again) {
 				t.Errorf("the sink is unavailable: %v", failure.Unavailable)
 			}

@@ -232,7 +232,7 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 			t.Errorf("the collector got %q", secret)
 		}
 	}
-	for _, message := range []string{"NetBox event", "NetBox event rule", "request refused", "action failed and will be tried again"} {
+	for _, message := range []string{"NetBox event", "NetBox event rule", "request refused", "action failed; retrying"} {
 		if !slices.ContainsFunc(strings.Split(m.log.String(), "\n"), func(line string) bool {
 			return strings.Contains(line, `"msg":"`+message+`"`) && strings.Contains(line, `"traceID":"`+trace+`"`)
 		}) {
