@@ -44,7 +44,7 @@ func main() {
 
 func run(ctx context.Context, duration time.Duration, rate float64, seed uint64) (err error) {
 	began := time.Now()
-	f, err := fleet.Start(ctx, replicas, maxEvents)
+	f, err := fleet.Start(ctx, fleet.Options{Replicas: replicas, MaxEvents: maxEvents})
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,10 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	if err != nil {
 		return err
 	}
-	sink := fleet.NewSink(sender.Began)
+	sink, err := fleet.NewSink(sender.Began)
+	if err != nil {
+		return err
+	}
 	defer sink.Close()
 	sink.Set(fleet.SinkUp, failing)
 	// Nothing is given up: a fault of the sink must not look like one of the operator.

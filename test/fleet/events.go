@@ -80,26 +80,18 @@ func (f *Fleet) Stored(ctx context.Context) (int, error) {
 func (f *Fleet) Judge(ctx context.Context, s *Sender) (figures.Verdict, error) {
 	verdict, names := s.verdict(), s.Names()
 	stored := map[string][]string{} // names of events by request id
-	const page = 500
-	for next := ""; ; {
-		var events v1alpha1.NetBoxEventList
-		if err := f.Plane.Client.List(ctx, &events, client.InNamespace(Namespace), client.Limit(page), client.Continue(next)); err != nil {
-			return verdict, err
+	err := f.eachEvent(ctx, func(event *v1alpha1.NetBoxEvent) {
+		stored[event.Spec.RequestID] = append(stored[event.Spec.RequestID], event.Namespace+"/"+event.Name)
+		switch event.Status.Phase {
+		case v1alpha1.PhaseSucceeded:
+		case v1alpha1.PhaseFailed:
+			verdict.Failed++
+		default:
+			verdict.Unfinished++
 		}
-		for i := range events.Items {
-			event := &events.Items[i]
-			stored[event.Spec.RequestID] = append(stored[event.Spec.RequestID], event.Namespace+"/"+event.Name)
-			switch event.Status.Phase {
-			case v1alpha1.PhaseSucceeded:
-			case v1alpha1.PhaseFailed:
-				verdict.Failed++
-			default:
-				verdict.Unfinished++
-			}
-		}
-		if next = events.Continue; next == "" {
-			break
-		}
+	})
+	if err != nil {
+		return verdict, err
 	}
 	for requestID, name := range names {
 		switch of := stored[requestID]; {
@@ -114,4 +106,21 @@ func (f *Fleet) Judge(ctx context.Context, s *Sender) (figures.Verdict, error) {
 		}
 	}
 	return verdict, nil
+}
+
+// eachEvent does something with each event in the cluster.
+func (f *Fleet) eachEvent(ctx context.Context, do func(*v1alpha1.NetBoxEvent)) error {
+	const page = 500
+	for next := ""; ; {
+		var events v1alpha1.NetBoxEventList
+		if err := f.Plane.Client.List(ctx, &events, client.InNamespace(Namespace), client.Limit(page), client.Continue(next)); err != nil {
+			return err
+		}
+		for i := range events.Items {
+			do(&events.Items[i])
+		}
+		if next = events.Continue; next == "" {
+			return nil
+		}
+	}
 }

@@ -36,24 +36,38 @@ const (
 	path      = "/webhook/" + Namespace + "/" + source
 )
 
+// Options are what a Fleet is started with.
+type Options struct {
+	Replicas int
+	// MaxEvents is how many finished events the source keeps.
+	MaxEvents int
+	// MemoryLimit bounds the memory of each replica, in bytes; 0 for no bound. See Fleet.HardLimit.
+	MemoryLimit int64
+}
+
+// maxPending is the most that a source may let wait.
+const maxPending = 1_000_000
+
 // Fleet is a control plane and replicas of the operator.
 type Fleet struct {
 	Plane    *controlplane.ControlPlane
 	Replicas []*Replica
 	Machine  figures.Machine
 
-	directory  string
+	options    Options
+	keep       bool   // the files
+	directory  string // of the replicas' files; their logs are manager-*.log
 	kubernetes *kubernetes.Clientset
+	groups     []*cgroup
 
 	mu        sync.Mutex
 	apiServer Process
 	restarted *exec.Cmd // the API server, where KillAPIServer has started it again
 }
 
-// Start starts a control plane with a source of the name netbox that keeps maxEvents, and prepares replicas, which do not run yet. Stop must be
-// called.
-func Start(ctx context.Context, replicas, maxEvents int) (f *Fleet, err error) {
-	f = &Fleet{}
+// Start starts a control plane with a source of the name netbox, and prepares replicas, which do not run yet. Stop must be called.
+func Start(ctx context.Context, options Options) (f *Fleet, err error) {
+	f = &Fleet{options: options}
 	load := Load()
 	defer func() {
 		if err != nil {
@@ -75,10 +89,10 @@ func Start(ctx context.Context, replicas, maxEvents int) (f *Fleet, err error) {
 	if f.Machine, err = ThisMachine(ctx, load, f.kubernetes); err != nil {
 		return f, err
 	}
-	if err := f.createSource(ctx, maxEvents); err != nil {
+	if err := f.createSource(ctx); err != nil {
 		return f, err
 	}
-	return f, f.prepare(ctx, replicas)
+	return f, f.prepare(ctx)
 }
 
 // ThisMachine describes the machine, with the Load that it had, the control plane, and bin/manager.
@@ -108,10 +122,11 @@ func onlyChild(program string) (Process, error) {
 	return found[0], nil
 }
 
-func (f *Fleet) createSource(ctx context.Context, maxEvents int) error {
+func (f *Fleet) createSource(ctx context.Context) error {
 	of := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: source}}
 	of.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
-	of.Spec.Retention.MaxEvents = int32(maxEvents)
+	of.Spec.Retention.MaxEvents = int32(f.options.MaxEvents)
+	of.Spec.MaxPending = maxPending
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "webhook"}, StringData: map[string]string{"secret": key}},
@@ -125,7 +140,7 @@ func (f *Fleet) createSource(ctx context.Context, maxEvents int) error {
 }
 
 // prepare makes what replicas need. They run a copy of bin/manager, so that a build meanwhile does not change what is started again.
-func (f *Fleet) prepare(ctx context.Context, replicas int) error {
+func (f *Fleet) prepare(ctx context.Context) error {
 	kubeconfig, binary := filepath.Join(f.directory, "kubeconfig"), filepath.Join(f.directory, "manager")
 	if err := os.WriteFile(kubeconfig, f.Plane.Kubeconfig(), 0o600); err != nil {
 		return err
@@ -141,8 +156,12 @@ func (f *Fleet) prepare(ctx context.Context, replicas int) error {
 	if err != nil {
 		return err
 	}
-	for i := range replicas {
+	for i := range f.options.Replicas {
 		replica := &Replica{token: token}
+		state := filepath.Join(f.directory, fmt.Sprintf("state-%d", i))
+		if err := os.Mkdir(state, 0o700); err != nil {
+			return err
+		}
 		for _, address := range []*string{&replica.webhooks, &replica.probes, &replica.metrics} {
 			if *address, err = controlplane.FreeAddress(controlplane.AnyAddress); err != nil {
 				return err
@@ -154,12 +173,32 @@ func (f *Fleet) prepare(ctx context.Context, replicas int) error {
 		replica.command = []string{
 			binary, "--kubeconfig=" + kubeconfig, "--webhook-bind-address=" + replica.webhooks,
 			"--health-probe-bind-address=" + replica.probes, "--metrics-bind-address=" + replica.metrics, "--leader-elect",
-			"--sink-allow-cidrs=127.0.0.0/8",
+			"--sink-allow-cidrs=127.0.0.0/8", "--state-dir=" + state,
+		}
+		if f.options.MemoryLimit > 0 {
+			f.limitMemory(replica, i)
 		}
 		f.Replicas = append(f.Replicas, replica)
 	}
 	return nil
 }
+
+// limitMemory has a replica run within the limit of its memory. Where the kernel does not enforce it, the replica is told of it at least.
+func (f *Fleet) limitMemory(replica *Replica, number int) {
+	const ratio = 0.9 // as internal/app has it
+	group, err := newCgroup(fmt.Sprintf("%s-%d", filepath.Base(f.directory), number), f.options.MemoryLimit)
+	if err != nil {
+		Say("the memory of replica %d is watched only: %v", number, err)
+		replica.environment = []string{fmt.Sprintf("GOMEMLIMIT=%d", int64(ratio*float64(f.options.MemoryLimit)))}
+		return
+	}
+	f.groups = append(f.groups, group)
+	replica.command = group.command(replica.command)
+}
+
+// HardLimit reports whether the kernel kills a replica that takes more memory than the limit, as it does in a pod. Otherwise a replica is
+// only told of the limit.
+func (f *Fleet) HardLimit() bool { return len(f.groups) > 0 }
 
 // metricsToken is the token of a service account that may read metrics, as docs/monitoring.md has it.
 func (f *Fleet) metricsToken(ctx context.Context) (string, error) {
@@ -221,6 +260,9 @@ func (f *Fleet) Stop() error {
 	for _, replica := range f.Replicas {
 		errs = append(errs, replica.Kill(), replica.log.Close())
 	}
+	for _, group := range f.groups {
+		errs = append(errs, group.remove())
+	}
 	if f.restarted != nil {
 		errs = append(errs, f.restarted.Process.Kill())
 		_ = f.restarted.Wait() // it was killed
@@ -228,13 +270,19 @@ func (f *Fleet) Stop() error {
 	if f.Plane != nil {
 		errs = append(errs, f.Plane.Stop())
 	}
+	if f.keep {
+		Say("the replicas' logs are in %s", f.directory)
+		return errors.Join(append(errs, os.Remove(filepath.Join(f.directory, "manager")))...)
+	}
 	return errors.Join(append(errs, os.RemoveAll(f.directory))...)
 }
 
-// End stops everything, and returns err with what went wrong meanwhile. Before, if there is an error, it prints the end of each replica's log.
+// End stops everything, and returns err with what went wrong meanwhile. If there is an error, it prints the end of each replica's log before,
+// and keeps the logs.
 func (f *Fleet) End(err error) error {
 	if err != nil {
 		f.showLogs()
+		f.keep = true
 	}
 	return errors.Join(err, f.Stop())
 }

@@ -33,21 +33,34 @@ func (r *Replica) Metrics(ctx context.Context) (Metrics, error) {
 	return sums(text, func(string) bool { return true }), err
 }
 
-// Writes returns how many writes the API server has done, but for those that keep a leader.
+// Writes returns how many writes the API server has done. See the function Writes.
 func (f *Fleet) Writes(ctx context.Context) (writes float64, err error) {
 	return Writes(ctx, f.kubernetes.RESTClient())
 }
 
-// Writes returns how many writes an API server has done, but for those that keep a leader.
+// Writes returns how many writes an API server has done, but for those that keep a leader. Reviews of who may read metrics are none.
 func Writes(ctx context.Context, api rest.Interface) (writes float64, err error) {
-	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
-	all := sums(text, func(line string) bool {
-		return strings.HasPrefix(line, "apiserver_request_total{") && !strings.Contains(line, `resource="leases"`) && isWrite.MatchString(line)
+	return requests(ctx, api, func(line string) bool { return isWrite.MatchString(line) && !isNoWrite.MatchString(line) })
+}
+
+// StatusWrites returns how often the API server was asked to write the status of an event.
+func (f *Fleet) StatusWrites(ctx context.Context) (writes float64, err error) {
+	return requests(ctx, f.kubernetes.RESTClient(), func(line string) bool {
+		return isWrite.MatchString(line) && strings.Contains(line, `resource="netboxevents"`) && strings.Contains(line, `subresource="status"`)
 	})
+}
+
+// requests returns how many requests an API server has answered, of those whose line among its metrics is wanted.
+func requests(ctx context.Context, api rest.Interface, wanted func(line string) bool) (count float64, err error) {
+	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
+	all := sums(text, func(line string) bool { return strings.HasPrefix(line, "apiserver_request_total{") && wanted(line) })
 	return all["apiserver_request_total"], err
 }
 
-var isWrite = regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`)
+var (
+	isWrite   = regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`)
+	isNoWrite = regexp.MustCompile(`resource="(leases|tokenreviews|subjectaccessreviews)"`)
+)
 
 // CollectGarbage has the API server do so, and returns the bytes that are in use then.
 func (f *Fleet) CollectGarbage(ctx context.Context) (heap int64, err error) {

@@ -19,6 +19,7 @@ type Replica struct {
 	webhooks, probes, metrics string // addresses
 	token                     string // for its metrics
 	command                   []string
+	environment               []string // besides that of this process
 	log                       *os.File
 
 	mu      sync.Mutex
@@ -31,6 +32,7 @@ type Replica struct {
 // Start starts a manager.
 func (r *Replica) Start() error {
 	command := exec.Command(r.command[0], r.command[1:]...)
+	command.Env = append(os.Environ(), r.environment...)
 	command.Stderr = r.log
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the program, which stops the manager
 	if err := command.Start(); err != nil {
@@ -111,6 +113,34 @@ func (r *Replica) end(signal syscall.Signal) error {
 	return err
 }
 
+// Hang stops the manager for a time, as a machine that hangs does, and lets it go on. A manager that ends meanwhile is none of its business.
+func (r *Replica) Hang(ctx context.Context, length time.Duration) error {
+	r.mu.Lock()
+	process := r.process
+	r.mu.Unlock()
+	err := process.Signal(syscall.SIGSTOP)
+	if err == nil {
+		Pause(ctx, length)
+		err = process.Signal(syscall.SIGCONT)
+	}
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// HasEnded reports whether no manager runs here.
+func (r *Replica) HasEnded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return r.process == nil
+	}
+}
+
 // Lives returns how often a manager was started, and how often one was ended here.
 func (r *Replica) Lives() (starts, kills int) {
 	r.mu.Lock()
@@ -165,6 +195,16 @@ func (r *Replica) Rest(ctx context.Context, times int) (least figures.Process, e
 		}
 	}
 	return least, nil
+}
+
+// Leader returns the replica that leads, nil where none says so.
+func (f *Fleet) Leader(ctx context.Context) *Replica {
+	for _, replica := range f.Replicas {
+		if metrics, err := replica.Metrics(ctx); err == nil && metrics.Leads() {
+			return replica
+		}
+	}
+	return nil
 }
 
 // Leads says whether the manager is the leader.

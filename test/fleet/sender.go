@@ -30,6 +30,10 @@ type Sender struct {
 	// Pause and Tries are how long after a failure a delivery is sent again, and how often it is sent at the most.
 	Pause time.Duration
 	Tries int
+	// Timeout is how long an answer may take.
+	Timeout time.Duration
+	// Objects is how many NetBox objects the deliveries are of, in turn.
+	Objects int
 	// Began is when the times of the ledger begin.
 	Began time.Time
 
@@ -70,10 +74,10 @@ func (f *Fleet) NewSender(to ...*Replica) (*Sender, error) {
 		to = f.Replicas
 	}
 	s := &Sender{
-		Pause: 2 * time.Second, Tries: 100, Began: time.Now(), run: rand.Uint32(), names: map[string]string{},
+		Pause: 2 * time.Second, Tries: 100, Timeout: 30 * time.Second, Began: time.Now(), run: rand.Uint32(), names: map[string]string{},
 		workers: make(chan struct{}, workers),
 		// Without keep-alive, as NetBox sends: each of its webhooks is a session of its own.
-		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 	for _, replica := range to {
 		s.urls = append(s.urls, "http://"+replica.webhooks+path)
@@ -105,21 +109,23 @@ func (f *Fleet) NewSender(to ...*Replica) (*Sender, error) {
 	}
 	// Mixed, in the same way each time: the recording has one kind of object after the other.
 	rand.New(rand.NewPCG(1, 1)).Shuffle(len(s.templates), func(i, j int) { s.templates[i], s.templates[j] = s.templates[j], s.templates[i] })
+	const each = 50 // objects of each recorded delivery
+	s.Objects = each * len(s.templates)
 	return s, nil
 }
 
 // AverageBody is the average length of the bodies.
 func (s *Sender) AverageBody() int { return len(strings.Join(s.templates, "")) / len(s.templates) }
 
-// delivery makes a delivery that was not sent before. Of each recorded one there are objects of many ids.
+// delivery makes a delivery that was not sent before.
 func (s *Sender) delivery() (body []byte, requestID string) {
-	const objects = 50
 	n := s.next.Add(1)
-	template := s.templates[n%int64(len(s.templates))]
+	object := int(n) % s.Objects
+	template := s.templates[object%len(s.templates)]
 	requestID = fmt.Sprintf("%08x-0000-4000-8000-%012x", s.run, n)
 	return []byte(strings.NewReplacer(
 		markTime, time.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00"), markRequest, requestID,
-		markID, fmt.Sprint(1+n/int64(len(s.templates))%objects),
+		markID, fmt.Sprint(1+object),
 	).Replace(template)), requestID
 }
 
@@ -192,6 +198,8 @@ func (s *Sender) deliver(ctx context.Context, workers chan struct{}) {
 }
 
 func (s *Sender) post(ctx context.Context, url string, body []byte, signature string) (status int, name string, duplicate bool) {
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return 0, "", false

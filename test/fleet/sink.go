@@ -1,27 +1,42 @@
 package fleet
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
+	"net"
 	"net/http"
-	"net/http/httptest"
+	"strconv"
 	"sync"
 	"time"
 )
 
 // Sink takes CloudEvents, and fails as it is told.
 type Sink struct {
-	server *httptest.Server
-	began  time.Time
+	began   time.Time
+	address string
 
-	mu      sync.Mutex
-	state   SinkState
-	failing float64
-	wake    chan struct{}              // closed when the state changes
-	taken   map[string]map[string]bool // names of events, by request id
-	first   []time.Duration            // when each event was first taken
-	again   int                        // how often one was given that was taken before
-	refused int
+	serving sync.Mutex
+	server  *http.Server // nil while connections are refused
+
+	mu       sync.Mutex
+	state    SinkState
+	failing  float64
+	interval time.Duration              // the least time between two that are taken, 0 for none
+	next     time.Time                  // when the next may be taken
+	wake     chan struct{}              // closed when the state changes
+	taken    map[string]map[string]bool // names of events, by request id
+	arrivals []Arrival
+	first    []time.Duration // when each event was first taken
+	again    int             // how often one was given that was taken before
+	refused  int
+}
+
+// Arrival is an event that a sink took, in the order of Sink.Arrivals.
+type Arrival struct {
+	RequestID string
+	At        time.Time // when the request came: it may have hung since
 }
 
 // SinkState is how a sink behaves.
@@ -37,19 +52,48 @@ const (
 )
 
 // NewSink returns a sink that is up, and counts times from began.
-func NewSink(began time.Time) *Sink {
+func NewSink(began time.Time) (*Sink, error) {
 	s := &Sink{began: began, taken: map[string]map[string]bool{}, wake: make(chan struct{})}
-	s.server = httptest.NewServer(s)
-	return s
+	// Nothing connects from this address, so that nothing takes the port while connections are refused.
+	s.address = "127.0.0.2:0"
+	return s, s.Listen()
 }
 
 // URL is where it listens.
-func (s *Sink) URL() string { return s.server.URL }
+func (s *Sink) URL() string { return "http://" + s.address }
 
 // Close ends it.
 func (s *Sink) Close() {
 	s.Set(SinkUp, 0)
-	s.server.Close()
+	s.Refuse()
+}
+
+// Listen accepts connections, after Refuse.
+func (s *Sink) Listen() error {
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", s.address)
+	if err != nil {
+		return err
+	}
+	s.address = listener.Addr().String()
+	s.server = &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
+	go func(server *http.Server) {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			Say("the sink has ended: %v", err)
+		}
+	}(s.server)
+	return nil
+}
+
+// Refuse refuses connections, and closes those that are open.
+func (s *Sink) Refuse() {
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	if s.server != nil {
+		_ = s.server.Close()
+		s.server = nil
+	}
 }
 
 // Set changes how it behaves; failing is the part of requests that fails although it is up.
@@ -61,12 +105,20 @@ func (s *Sink) Set(state SinkState, failing float64) {
 	s.wake = make(chan struct{})
 }
 
+// Throttle lets the sink take so many a second, each so long after the one before, and answer 429 with Retry-After otherwise.
+func (s *Sink) Throttle(perSecond float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interval = time.Duration(float64(time.Second) / perSecond)
+}
+
 func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var event struct{ ID, RequestID string }
 	if err := json.NewDecoder(r.Body).Decode(&event); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	came := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.state == SinkHangs {
@@ -87,6 +139,17 @@ func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "out of order", http.StatusServiceUnavailable)
 		return
 	}
+	if s.interval > 0 {
+		now := time.Now()
+		if wait := s.next.Sub(now); wait > 0 {
+			s.refused++
+			w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
+			http.Error(w, "too many requests", http.StatusTooManyRequests)
+			return
+		}
+		s.next = now.Add(s.interval)
+	}
+	s.arrivals = append(s.arrivals, Arrival{event.RequestID, came})
 	if s.taken[event.RequestID] == nil {
 		s.taken[event.RequestID] = map[string]bool{}
 	}
@@ -110,6 +173,13 @@ func (s *Sink) First() []time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]time.Duration(nil), s.first...)
+}
+
+// Arrivals are the events that it has taken, in that order, with those that it was given again.
+func (s *Sink) Arrivals() []Arrival {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Arrival(nil), s.arrivals...)
 }
 
 // Compare returns how many of some deliveries the sink has not taken, and how many it has taken as more than one event.

@@ -37,7 +37,7 @@ func main() {
 
 func run(ctx context.Context, duration, interval time.Duration, rate float64, maxEvents int) (err error) {
 	began := time.Now()
-	f, err := fleet.Start(ctx, replicas, maxEvents)
+	f, err := fleet.Start(ctx, fleet.Options{Replicas: replicas, MaxEvents: maxEvents})
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,10 @@ func run(ctx context.Context, duration, interval time.Duration, rate float64, ma
 	if err != nil {
 		return err
 	}
-	sink := fleet.NewSink(sender.Began)
+	sink, err := fleet.NewSink(sender.Began)
+	if err != nil {
+		return err
+	}
 	defer sink.Close()
 	if err := f.CreateRule(ctx, sink, v1alpha1.Retry{}); err != nil {
 		return err

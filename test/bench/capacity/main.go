@@ -84,7 +84,7 @@ func main() {
 
 // with runs two replicas while do runs.
 func with(ctx context.Context, do func(*fleet.Fleet) error) (err error) {
-	f, err := fleet.Start(ctx, replicas, maxEvents)
+	f, err := fleet.Start(ctx, fleet.Options{Replicas: replicas, MaxEvents: maxEvents})
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,10 @@ func backlog(ctx context.Context, size size) error {
 		if err != nil {
 			return err
 		}
-		sink := fleet.NewSink(sender.Began)
+		sink, err := fleet.NewSink(sender.Began)
+		if err != nil {
+			return err
+		}
 		defer sink.Close()
 		// Nothing is given up however long the sink is down.
 		retry := v1alpha1.Retry{MaxAttempts: 1000, MaxBackoff: metav1.Duration{Duration: maxBackoff}}
