@@ -1,8 +1,9 @@
 // Command chaos runs two replicas of the operator while everything that they need fails, and then holds what is in the cluster, and what the
 // sink has taken, against what the senders were answered.
 //
-// Replicas are killed; the API server is stopped (it hangs, and comes back) or killed and started again; etcd is stopped; the sink fails one request in
-// ten, is down, or hangs. These come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up.
+// Replicas are killed; the leader is stopped, in part for longer than its lease, so that another leads when it goes on; the API server is
+// stopped (it hangs, and comes back) or killed and started again; etcd is stopped; the sink fails one request in ten, is down, or hangs. These
+// come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +30,10 @@ const (
 	maxEvents = 1_000_000
 	// failing is the part of requests that the sink refuses although it is up.
 	failing = 0.1
+	// objects is how many objects the deliveries are of: few, so that several wait of each, and can be out of order.
+	objects = 100
+	// answerTime is how long a sender waits for an answer: a replica that hangs must not keep all senders.
+	answerTime = 4 * time.Second
 	// settle is how long the operator may take to finish every event after the last answer.
 	settle = 4 * time.Minute
 	// rest is how long all may take that is not sending: the last retries too.
@@ -64,6 +70,7 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	if err != nil {
 		return err
 	}
+	sender.Objects, sender.Timeout = objects, answerTime
 	sink, err := fleet.NewSink(sender.Began)
 	if err != nil {
 		return err
@@ -79,6 +86,9 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 		return err
 	}
 
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	watcher := f.Watch(watching)
 	fleet.Say("sending %g deliveries a second for %s, and harming; seed %d", rate, duration, seed)
 	harm := &harm{fleet: f, sink: sink, began: sender.Began}
 	var harmed error
@@ -98,6 +108,12 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 		return err
 	}
 
+	disorder, err := f.Disorder(ctx, sink, watcher)
+	if err != nil {
+		return err
+	}
+	unfinished := watcher.Unfinished()
+
 	answers := sender.Answers(0)
 	result := figures.Chaos{
 		Verdict: verdict, Rate: rate, Seed: seed, Faults: harm.faults, Healed: healed,
@@ -108,13 +124,22 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 		result.Starts, result.Kills = result.Starts+starts, result.Kills+kills
 	}
 	result.Delivered, result.Doubles, _ = sink.Delivered()
+	result.Undone, result.Overtaken, result.Late = len(unfinished), len(disorder.Overtaken), len(disorder.Late)
 	undelivered, twice := sink.Compare(sender.Names())
+	unseen := verdict.Answered - len(watcher.Finished())
+	for _, seen := range slices.Concat(unfinished, disorder.Overtaken, disorder.Late) {
+		fleet.Say("%s", seen)
+	}
 
 	var promises fleet.Promises
 	promises.HoldsVerdict(verdict)
 	promises.Holds(finished == nil, "%v", finished)
 	promises.None(undelivered, "events were never delivered")
 	promises.None(twice, "deliveries came to the sink as more than one event")
+	promises.None(result.Undone, "events were finished, and then were not, or were finished again")
+	promises.None(result.Overtaken, "events came to the sink after a later one of their object")
+	promises.None(result.Late, "events came to the sink again after a later one of their object was finished")
+	promises.Holds(unseen <= 0, "nobody saw how %d events were finished", unseen)
 	if err := fleet.Table(rows(result)...); err != nil {
 		return err
 	}
@@ -130,6 +155,8 @@ func rows(result figures.Chaos) []string {
 	rows := fleet.VerdictRows(result.Verdict)
 	rows = append(rows,
 		fmt.Sprintf("taken by the sink\t%d, and %d of them once more", result.Delivered, result.Doubles),
+		fmt.Sprintf("finished, and then not\t%d", result.Undone),
+		fmt.Sprintf("out of order\t%d; %d again after a later one was finished", result.Overtaken, result.Late),
 		fmt.Sprintf("managers\t%d started, %d killed, %d ended by themselves", result.Starts, result.Kills, result.Ended()),
 		fleet.AnswerRow("answers with 200", result.Answers), fleet.AnswerRow("other answers, or none", result.Refusals),
 		fmt.Sprintf("all finished\t%.1f s after the last fault", result.Healed),
@@ -164,6 +191,7 @@ func seconds(answers []fleet.Answer, delivered []time.Duration) (all []figures.S
 // The kinds of faults, as the report names them.
 const (
 	replicaKilled    = "replica killed"
+	leaderStopped    = "leader stopped"
 	apiServerStopped = "API server stopped"
 	apiServerKilled  = "API server killed"
 	etcdStopped      = "etcd stopped"
@@ -171,7 +199,7 @@ const (
 	sinkHangs        = "sink hangs"
 )
 
-var kinds = []string{replicaKilled, apiServerStopped, apiServerKilled, etcdStopped, sinkDown, sinkHangs}
+var kinds = []string{replicaKilled, leaderStopped, apiServerStopped, apiServerKilled, etcdStopped, sinkDown, sinkHangs}
 
 // harm makes faults, and writes down which.
 type harm struct {
@@ -209,6 +237,7 @@ func (h *harm) all(ctx context.Context, duration time.Duration, seed uint64) err
 	}{
 		{between{5 * time.Second, 35 * time.Second}, []fault{
 			{replicaKilled, between{}, h.killReplica},
+			{leaderStopped, between{12 * time.Second, 25 * time.Second}, h.stopLeader}, // the lease is 15 s
 		}},
 		{between{4 * time.Second, 20 * time.Second}, []fault{
 			{apiServerStopped, between{time.Second, 20 * time.Second}, h.stopAPIServer},
@@ -259,6 +288,17 @@ func (h *harm) last() (end float64) {
 
 func (h *harm) killReplica(_ context.Context, _ time.Duration, random *rand.Rand) error {
 	return h.fleet.Replicas[random.IntN(replicas)].Kill()
+}
+
+// stopLeader lets the leader hang for a time. Where none says that it leads, as while the API server is away, it waits until one does.
+func (h *harm) stopLeader(ctx context.Context, length time.Duration, _ *rand.Rand) error {
+	for ctx.Err() == nil {
+		if leader := h.fleet.Leader(ctx); leader != nil {
+			return leader.Hang(ctx, length)
+		}
+		fleet.Pause(ctx, time.Second)
+	}
+	return nil
 }
 
 func (h *harm) stopAPIServer(ctx context.Context, length time.Duration, _ *rand.Rand) error {

@@ -169,8 +169,8 @@ and {{mib .PeakRSS}} at the most.
 {{- with .A.Chaos}}
 ## While everything fails
 
-{{with .Figures}}{{.Rate}} deliveries a second for {{len .Seconds}} seconds, sent again after 2 s where they failed, as NetBox does with retries. Replicas were killed, the API server stopped
-(it hung, and came back) or killed and started again, etcd stopped; the sink failed one request in ten, was down, or hung.
+{{with .Figures}}{{.Rate}} deliveries a second for {{len .Seconds}} seconds, sent again after 2 s where they failed, as NetBox does with retries. Replicas were killed, the leader stopped
+(it hung, in part for longer than its lease, and went on), the API server stopped (it hung, and came back) or killed and started again, etcd stopped; the sink failed one request in ten, was down, or hung.
 
 | | |
 | --- | --- |
@@ -180,8 +180,11 @@ and {{mib .PeakRSS}} at the most.
 | **stored twice** | **{{.Doubled}}** |
 | **not finished at the end** | **{{.Unfinished}}**; all were {{printf "%.0f" .Healed}} s after the last fault |
 | taken by the sink | {{thousands .Delivered}}; {{.Doubles}} of them once more |
+| **finished, and then not** | **{{.Undone}}** |
+| **out of order at the sink** | **{{.Overtaken}}**; {{.Late}} given again after a later event of the object was finished |
 | refused, or no answer | half within {{ms .Refusals 0.5}}, the longest {{ms .Refusals 1.0}} |
 | replica killed | {{.Kills}} times{{if .Ended}}; {{.Ended}} ended by themselves, because they started while the API server was away, and were started again{{end}} |
+| leader stopped | {{of .Faults "leader stopped"}} |
 | API server stopped | {{of .Faults "API server stopped"}} |
 | API server killed | {{of .Faults "API server killed"}} |
 | etcd stopped | {{of .Faults "etcd stopped"}} |

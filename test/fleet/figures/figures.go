@@ -195,6 +195,9 @@ type Chaos struct {
 	Kills     int        `json:"kills"`     // of managers
 	Delivered int        `json:"delivered"` // events that the sink has taken
 	Doubles   int        `json:"doubles"`   // that it was given once more
+	Undone    int        `json:"undone"`    // events that were finished, and then were not
+	Overtaken int        `json:"overtaken"` // events that the sink took after a later one of their object
+	Late      int        `json:"late"`      // events that it took again after a later one of their object was finished
 	Healed    float64    `json:"healed"`    // seconds from the last fault's end to the last event finished
 	Answers   []Quantile `json:"answers"`   // with 200
 	Refusals  []Quantile `json:"refusals"`  // with anything else
