@@ -15,6 +15,9 @@ import (
 type all struct {
 	Memory      figures.Run[figures.Memory]
 	Backlog     figures.Run[figures.Backlog]
+	BacklogFew  figures.Run[figures.Backlog]
+	Throttled   figures.Run[figures.Throttled]
+	Down        figures.Run[figures.Down]
 	Burst       figures.Run[figures.Burst]
 	Cost        figures.Run[figures.Cost]
 	Soak        figures.Run[figures.Soak]
@@ -36,12 +39,13 @@ func main() {
 func run(from, to string) error {
 	var a all
 	for _, read := range []func() error{
-		reading(from, "memory", &a.Memory), reading(from, "backlog", &a.Backlog), reading(from, "burst", &a.Burst), reading(from, "cost", &a.Cost),
+		reading(from, "memory", &a.Memory), reading(from, "backlog", &a.Backlog),
+		reading(from, "backlog-few", &a.BacklogFew), reading(from, "throttled", &a.Throttled), reading(from, "down", &a.Down), reading(from, "burst", &a.Burst), reading(from, "cost", &a.Cost),
 		reading(from, "soak", &a.Soak), reading(from, "chaos", &a.Chaos), reading(from, "bench", &a.Bench),
 		reading(from, "connections", &a.Connections),
 	} {
 		if err := read(); err != nil {
-			return fmt.Errorf("%w; make bench, make soak and make chaos write them", err)
+			return fmt.Errorf("%w; make bench, make backlog, make soak and make chaos write them", err)
 		}
 	}
 	plots := filepath.Join(to, "endurance")

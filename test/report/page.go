@@ -58,7 +58,8 @@ type oneRun struct {
 
 func (a *all) runs() []oneRun {
 	return []oneRun{
-		of("memory", a.Memory), of("backlog", a.Backlog), of("burst", a.Burst), of("cost", a.Cost), of("bench", a.Bench),
+		of("memory", a.Memory), of("backlog", a.Backlog), of("backlog-few", a.BacklogFew),
+		of("throttled", a.Throttled), of("down", a.Down), of("burst", a.Burst), of("cost", a.Cost), of("bench", a.Bench),
 		of("connections", a.Connections), of("soak", a.Soak), of("chaos", a.Chaos),
 	}
 }
@@ -93,7 +94,7 @@ func (a *all) write(to io.Writer) error {
 
 var page = template.Must(template.New("page").Funcs(functions).Parse(`{{/**/}}# Endurance
 
-What the operator takes, and what it lives through. ` + "`make report`" + ` writes this page from what ` + "`make bench`, `make soak` and `make chaos`" + ` have
+What the operator takes, and what it lives through. ` + "`make report`" + ` writes this page from what ` + "`make bench`, `make backlog`, `make soak` and `make chaos`" + ` have
 measured; each of them fails if a promise is broken.
 
 Measured on {{.Day}}: {{.Machine.CPU}}, {{.Machine.Cores}} cores, {{gib .Machine.MemoryBytes}}; {{.Machine.OS}}; Kubernetes {{.Machine.Kubernetes}}, one API server
@@ -128,18 +129,44 @@ were answered within {{ms .During 0.5}}, 99 % within {{ms .During 0.99}}; just b
 {{end -}}
 {{end -}}
 {{with .A.Backlog.Figures}}
-## A sink that is down
+## Sinks that do not take events
 
-{{thousands .Events}} events waited for a sink that answered with 503; tries were up to {{.MaxBackoff}} s apart (` + "`retry.maxBackoff`" + `, 5 minutes by default).
-
-| | |
-| --- | --- |
-| memory of the leader | {{mib .Before.RSS}} before, {{mib .Pending.RSS}} with them, {{mib .After.RSS}} half a minute after the last was delivered |
-| each event that waits | {{kb .BytesEachRSS}} of memory, {{kb .BytesEachHeap}} of it Go's heap |
-| meanwhile | {{printf "%.0f" .AttemptsPerSec}} attempts a second, {{printf "%.0f" .WritesPerSec}} writes to the API server a second |
-| all delivered | {{printf "%.0f" .DrainSeconds}} s after the sink came back; {{.Doubles}} twice |
+{{thousands .Events}} events, and then {{thousands .More}} more, waited for a sink that accepted requests and never answered. The managers had {{mib .MemoryLimit}} of memory, as
+in the chart{{if .HardLimit}}, which the kernel enforced{{end}}; {{mib .GoLimit}} of it Go's. Then the leader was killed, and then the sink answered. Of as many objects as events,
+and of few:
+{{end}}
+{{define "each"}}{{kb .BytesEachRSS}} of memory, {{kb .BytesEachHeap}} of Go's heap{{end}}
+{{- define "meanwhile"}}{{printf "%.1f" .AttemptsPerSec}} attempts, {{printf "%.1f" .StatusWritesPerSec}} status writes a second{{end}}
+{{- define "next"}}another led after {{printf "%.0f" .LeadSeconds}} s, and knew all after {{printf "%.0f" .KnowSeconds}} s{{end}}
+{{- define "drained"}}{{printf "%.0f" .DrainSeconds}} s after the sink answered; {{.Doubles}} twice, {{.Overtaken}} out of order{{end}}
+{{- with .A}}
+| | {{thousands .Backlog.Figures.Objects}} objects | {{thousands .BacklogFew.Figures.Objects}} objects |
+| --- | --- | --- |
+| leader, idle | {{mib .Backlog.Figures.Idle.RSS}} | {{mib .BacklogFew.Figures.Idle.RSS}} |
+| with the first | {{mib .Backlog.Figures.Waiting.RSS}} | {{mib .BacklogFew.Figures.Waiting.RSS}} |
+| with all | {{mib .Backlog.Figures.All.RSS}} | {{mib .BacklogFew.Figures.All.RSS}} |
+| the next leader, with all | {{mib .Backlog.Figures.Next.RSS}} | {{mib .BacklogFew.Figures.Next.RSS}} |
+| at the most | {{mib .Backlog.Figures.PeakRSS}} | {{mib .BacklogFew.Figures.PeakRSS}} |
+| each event | {{template "each" .Backlog.Figures}} | {{template "each" .BacklogFew.Figures}} |
+| answers a second, first and last | {{printf "%.0f, %.0f" .Backlog.Figures.FirstRate .Backlog.Figures.LastRate}} | {{printf "%.0f, %.0f" .BacklogFew.Figures.FirstRate .BacklogFew.Figures.LastRate}} |
+| while they waited | {{template "meanwhile" .Backlog.Figures}} | {{template "meanwhile" .BacklogFew.Figures}} |
+| after the kill | {{template "next" .Backlog.Figures}} | {{template "next" .BacklogFew.Figures}} |
+| all delivered | {{template "drained" .Backlog.Figures}} | {{template "drained" .BacklogFew.Figures}} |
 
 ![how the backlog drains](endurance/backlog.svg)
+{{end -}}
+{{with .A.Throttled.Figures}}
+A sink that took {{.Rate}} a second, and answered 429 with ` + "`Retry-After`" + ` otherwise, got {{.Requests}} requests for {{.Events}} events; {{.Delivered}} were delivered within {{printf "%.0f" .Seconds}} s,
+and {{.Failed}} failed.
+{{end -}}
+{{with .A.Down.Figures}}
+A sink was down for {{printf "%.0f" .Seconds}} s, a third of it in each way, while {{thousands .Events}} events came; deliveries were tried again after {{.Backoff}} s, and {{.MaxBackoff}} s at the most:
+
+| the sink | attempts a second | status writes a second |
+| --- | --- | --- |
+{{range .Ways}}| {{.Name}} | {{printf "%.1f" .AttemptsPerSec}} | {{printf "%.2f" .StatusWritesPerSec}} |
+{{end}}
+{{thousands .Delivered}} were delivered within {{printf "%.0f" .DrainSeconds}} s after it was up: {{.Doubles}} twice, {{.Overtaken}} out of order; {{.Failed}} failed.
 {{end -}}
 {{with .A.Burst.Figures}}
 ## As fast as the API server takes them

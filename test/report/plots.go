@@ -124,7 +124,7 @@ func drawMemory(a *all, file string) error {
 
 func drawBacklog(a *all, file string) error {
 	backlog := a.Backlog.Figures
-	p := newPlot(fmt.Sprintf("%s events waited; the sink comes back at 0", thousands(backlog.Events)), "seconds", "events that wait")
+	p := newPlot(fmt.Sprintf("%s events waited; the sink answers from 0 on", thousands(backlog.Events+backlog.More)), "seconds", "events that wait")
 	var pending, waiting plotter.XYs
 	for _, sample := range backlog.Drain {
 		pending = append(pending, plotter.XY{X: sample.At, Y: float64(sample.Pending)})

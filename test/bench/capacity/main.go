@@ -1,7 +1,6 @@
 // Command capacity measures what events cost, and holds it against what is promised:
 //
 //   - memory: a manager's, with more and more finished events stored, and how soon a new one is ready; and how nearly all are deleted;
-//   - backlog: what an event costs that waits for a sink that is down, and how soon all are delivered when it is back;
 //   - burst: many events as fast as the API server takes them, none lost and none doubled;
 //   - cost: what an event costs the API server and etcd, beside a ConfigMap of the same size;
 //   - connections: many that send nothing, or a byte a second, beside deliveries.
@@ -48,19 +47,19 @@ const (
 
 // size is how much is done. The small one is for trying.
 type size struct {
-	levels               []int
-	kept                 int // of the last level, when the rest is deleted
-	backlog, burst, cost int
-	connections          int
+	levels      []int
+	kept        int // of the last level, when the rest is deleted
+	burst, cost int
+	connections int
 }
 
 var (
-	full  = size{levels: []int{1000, 10_000, 50_000}, kept: 1000, backlog: 10_000, burst: 20_000, cost: 5000, connections: 10_000}
-	small = size{levels: []int{200, 500, 1000}, kept: 100, backlog: 500, burst: 1000, cost: 500, connections: 500}
+	full  = size{levels: []int{1000, 10_000, 50_000}, kept: 1000, burst: 20_000, cost: 5000, connections: 10_000}
+	small = size{levels: []int{200, 500, 1000}, kept: 100, burst: 1000, cost: 500, connections: 500}
 )
 
 func main() {
-	only := flag.String("only", "memory,backlog,burst,cost,connections", "comma-separated `names` of what to measure")
+	only := flag.String("only", "memory,burst,cost,connections", "comma-separated `names` of what to measure")
 	short := flag.Bool("short", false, "do little of each, to try it")
 	flag.Parse()
 	much := full
@@ -71,7 +70,7 @@ func main() {
 		var broken []error
 		for name := range strings.SplitSeq(*only, ",") {
 			measure, known := map[string]func(context.Context, size) error{
-				"memory": memory, "backlog": backlog, "burst": burst, "cost": cost, "connections": connections,
+				"memory": memory, "burst": burst, "cost": cost, "connections": connections,
 			}[name]
 			if !known {
 				return fmt.Errorf("there is nothing called %q to measure", name)
@@ -206,120 +205,6 @@ func measureLevel(ctx context.Context, f *fleet.Fleet, stored int) (level figure
 	size, _, etcdErr := f.EtcdBytes(ctx)
 	level.EtcdBytes = size
 	return level, errors.Join(leaderErr, followerErr, err, apiServerErr, etcdErr)
-}
-
-// backlog measures a sink that is down.
-func backlog(ctx context.Context, size size) error {
-	began := time.Now()
-	return with(ctx, func(f *fleet.Fleet) error {
-		const rest, afterwards = 20, 30 * time.Second
-		const maxBackoff = 30 * time.Second
-		leader := f.Replicas[0]
-		sender, err := f.NewSender()
-		if err != nil {
-			return err
-		}
-		sink, err := fleet.NewSink(sender.Began)
-		if err != nil {
-			return err
-		}
-		defer sink.Close()
-		// Nothing is given up however long the sink is down.
-		retry := v1alpha1.Retry{MaxAttempts: 1000, MaxBackoff: metav1.Duration{Duration: maxBackoff}}
-		if err := f.CreateRule(ctx, sink, retry); err != nil {
-			return err
-		}
-		sender.Steady(ctx, 40, 10*time.Second) // so that a manager is measured that has worked before
-		if err := f.Finished(ctx, time.Minute); err != nil {
-			return err
-		}
-		result := figures.Backlog{Events: size.backlog, MaxBackoff: maxBackoff.Seconds()}
-		if result.Before, err = leader.Rest(ctx, rest); err != nil {
-			return err
-		}
-
-		fleet.Say("the sink is down; storing %d events", size.backlog)
-		sink.Set(fleet.SinkDown, 0)
-		deliveredBefore, _, _ := sink.Delivered()
-		before := time.Now()
-		sender.Burst(ctx, size.backlog, senders)
-		result.StoreSeconds = time.Since(before).Seconds()
-		err = fleet.Wait(ctx, 5*time.Minute, "the leader knows every event", func(ctx context.Context) (bool, error) {
-			metrics, err := leader.Metrics(ctx)
-			if pending := metrics.Pending(); err == nil && pending < size.backlog {
-				err = fmt.Errorf("it knows %d", pending)
-			}
-			return err == nil, err
-		})
-		if err != nil {
-			return err
-		}
-		fleet.Say("all wait; measuring")
-		writes, err := f.Writes(ctx)
-		if err != nil {
-			return err
-		}
-		_, _, refused := sink.Delivered()
-		before = time.Now()
-		if result.Pending, err = leader.Rest(ctx, rest); err != nil {
-			return err
-		}
-		took := time.Since(before).Seconds()
-		writesAfter, err := f.Writes(ctx)
-		if err != nil {
-			return err
-		}
-		_, _, refusedAfter := sink.Delivered()
-		result.AttemptsPerSec, result.WritesPerSec = float64(refusedAfter-refused)/took, (writesAfter-writes)/took
-		result.BytesEachRSS = float64(result.Pending.RSS-result.Before.RSS) / float64(size.backlog)
-		result.BytesEachHeap = float64(result.Pending.Heap-result.Before.Heap) / float64(size.backlog)
-
-		fleet.Say("the sink is up again")
-		sink.Set(fleet.SinkUp, 0)
-		before = time.Now()
-		for {
-			process, metrics, err := leader.Sample(ctx)
-			if err != nil {
-				return err
-			}
-			taken, _, _ := sink.Delivered()
-			now := figures.DrainSample{
-				At: time.Since(before).Seconds(), Pending: metrics.Pending(), Waiting: size.backlog - (taken - deliveredBefore), RSS: process.RSS,
-			}
-			result.Drain = append(result.Drain, now)
-			if now.Pending == 0 || now.At > 600 {
-				break
-			}
-			time.Sleep(500 * time.Millisecond)
-		}
-		finished := f.Finished(ctx, time.Minute)
-		result.DrainSeconds = time.Since(before).Seconds()
-		delivered, again, _ := sink.Delivered()
-		result.Doubles = again
-		time.Sleep(afterwards)
-		if result.After, err = leader.Rest(ctx, rest); err != nil {
-			return err
-		}
-		verdict, err := f.Judge(ctx, sender)
-		if err != nil {
-			return err
-		}
-		var promises fleet.Promises
-		promises.HoldsVerdict(verdict)
-		promises.Holds(finished == nil, "%v", finished)
-		promises.Holds(delivered-deliveredBefore == size.backlog, "%d of %d events were delivered", delivered-deliveredBefore, size.backlog)
-		return errors.Join(
-			fleet.Table(
-				fmt.Sprintf("pending events\t%d, stored in %.0f s", result.Events, result.StoreSeconds),
-				fmt.Sprintf("memory of the leader\t%s before, %s with them, %s after them",
-					fleet.MiB(result.Before.RSS), fleet.MiB(result.Pending.RSS), fleet.MiB(result.After.RSS)),
-				fmt.Sprintf("each takes\t%.1f KiB of memory, %.1f KiB of Go's heap", result.BytesEachRSS/1024, result.BytesEachHeap/1024),
-				fmt.Sprintf("while the sink is down\t%.0f attempts a second, %.0f writes to the API server a second", result.AttemptsPerSec, result.WritesPerSec),
-				fmt.Sprintf("all delivered\t%.1f s after it was up again; tries were up to %s apart", result.DrainSeconds, maxBackoff),
-				fmt.Sprintf("delivered once more\t%d", result.Doubles),
-			),
-			fleet.Publish("backlog", began, f.Machine, promises, result))
-	})
 }
 
 // burst sends many events at once.

@@ -87,21 +87,82 @@ type Process struct {
 	Files      int   `json:"files"` // open file descriptors
 }
 
-// Backlog is a sink that is down, and what follows.
+// Backlog is a sink that hangs, and what follows. The managers have a limit of memory.
 type Backlog struct {
-	Events         int           `json:"events"`
-	Before         Process       `json:"before"` // the leader's, nothing pending
-	Pending        Process       `json:"pending"`
-	After          Process       `json:"after"` // half a minute after the last was delivered
-	BytesEachRSS   float64       `json:"bytesEachRSS"`
-	BytesEachHeap  float64       `json:"bytesEachHeap"`
-	AttemptsPerSec float64       `json:"attemptsPerSec"` // at the sink that is down
-	WritesPerSec   float64       `json:"writesPerSec"`   // of the operator to the API server meanwhile
-	StoreSeconds   float64       `json:"storeSeconds"`
-	DrainSeconds   float64       `json:"drainSeconds"`
-	MaxBackoff     float64       `json:"maxBackoff"` // seconds; the longest that an event may wait for its next try
-	Doubles        int           `json:"doubles"`
-	Drain          []DrainSample `json:"drain"`
+	Events      int   `json:"events"`  // that wait at first,
+	More        int   `json:"more"`    // and that come to them
+	Objects     int   `json:"objects"` // of which they are
+	MemoryLimit int64 `json:"memoryLimit"`
+	HardLimit   bool  `json:"hardLimit"` // the kernel enforces it
+	GoLimit     int64 `json:"goLimit"`   // as Go knows it
+
+	Idle    Process `json:"idle"`    // the leader, nothing pending
+	Waiting Process `json:"waiting"` // with the first events
+	All     Process `json:"all"`     // with all
+	Next    Process `json:"next"`    // the leader after the kill, with all
+	After   Process `json:"after"`   // when all are delivered
+	PeakRSS int64   `json:"peakRSS"` // of any leader
+
+	BytesEachRSS       float64 `json:"bytesEachRSS"`
+	BytesEachHeap      float64 `json:"bytesEachHeap"`
+	StoreSeconds       float64 `json:"storeSeconds"` // of the first events
+	FirstRate          float64 `json:"firstRate"`    // of answers with 200, a second: the first tenth,
+	LastRate           float64 `json:"lastRate"`     // and the last
+	AttemptsPerSec     float64 `json:"attemptsPerSec"`
+	StatusWritesPerSec float64 `json:"statusWritesPerSec"`
+	WritesPerSec       float64 `json:"writesPerSec"` // of whoever to the API server
+	LeadSeconds        float64 `json:"leadSeconds"`  // from the kill of the leader until another leads,
+	KnowSeconds        float64 `json:"knowSeconds"`  // and knows all events
+	DrainSeconds       float64 `json:"drainSeconds"`
+	MaxBackoff         float64 `json:"maxBackoff"` // seconds; the longest that a sink is left alone
+	Doubles            int     `json:"doubles"`
+	Overtaken          int     `json:"overtaken"` // events that the sink took after a later one of their object
+
+	Samples []BacklogSample `json:"samples"`
+	Drain   []DrainSample   `json:"drain"`
+}
+
+// BacklogSample is a moment of a run with a backlog, seconds from its beginning.
+type BacklogSample struct {
+	At      float64 `json:"at"`
+	Stored  int     `json:"stored"`  // by now
+	Pending int     `json:"pending"` // as the leader counts them
+	RSS     int64   `json:"rss"`     // of the leader
+	Heap    int64   `json:"heap"`    // of Go, garbage included
+}
+
+// Throttled is a sink that takes few events a second, and asks to wait otherwise.
+type Throttled struct {
+	Events    int     `json:"events"`
+	Rate      float64 `json:"rate"` // that it takes, a second
+	Delivered int     `json:"delivered"`
+	Doubles   int     `json:"doubles"`
+	Requests  int     `json:"requests"`
+	Failed    int     `json:"failed"`
+	Seconds   float64 `json:"seconds"`
+}
+
+// Down is a sink that is down in several ways, one after the other, while events come.
+type Down struct {
+	Events             int       `json:"events"`
+	Seconds            float64   `json:"seconds"`
+	Backoff            float64   `json:"backoff"`    // seconds
+	MaxBackoff         float64   `json:"maxBackoff"` // seconds
+	Ways               []DownWay `json:"ways"`
+	StatusWritesPerSec float64   `json:"statusWritesPerSec"` // after the first events have failed
+	DrainSeconds       float64   `json:"drainSeconds"`
+	Delivered          int       `json:"delivered"`
+	Doubles            int       `json:"doubles"`
+	Failed             int       `json:"failed"`
+	Overtaken          int       `json:"overtaken"`
+}
+
+// DownWay is one way in which a sink is down, and what the operator did meanwhile.
+type DownWay struct {
+	Name               string  `json:"name"`
+	AttemptsPerSec     float64 `json:"attemptsPerSec"`
+	StatusWritesPerSec float64 `json:"statusWritesPerSec"`
+	WritesPerSec       float64 `json:"writesPerSec"`
 }
 
 // DrainSample is a moment of a run with a backlog. Zero is when the sink comes back.
