@@ -8,6 +8,9 @@
 // The two of a pair take turns, and take turns at being first. Rates are medians of the turns; the ratio is the median of the ratios turn by
 // turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where all of
 // that is below the aim: a ratio at its aim would be found below it every other time.
+//
+// With -before, another manager, of a build before this one for example, takes turns with them too, on the same control plane: it has a
+// namespace and a lease of its own.
 package main
 
 import (
@@ -19,11 +22,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -50,29 +55,40 @@ import (
 )
 
 const (
-	namespace = "bench"
+	// namespace is that of the operator, beforeNamespace that of the other one beside it.
+	namespace       = "bench"
+	beforeNamespace = "before"
 	// bareNamespace is not watched by the operator, which would otherwise finish what is not its own.
 	bareNamespace = "bare"
 	key           = "a key of the benchmark"
-	// rounds is how many turns each side of a pair has.
-	rounds = 15
-	// leastOf is the place, in their order and counted from either end, of the ratios that bound the median of 15 with a confidence
-	// of 96 %: by chance, fewer than 4 of 15 are on one side of it in 2 * (1 + 15 + 105 + 455) / 2^15 of all runs.
-	leastOf = 4
 	// limit is how long all may take.
 	limit = 40 * time.Minute
 )
 
+// settings are what a run is told.
+type settings struct {
+	stored, refused, turns int
+	before                 string
+	only                   *regexp.Regexp
+}
+
 func main() {
+	var s settings
 	bare := flag.String("serve-bare", "", "serve the bare handler at this `address` (used by the benchmark itself)")
-	stored := flag.Int("stored", 600, "deliveries in each turn of a pair")
-	refused := flag.Int("refused", 20000, "requests with a wrong signature in each turn")
+	flag.IntVar(&s.stored, "stored", 600, "deliveries in each turn of a pair")
+	flag.IntVar(&s.refused, "refused", 20000, "requests with a wrong signature in each turn")
+	flag.IntVar(&s.turns, "turns", 15, "how many turns each side of a pair has")
+	flag.StringVar(&s.before, "before", "", "`path` of another manager to measure beside bin/manager; it must work with the CRDs of this one")
+	only := flag.String("only", "", "measure the pairs whose name has a match of this `expression`: "+strings.Join(names(), ", "))
 	flag.Parse()
-	fleet.Main("bench", limit, func(ctx context.Context) error {
+	fleet.Main("bench", limit, func(ctx context.Context) (err error) {
 		if *bare != "" {
 			return serveBare(ctx, *bare)
 		}
-		return run(ctx, *stored, *refused)
+		if s.only, err = regexp.Compile(*only); err != nil {
+			return err
+		}
+		return run(ctx, s)
 	})
 }
 
@@ -99,13 +115,14 @@ func serveBare(ctx context.Context, address string) error {
 
 // bench is one run.
 type bench struct {
-	plane  *controlplane.ControlPlane
-	url    string
-	bodies []string               // of recorded deliveries
-	events []v1alpha1.NetBoxEvent // what is stored of them
-	serial atomic.Int64           // makes each delivery and each object another
-	last   atomic.Value           // the name of the event that was stored last
-	table  *tabwriter.Writer
+	settings
+
+	plane     *controlplane.ControlPlane
+	operators []*operator            // bin/manager, and the one before it, if any
+	bodies    []string               // of recorded deliveries
+	events    []v1alpha1.NetBoxEvent // what is stored of them
+	serial    atomic.Int64           // makes each delivery and each object another
+	table     *tabwriter.Writer
 
 	apiServer discovery.DiscoveryInterface
 
@@ -115,22 +132,63 @@ type bench struct {
 	promises fleet.Promises
 }
 
-func run(ctx context.Context, stored, refused int) (err error) {
-	b := &bench{load: fleet.Load(), table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+// operator is a manager that is measured.
+type operator struct {
+	program   string
+	namespace string // the one that it watches
+	url       string
+	last      atomic.Value // the name of the event that was stored last
+}
+
+// comparison is a row of the table, or several.
+type comparison struct {
+	name    string
+	measure func(*bench, context.Context) error
+}
+
+func comparisons() []comparison {
+	return []comparison{
+		{"stored-1", func(b *bench, ctx context.Context) error { return b.compareStored(ctx, 1, b.stored/4) }},
+		{"stored-16", func(b *bench, ctx context.Context) error { return b.compareStored(ctx, 16, b.stored) }},
+		{"stored-64", func(b *bench, ctx context.Context) error { return b.compareStored(ctx, 64, b.stored) }},
+		{"refused", (*bench).compareRefused},
+		{"finished-16", func(b *bench, ctx context.Context) error { return b.compareFinished(ctx, 16, b.stored) }},
+		{"finished-64", func(b *bench, ctx context.Context) error { return b.compareFinished(ctx, 64, b.stored) }},
+		{"delivered-1", func(b *bench, ctx context.Context) error { return b.compareDelivered(ctx, 1, b.stored/2) }},
+		{"delivered-10", func(b *bench, ctx context.Context) error { return b.compareDelivered(ctx, 10, b.stored/2) }},
+		{"delivered-100", func(b *bench, ctx context.Context) error { return b.compareDelivered(ctx, 100, b.stored/2) }},
+	}
+}
+
+func names() (names []string) {
+	for _, one := range comparisons() {
+		names = append(names, one.name)
+	}
+	return names
+}
+
+func run(ctx context.Context, s settings) (err error) {
+	b := &bench{settings: s, load: fleet.Load(), table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
 	defer func() { err = errors.Join(b.table.Flush(), err) }()
-	if err := b.read(); err != nil {
+	b.operators = []*operator{{program: "bin/manager", namespace: namespace}}
+	if s.before != "" {
+		b.operators = append(b.operators, &operator{program: s.before, namespace: beforeNamespace})
+	}
+	if err := b.read(ctx); err != nil {
 		return err
 	}
 	began := time.Now()
-	fmt.Fprintln(b.table, "what\tat once\tbare/s\toperator/s\tratio\tfrom\tto\taim\tbare p50\tp99\toperator p50\tp99\twrites each")
-	for _, compare := range []func(context.Context) error{
-		b.compareStored(1, stored/4), b.compareStored(16, stored), b.compareStored(64, stored),
-		b.compareRefused(refused),
-		b.compareFinished(16, stored), b.compareFinished(64, stored),
-		b.compareDelivered(1, stored/2), b.compareDelivered(10, stored/2), b.compareDelivered(100, stored/2),
-	} {
+	fmt.Fprint(b.table, "what\tat once\tbare/s\toperator/s\tratio\tfrom\tto\taim\tbare p50\tp99\toperator p50\tp99\twrites each")
+	if s.before != "" {
+		fmt.Fprint(b.table, "\tbefore/s\tto bare\toperator to before\tfrom\tto\tbefore p50\tp99\twrites each")
+	}
+	fmt.Fprintln(b.table)
+	for _, one := range comparisons() {
+		if !s.only.MatchString(one.name) {
+			continue
+		}
 		// What is stored stays in the API server's memory, and its garbage collection comes to take half of a turn.
-		if err := b.onNewPlane(ctx, compare); err != nil {
+		if err := b.onNewPlane(ctx, func(ctx context.Context) error { return one.measure(b, ctx) }); err != nil {
 			return err
 		}
 	}
@@ -156,64 +214,60 @@ func (b *bench) onNewPlane(ctx context.Context, do func(context.Context) error) 
 }
 
 // compareStored measures a receiver whose replica does not lead.
-func (b *bench) compareStored(senders, count int) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return b.withFollower(ctx, func() error {
-			return b.compare(ctx, pair{what: "stored", senders: senders, count: count, aim: 0.95, bare: b.create, operator: b.post})
-		})
-	}
+func (b *bench) compareStored(ctx context.Context, senders, count int) error {
+	return b.withFollowers(ctx, func() error {
+		return b.compare(ctx, pair{what: "stored", senders: senders, count: count, aim: 0.95, bare: b.create, operator: b.post})
+	})
 }
 
 // compareRefused measures wrong signatures.
-func (b *bench) compareRefused(count int) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return b.withFollower(ctx, func() error {
-			return b.withBare(ctx, func(bareURL string) error {
-				refused := pair{what: "refused", aim: 0.8, bare: b.refuse(bareURL), operator: b.refuse(b.url)}
-				for _, refused.senders = range []int{1, 16, 64} {
-					refused.count = count
-					if refused.senders == 1 {
-						refused.count /= 4
-					}
-					if err := b.compare(ctx, refused); err != nil {
-						return err
-					}
+func (b *bench) compareRefused(ctx context.Context) error {
+	return b.withFollowers(ctx, func() error {
+		return b.withBare(ctx, func(bareURL string) error {
+			refused := pair{what: "refused", aim: 0.8}
+			refused.bare = func(ctx context.Context) error { return b.refuse(ctx, bareURL) }
+			refused.operator = func(ctx context.Context, o *operator) error { return b.refuse(ctx, o.url) }
+			for _, refused.senders = range []int{1, 16, 64} {
+				refused.count = b.refused
+				if refused.senders == 1 {
+					refused.count /= 4
 				}
-				return nil
-			})
+				if err := b.compare(ctx, refused); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
-	}
+	})
 }
 
 // compareFinished measures a replica that leads, without rules.
-func (b *bench) compareFinished(senders, count int) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return b.withManager(ctx, func() error {
-			return b.compare(ctx, b.toTheEnd(pair{what: "finished", senders: senders, count: count, aim: 0.9}))
-		})
-	}
+func (b *bench) compareFinished(ctx context.Context, senders, count int) error {
+	return b.withManagers(ctx, func() error {
+		return b.compare(ctx, b.toTheEnd(pair{what: "finished", senders: senders, count: count, aim: 0.9}))
+	})
 }
 
 // compareDelivered measures what one of some rules sends on. Nobody said what a sink of the network may cost.
-func (b *bench) compareDelivered(rules, count int) func(context.Context) error {
-	return func(ctx context.Context) error {
-		var got atomic.Int64
-		sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			got.Add(1)
-		}))
-		defer sink.Close()
-		return b.withManager(ctx, func() error {
-			if err := b.createRules(ctx, rules, sink.URL); err != nil {
+func (b *bench) compareDelivered(ctx context.Context, rules, count int) error {
+	var got atomic.Int64
+	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got.Add(1)
+	}))
+	defer sink.Close()
+	return b.withManagers(ctx, func() error {
+		for _, o := range b.operators {
+			if err := b.createRules(ctx, o.namespace, rules, sink.URL); err != nil {
 				return err
 			}
-			err := b.compare(ctx, b.toTheEnd(pair{what: fmt.Sprintf("delivered, rules: %d", rules), senders: 16, count: count}))
-			if want := int64(rounds * count); err == nil && got.Load() != want {
-				err = fmt.Errorf("the sink got %d events, want %d", got.Load(), want)
-			}
-			return err
-		})
-	}
+		}
+		err := b.compare(ctx, b.toTheEnd(pair{what: fmt.Sprintf("delivered, rules: %d", rules), senders: 16, count: count}))
+		if want := int64(b.turns * count * len(b.operators)); err == nil && got.Load() != want {
+			err = fmt.Errorf("the sink got %d events, want %d", got.Load(), want)
+		}
+		return err
+	})
 }
 
 // toTheEnd makes a pair of what is sent and finished, to the end of the last.
@@ -223,7 +277,7 @@ func (b *bench) toTheEnd(of pair) pair {
 }
 
 // createRules creates rules of which the first sends each event on, and waits until the operator has taken up all.
-func (b *bench) createRules(ctx context.Context, count int, url string) error {
+func (b *bench) createRules(ctx context.Context, namespace string, count int, url string) error {
 	for n := range count {
 		rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("rule-%d", n)}}
 		rule.Spec.Match.CEL = `has(data.id) && event.sourceRef.name == "netbox"`
@@ -235,11 +289,11 @@ func (b *bench) createRules(ctx context.Context, count int, url string) error {
 			return err
 		}
 	}
-	return b.allAccepted(ctx)
+	return b.allAccepted(ctx, namespace)
 }
 
 // allAccepted waits until the operator has taken up every rule.
-func (b *bench) allAccepted(ctx context.Context) error {
+func (b *bench) allAccepted(ctx context.Context, namespace string) error {
 	for {
 		var rules v1alpha1.NetBoxEventRuleList
 		if err := b.plane.Client.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
@@ -254,19 +308,21 @@ func (b *bench) allAccepted(ctx context.Context) error {
 	}
 }
 
-// prepare creates a source.
+// prepare creates a source for each operator.
 func (b *bench) prepare(ctx context.Context) error {
-	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
-	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
-	source.Spec.Retention.MaxEvents = 1 << 20 // nobody deletes what the bare clients create
-	for _, object := range []client.Object{
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: bareNamespace}},
-		&corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook"}, StringData: map[string]string{"secret": key},
-		},
-		source,
-	} {
+	objects := []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: bareNamespace}}}
+	for _, o := range b.operators {
+		source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: "netbox"}}
+		source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+		source.Spec.Retention.MaxEvents = 1 << 20 // nobody deletes what the bare clients create
+		objects = append(objects,
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: o.namespace}},
+			&corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: "webhook"}, StringData: map[string]string{"secret": key},
+			},
+			source)
+	}
+	for _, object := range objects {
 		if err := b.plane.Client.Create(ctx, object); err != nil {
 			return err
 		}
@@ -274,8 +330,8 @@ func (b *bench) prepare(ctx context.Context) error {
 	return nil
 }
 
-// read reads the deliveries that are sent.
-func (b *bench) read() error {
+// read reads the deliveries that are sent, and says what is measured.
+func (b *bench) read(ctx context.Context) error {
 	all, err := deliveries.All()
 	if err != nil {
 		return err
@@ -287,29 +343,49 @@ func (b *bench) read() error {
 			total += len(delivery.Body)
 		}
 	}
-	fmt.Printf("%d recorded deliveries of NetBox 4.6.8, %d bytes on average; %d turns each\n\n", len(b.bodies), total/len(b.bodies), rounds)
+	for _, o := range b.operators {
+		version, err := exec.CommandContext(ctx, o.program, "--version").Output()
+		if err != nil {
+			return fmt.Errorf("%s: %w", o.program, err)
+		}
+		fmt.Fprintf(os.Stdout, "%s: %s", o.program, version)
+	}
+	fmt.Fprintf(os.Stdout, "%d recorded deliveries of NetBox 4.6.8, %d bytes on average; %d turns each\n\n",
+		len(b.bodies), total/len(b.bodies), b.turns)
 	return nil
 }
 
-// withFollower runs bin/manager while do runs, and somebody else is the leader.
-func (b *bench) withFollower(ctx context.Context, do func() error) error {
-	lease := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "netbox-event-operator"},
-		Spec: coordinationv1.LeaseSpec{
-			HolderIdentity:       new("somebody else"),
-			LeaseDurationSeconds: new(int32(24 * 60 * 60)),
-			AcquireTime:          new(metav1.NowMicro()),
-			RenewTime:            new(metav1.NowMicro()),
-		},
+// withFollowers runs the operators while do runs, and somebody else is the leader of each.
+func (b *bench) withFollowers(ctx context.Context, do func() error) error {
+	for _, o := range b.operators {
+		lease := &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: o.namespace},
+			Spec: coordinationv1.LeaseSpec{
+				HolderIdentity:       new("somebody else"),
+				LeaseDurationSeconds: new(int32(24 * 60 * 60)),
+				AcquireTime:          new(metav1.NowMicro()),
+				RenewTime:            new(metav1.NowMicro()),
+			},
+		}
+		if err := b.plane.Client.Create(ctx, lease); err != nil {
+			return err
+		}
 	}
-	if err := b.plane.Client.Create(ctx, lease); err != nil {
-		return err
-	}
-	return b.withManager(ctx, do)
+	return b.withManagers(ctx, do)
 }
 
-// withManager runs bin/manager while do runs.
-func (b *bench) withManager(ctx context.Context, do func() error) (err error) {
+// withManagers runs the operators while do runs.
+func (b *bench) withManagers(ctx context.Context, do func() error) error {
+	inner := func() error { return errors.Join(b.record(ctx), do()) }
+	for _, o := range b.operators {
+		next := inner
+		inner = func() error { return b.withManager(ctx, o, next) }
+	}
+	return inner()
+}
+
+// withManager runs an operator while do runs.
+func (b *bench) withManager(ctx context.Context, o *operator, do func() error) (err error) {
 	directory, err := os.MkdirTemp("", "netbox-event-operator-bench-")
 	if err != nil {
 		return err
@@ -323,15 +399,17 @@ func (b *bench) withManager(ctx context.Context, do func() error) (err error) {
 	if err != nil {
 		return err
 	}
+	defer log.Close()
 	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
 	if err != nil {
 		return err
 	}
-	b.url = "http://" + address + "/webhook/" + namespace + "/netbox"
-	command := exec.CommandContext(ctx, "bin/manager", "--kubeconfig="+kubeconfig, "--webhook-bind-address="+address,
-		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--watch-namespaces="+namespace, "--leader-elect", "--sink-allow-cidrs=127.0.0.0/8")
+	o.url = "http://" + address + "/webhook/" + o.namespace + "/netbox"
+	command := exec.CommandContext(ctx, o.program, "--kubeconfig="+kubeconfig, "--webhook-bind-address="+address,
+		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--watch-namespaces="+o.namespace,
+		"--leader-elect", "--leader-election-id="+o.namespace, "--sink-allow-cidrs=127.0.0.0/8")
 	command.Stderr = log
-	return during(ctx, command, b.url, func() error { return errors.Join(b.record(ctx), do()) })
+	return during(ctx, command, o.url, do)
 }
 
 // withBare runs the bare handler while do runs.
@@ -372,7 +450,7 @@ func (b *bench) record(ctx context.Context) error {
 		return nil
 	}
 	for range b.bodies {
-		if err := b.post(ctx); err != nil {
+		if err := b.post(ctx, b.operators[0]); err != nil {
 			return err
 		}
 	}
@@ -409,12 +487,12 @@ func (b *bench) nextBody() string {
 }
 
 // post sends a delivery to the receiver, again where an API server that has too much to do does not store it within the receiver's time.
-func (b *bench) post(ctx context.Context) error {
+func (b *bench) post(ctx context.Context, to *operator) error {
 	body := b.nextBody()
 	signature := netbox.Sign([]byte(key), []byte(body))
-	status, answer, err := send(ctx, b.url, body, signature)
+	status, answer, err := send(ctx, to.url, body, signature)
 	for err == nil && status == http.StatusServiceUnavailable {
-		status, answer, err = send(ctx, b.url, body, signature)
+		status, answer, err = send(ctx, to.url, body, signature)
 	}
 	if err := expect(http.StatusOK, status, err); err != nil {
 		return err
@@ -423,18 +501,17 @@ func (b *bench) post(ctx context.Context) error {
 	if err := json.Unmarshal(answer, &stored); err != nil {
 		return err
 	}
-	b.last.Store(strings.TrimPrefix(stored.Event, namespace+"/"))
+	to.last.Store(strings.TrimPrefix(stored.Event, to.namespace+"/"))
 	return nil
 }
 
 // refuse sends a delivery of a wrong signature.
-func (b *bench) refuse(url string) func(context.Context) error {
-	wrong := strings.Repeat("0", 128)
-	return func(ctx context.Context) error {
-		status, _, err := send(ctx, url, b.nextBody(), wrong)
-		return expect(http.StatusUnauthorized, status, err)
-	}
+func (b *bench) refuse(ctx context.Context, url string) error {
+	status, _, err := send(ctx, url, b.nextBody(), wrongSignature)
+	return expect(http.StatusUnauthorized, status, err)
 }
+
+var wrongSignature = strings.Repeat("0", 128)
 
 func expect(want, status int, err error) error {
 	if err == nil && status != want {
@@ -504,78 +581,136 @@ func drive(ctx context.Context, senders, count int, do, finish func(context.Cont
 
 // pair is an operation and the least that could do the same.
 type pair struct {
-	what           string
-	senders        int
-	count          int     // in each turn
-	aim            float64 // the ratio at the least, 0 for none
-	bare, operator func(context.Context) error
-	finish         func(context.Context) error // waits for what the operator has begun, if any
+	what     string
+	senders  int
+	count    int     // in each turn
+	aim      float64 // the ratio at the least, 0 for none
+	bare     func(context.Context) error
+	operator func(context.Context, *operator) error
+	finish   func(context.Context, *operator) error // waits for what the operator has begun, if any
 }
+
+// side is one of those that take turns.
+type side struct {
+	do, finish func(context.Context) error
+	turns      []turn
+	writes     float64
+}
+
+func (s *side) rates() []float64 { return rates(s.turns) }
 
 // compare measures a pair and adds a row to the table.
 func (b *bench) compare(ctx context.Context, of pair) error {
-	var bares, operators []turn
-	var writes float64
-	bare := func() error {
-		turn, err := drive(ctx, of.senders, of.count, of.bare, nil)
-		bares = append(bares, turn)
-		return err
-	}
-	operator := func() error {
-		before, err := fleet.Writes(ctx, b.apiServer.RESTClient())
-		if err != nil {
-			return err
+	sides := []*side{{do: of.bare}}
+	for _, o := range b.operators {
+		next := &side{do: func(ctx context.Context) error { return of.operator(ctx, o) }}
+		if of.finish != nil {
+			next.finish = func(ctx context.Context) error { return of.finish(ctx, o) }
 		}
-		turn, err := drive(ctx, of.senders, of.count, of.operator, of.finish)
-		if err != nil {
-			return err
-		}
-		after, err := fleet.Writes(ctx, b.apiServer.RESTClient())
-		operators, writes = append(operators, turn), writes+after-before
-		return err
+		sides = append(sides, next)
 	}
-	sides := []func() error{bare, operator}
-	for round := range rounds {
-		fmt.Fprintf(os.Stderr, "%s, %d at once: turn %d of %d\n", of.what, of.senders, round+1, rounds)
-		for _, side := range sides {
+	for round := range b.turns {
+		fmt.Fprintf(os.Stderr, "%s, %d at once: turn %d of %d\n", of.what, of.senders, round+1, b.turns)
+		for _, next := range order(sides, round) {
 			// Where a collection of the API server's garbage falls into one turn, and not into the other, the ratio is off by up to 0.2.
 			if err := fleet.CollectGarbage(ctx, b.apiServer.RESTClient()); err != nil {
 				return err
 			}
-			if err := side(); err != nil {
+			if err := b.takeTurn(ctx, next, of); err != nil {
 				return err
 			}
 		}
-		slices.Reverse(sides)
 	}
-	b.report(of, bares, operators, writes/float64(rounds*of.count))
+	b.report(of, sides)
 	return nil
 }
 
-// report adds a row to the table.
-func (b *bench) report(of pair, bares, operators []turn, writesEach float64) {
-	var ratios []float64
-	for i := range rounds {
-		ratios = append(ratios, operators[i].rate/bares[i].rate)
+// order returns the sides in the order of a round. Each is first, and behind each other one, equally often.
+func order(sides []*side, round int) []*side {
+	first := round / 2 % len(sides)
+	ordered := slices.Concat(sides[first:], sides[:first])
+	if round%2 == 1 {
+		slices.Reverse(ordered)
 	}
-	slices.Sort(ratios)
-	ratio, from, to := median(ratios), ratios[leastOf-1], ratios[rounds-leastOf]
-	bareRate, operatorRate := median(rates(bares)), median(rates(operators))
-	bare50, bare99 := quantiles(bares)
-	operator50, operator99 := quantiles(operators)
+	return ordered
+}
+
+func (b *bench) takeTurn(ctx context.Context, next *side, of pair) error {
+	before, err := fleet.Writes(ctx, b.apiServer.RESTClient())
+	if err != nil {
+		return err
+	}
+	turn, err := drive(ctx, of.senders, of.count, next.do, next.finish)
+	if err != nil {
+		return err
+	}
+	after, err := fleet.Writes(ctx, b.apiServer.RESTClient())
+	next.turns, next.writes = append(next.turns, turn), next.writes+after-before
+	return err
+}
+
+// ratio is the median of the ratios of two sides, turn by turn, and where it lies with a confidence of 96 %.
+type ratio struct{ median, from, to float64 }
+
+func ratioOf(a, b *side) ratio {
+	var all []float64
+	for i := range a.turns {
+		all = append(all, a.turns[i].rate/b.turns[i].rate)
+	}
+	slices.Sort(all)
+	least := leastOf(len(all))
+	return ratio{median(all), all[least-1], all[len(all)-least]}
+}
+
+// leastOf is the place, in their order and counted from either end, of the values that bound the median of some with a confidence of 96 %, or of
+// what there is where they are few. By chance, fewer than 4 of 15 are on one side of it in 2 * (1 + 15 + 105 + 455) / 2^15 of all runs.
+func leastOf(values int) int {
+	const chance = 0.04
+	least, choose, sum := 0, 1.0, 0.0
+	for ; least < values/2; least++ {
+		if sum += choose; 2*sum > chance*math.Exp2(float64(values)) {
+			break
+		}
+		choose *= float64(values-least) / float64(least+1)
+	}
+	return max(least, 1)
+}
+
+// report adds a row to the table.
+func (b *bench) report(of pair, sides []*side) {
+	bare, operator := sides[0], sides[1]
+	writesEach := func(of pair, side *side) float64 { return side.writes / float64(b.turns*of.count) }
+	milliseconds := func(time time.Duration) float64 { return float64(time.Microseconds()) / 1000 }
+	ratio := ratioOf(operator, bare)
+	bareRate, operatorRate := median(bare.rates()), median(operator.rates())
+	bare50, bare99 := quantiles(bare.turns)
+	operator50, operator99 := quantiles(operator.turns)
 	aimed := ""
 	if of.aim > 0 {
 		aimed = fmt.Sprintf("%.2f", of.aim)
-		b.promises.Holds(to >= of.aim, "%s, %d at once: %.2f (%.2f to %.2f) of the bare rate, not %.2f", of.what, of.senders, ratio, from, to, of.aim)
+		b.promises.Holds(ratio.to >= of.aim, "%s, %d at once: %.2f (%.2f to %.2f) of the bare rate, not %.2f",
+			of.what, of.senders, ratio.median, ratio.from, ratio.to, of.aim)
 	}
-	milliseconds := func(time time.Duration) float64 { return float64(time.Microseconds()) / 1000 }
-	b.figures.Pairs = append(b.figures.Pairs, figures.Pair{
-		What: of.what, AtOnce: of.senders, Bare: bareRate, Operator: operatorRate, Ratio: ratio, From: from, To: to, Aim: of.aim,
+	row := figures.Pair{
+		What: of.what, AtOnce: of.senders, Bare: bareRate, Operator: operatorRate, Ratio: ratio.median, From: ratio.from, To: ratio.to, Aim: of.aim,
 		BareP50: milliseconds(bare50), BareP99: milliseconds(bare99),
-		OperatorP50: milliseconds(operator50), OperatorP99: milliseconds(operator99), WritesEach: writesEach,
-	})
-	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.2f\n",
-		of.what, of.senders, bareRate, operatorRate, ratio, from, to, aimed, bare50, bare99, operator50, operator99, writesEach)
+		OperatorP50: milliseconds(operator50), OperatorP99: milliseconds(operator99), WritesEach: writesEach(of, operator),
+	}
+	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.2f",
+		of.what, of.senders, bareRate, operatorRate, ratio.median, ratio.from, ratio.to, aimed, bare50, bare99, operator50, operator99, row.WritesEach)
+	if len(sides) > 2 {
+		before := sides[2]
+		toBefore := ratioOf(operator, before)
+		before50, before99 := quantiles(before.turns)
+		row.Before = &figures.Before{
+			Rate: median(before.rates()), Ratio: toBefore.median, From: toBefore.from, To: toBefore.to,
+			P50: milliseconds(before50), P99: milliseconds(before99), WritesEach: writesEach(of, before),
+		}
+		fmt.Fprintf(b.table, "\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%.2f", row.Before.Rate, ratioOf(before, bare).median,
+			toBefore.median, toBefore.from, toBefore.to, before50, before99, row.Before.WritesEach)
+	}
+	fmt.Fprintln(b.table)
+	b.figures.Pairs = append(b.figures.Pairs, row)
 }
 
 func rates(turns []turn) (rates []float64) {
@@ -604,8 +739,8 @@ func quantiles(turns []turn) (p50, p99 time.Duration) {
 
 // allFinished waits until no event is pending. A list of all that is stored costs the API server as much as many events, so that the last is
 // waited for before.
-func (b *bench) allFinished(ctx context.Context) error {
-	last := v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: b.last.Load().(string)}}
+func (b *bench) allFinished(ctx context.Context, by *operator) error {
+	last := v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: by.namespace, Name: by.last.Load().(string)}}
 	for {
 		if err := b.plane.Client.Get(ctx, client.ObjectKeyFromObject(&last), &last); err != nil {
 			return err
@@ -618,7 +753,7 @@ func (b *bench) allFinished(ctx context.Context) error {
 	for {
 		pending := metav1.PartialObjectMetadataList{}
 		pending.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
-		err := b.plane.Client.List(ctx, &pending, client.InNamespace(namespace), client.Limit(1),
+		err := b.plane.Client.List(ctx, &pending, client.InNamespace(by.namespace), client.Limit(1),
 			client.MatchingFields{"status.phase": string(v1alpha1.PhasePending)})
 		if err != nil || len(pending.Items) == 0 {
 			return err

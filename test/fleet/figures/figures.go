@@ -302,6 +302,18 @@ type Pair struct {
 	OperatorP50 float64 `json:"operatorP50"`
 	OperatorP99 float64 `json:"operatorP99"`
 	WritesEach  float64 `json:"writesEach"`
+	Before      *Before `json:"before,omitempty"` // nil where no other build was measured
+}
+
+// Before is another build of the operator in the same turns: its rate a second, and the ratio of the operator's to it.
+type Before struct {
+	Rate       float64 `json:"rate"`
+	Ratio      float64 `json:"ratio"`
+	From       float64 `json:"from"` // as for Pair
+	To         float64 `json:"to"`
+	P50        float64 `json:"p50"` // milliseconds
+	P99        float64 `json:"p99"`
+	WritesEach float64 `json:"writesEach"`
 }
 
 // Write writes a run as the file of its name.
