@@ -26,6 +26,10 @@ FUZZTIME ?= 20s
 # How long make soak and make chaos send. SOAK=60s and CHAOS=60s are for trying.
 SOAK ?= 10m
 CHAOS ?= 10m
+# Flags of make backlog and of the comparison of make bench; see the programs' -help. To try the first:
+# BACKLOG='-events 2000 -more 500 -throttled-events 100 -throttled-rate 10 -down-events 600 -down 1m'
+BACKLOG ?=
+BENCH ?=
 
 # What is built, and where a release goes. A build of one VERSION and commit with one version of Go makes the same image everywhere.
 VERSION ?= $(shell hack/version.sh)
@@ -108,18 +112,22 @@ vuln: ## Look for known vulnerabilities that the operator reaches, in its depend
 
 .PHONY: bench
 bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about 45 minutes.
-	@$(WITH_CONTROL_PLANE) status=0; go run ./test/bench || status=1; go run ./test/bench/capacity || status=1; exit $$status
+	@$(WITH_CONTROL_PLANE) status=0; go run ./test/bench $(BENCH) || status=1; go run ./test/bench/capacity || status=1; exit $$status
+
+.PHONY: backlog
+backlog: build ## Let events wait for sinks that hang, throttle or are down, with BACKLOG as flags; about 40 minutes. Needs Linux.
+	@$(WITH_CONTROL_PLANE) exec go run ./test/backlog $(BACKLOG)
 
 .PHONY: soak
 soak: build ## Send a steady stream for SOAK (10m); fails if memory grows, or an event is lost or doubled. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/soak -duration $(SOAK)
 
 .PHONY: chaos
-chaos: build ## Kill replicas, API server, etcd and sink for CHAOS (10m); fails if an event is lost, doubled or not finished. Needs Linux.
+chaos: build ## Kill or stop replicas, API server, etcd and sink for CHAOS (10m); fails if an event is lost, doubled, out of order or not finished. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/chaos -duration $(CHAOS)
 
 .PHONY: report
-report: ## Write docs/endurance.md and its plots from what make bench, make soak and make chaos have measured.
+report: ## Write docs/endurance.md and its plots from what make bench, make backlog, make soak and make chaos have measured.
 	@go run -C test/report . -from "$(CURDIR)/bin/report" -to "$(CURDIR)/docs"
 
 .PHONY: demo
