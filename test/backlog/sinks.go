@@ -66,8 +66,12 @@ func (s *scene) finish(ctx context.Context, limit time.Duration, had, events int
 	return errors.Join(err, s.Finished(ctx, settle))
 }
 
-// downTimeout is the timeout of a delivery to a sink that is down.
-const downTimeout = 3 * time.Second
+const (
+	// downTimeout is the timeout of a delivery to a sink that is down.
+	downTimeout = 3 * time.Second
+	// downObjects is how many objects the events are of: several wait of each, and can be out of order.
+	downObjects = 100
+)
 
 // down measures a sink that is down in several ways, one after the other, while events come.
 func down(ctx context.Context, flags *flags) error {
@@ -84,6 +88,7 @@ func down(ctx context.Context, flags *flags) error {
 		result := figures.Down{
 			Events: flags.downEvents, Seconds: flags.down.Seconds(), Backoff: flags.downBackoff.Seconds(), MaxBackoff: flags.downMaxPause.Seconds(),
 		}
+		s.sender.Objects = downObjects
 		leader := s.Replicas[0]
 		taken, _, _ := s.sink.Delivered()
 		var opened counters // when the circuit was open, and a part of the events stored
