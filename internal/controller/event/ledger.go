@@ -100,7 +100,8 @@ type entry struct {
 	running  []string                    // the rules that deliver it now
 	dirty    time.Time                   // since when its status is newer than the stored one; zero where it is not
 	unsaved  []string                    // the rules whose deliveries are not in the stored status
-	finished bool                        // its last status is stored, or being stored
+	finished bool                        // its last status is stored
+	ending   bool                        // its last status is being stored
 	span     trace.Span
 	deadly   string // the piece of work at which processes died, where it is set aside
 }
@@ -243,7 +244,7 @@ func (l *ledger) drop(e *entry) {
 	if len(at.entries) == 0 {
 		delete(l.lanes, at.lane)
 	}
-	if e.span != nil && !e.finished { // else it ends with the last write
+	if e.span != nil && !e.ending { // else it ends with the last write, which the watch may tell of first
 		e.span.End()
 	}
 }
@@ -324,7 +325,7 @@ func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 	if e.span != nil {
 		e.span.End()
 	}
-	e.status, e.span, e.finished, e.dirty = status, span, false, time.Time{}
+	e.status, e.span, e.finished, e.ending, e.dirty = status, span, false, false, time.Time{}
 	return true
 }
 
@@ -511,6 +512,7 @@ func (l *ledger) snapshot(e *entry, now time.Time, delay time.Duration) (*snapsh
 	case !done && now.Before(e.dirty.Add(delay)) && !l.isUrgent(e):
 		return nil, e.dirty.Add(delay)
 	}
+	e.ending = done
 	status := *e.status
 	status.Conditions = slices.Clone(status.Conditions)
 	delivery.Summarize(&status, e.generation, now)
