@@ -57,7 +57,9 @@ const (
 	// take what others need.
 	matchesPerNamespace = 2
 	matchesShared       = 16
-	writers             = 32
+	// writesShared is half of how many statuses are written at one time. Writes that finish events and those that record failures take turns,
+	// and so do namespaces.
+	writesShared = 16
 )
 
 // minBackoff and maxBackoff bound the pause after an error of the API server.
@@ -135,7 +137,7 @@ type Engine struct {
 
 	matches    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	deliveries workqueue.TypedRateLimitingInterface[key]
-	writes     workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	writes     workqueue.TypedRateLimitingInterface[writeKey]
 	fair       *fairqueue.Queue[key] // inside deliveries
 	queueReady chan struct{}         // gets one for each queue
 
@@ -180,6 +182,7 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 		Limit:  func(fairqueue.Flow) int { return matchesPerNamespace },
 		Shared: matchesShared,
 	})
+	writes := fairqueue.New(fairqueue.Config[writeKey]{Flow: writeKey.flow, Shared: writesShared})
 	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, key]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
 	return errors.Join(
 		control(e, mgr, controls[types.NamespacedName]{
@@ -189,8 +192,9 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 			name: "event-delivery", reconcile: e.deliver, queue: &e.deliveries, newQueue: e.fair.RateLimiting, workers: 2 * deliveriesShared,
 			logValues: key.logValues, watch: source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, ruleChanges),
 		}),
-		control(e, mgr, controls[types.NamespacedName]{
-			name: "event-status", reconcile: e.write, queue: &e.writes, workers: writers, logValues: eventValues,
+		control(e, mgr, controls[writeKey]{
+			name: "event-status", reconcile: e.write, queue: &e.writes, newQueue: writes.RateLimiting, workers: 2 * writesShared,
+			logValues: writeKey.logValues,
 		}),
 		mgr.Add(manager.RunnableFunc(e.feed)),
 		mgr.Add(manager.RunnableFunc(e.drain)),
@@ -206,8 +210,8 @@ func eventValues(event types.NamespacedName) []any {
 type controls[T comparable] struct {
 	name      string
 	reconcile func(context.Context, T) (reconcile.Result, error)
-	queue     *workqueue.TypedRateLimitingInterface[T]                                                         // set when the controller starts
-	newQueue  func(name string, limiter workqueue.TypedRateLimiter[T]) workqueue.TypedRateLimitingInterface[T] // nil for the default
+	queue     *workqueue.TypedRateLimitingInterface[T] // set when the controller starts
+	newQueue  func(name string, limiter workqueue.TypedRateLimiter[T]) workqueue.TypedRateLimitingInterface[T]
 	workers   int
 	logValues func(T) []any
 	watch     source.TypedSource[T] // nil for none

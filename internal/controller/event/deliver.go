@@ -201,7 +201,7 @@ func (d *attempts) do(ctx context.Context, task action.Task) (response string, e
 // put records the states of the actions.
 func (d *attempts) put(delivered bool) {
 	d.ledger.put(d.entry, d.key.rule, d.states, delivered, d.Clock.Now())
-	d.writes.Add(d.entry.name)
+	d.queueWrite(d.entry)
 }
 
 // ended records the end of an attempt, and tells people of a failure.

@@ -382,7 +382,7 @@ func TestOrderOfWhatIsThere(t *testing.T) {
 // TestRestart stops the controller while deliveries wait for their next attempt.
 func TestRestart(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule", maxAttempts(4), func(spec *v1alpha1.NetBoxEventRuleSpec) {
+	plane.Create(t, newRule(namespace, "rule", func(spec *v1alpha1.NetBoxEventRuleSpec) {
 		spec.Actions = []v1alpha1.Action{logAction("fails"), logAction("works")}
 		spec.Actions[0].Log.Message = "${now}"
 	}))

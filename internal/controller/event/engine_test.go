@@ -39,7 +39,8 @@ func costly() string {
 // TestOrderBesideCostlyMatching has earlier events of an object come, each of which takes long to match, while a later one is delivered.
 func TestOrderBesideCostlyMatching(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule"), newRule(namespace, "costly", func(spec *v1alpha1.NetBoxEventRuleSpec) {
+	patient := func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Retry.Timeout.Duration = 5 * time.Minute }
+	plane.Create(t, newRule(namespace, "rule", patient), newRule(namespace, "costly", func(spec *v1alpha1.NetBoxEventRuleSpec) {
 		spec.Match.CEL = costly()
 	}))
 	running := newEvent(namespace, 1, 50).Name
@@ -123,10 +124,10 @@ func between(t *testing.T, handle func(w http.ResponseWriter, request *http.Requ
 // TestSlowWrite has the API server take very long for the status of one event: others are delivered and finished meanwhile.
 func TestSlowWrite(t *testing.T) {
 	namespace := plane.Namespace(t)
-	slow := newEvent(namespace, 1, 0)
+	path := newEvent(namespace, 1, 0).Name + "/status"
 	began, goOn := make(chan struct{}), make(chan struct{})
 	config := between(t, func(w http.ResponseWriter, request *http.Request, pass http.Handler) {
-		if request.Method == http.MethodPatch && strings.Contains(request.URL.Path, slow.Name+"/status") {
+		if request.Method == http.MethodPatch && strings.HasSuffix(request.URL.Path, path) {
 			close(began)
 			<-goOn
 		}
@@ -135,7 +136,7 @@ func TestSlowWrite(t *testing.T) {
 	plane.Create(t, newRule(namespace, "rule"))
 	sink := newSink(func(action.Task, int) error { return nil })
 	startWith(t, config, namespace, 0, sink.do)
-	plane.Create(t, slow)
+	plane.Create(t, newEvent(namespace, 1, 0))
 	<-began
 	for object := range 5 {
 		plane.Create(t, newEvent(namespace, 2+object, 0))

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -54,3 +55,15 @@ func (k key) logValues() []any {
 		return append(values, "action", k.id)
 	}
 }
+
+// writeKey names the status of an event that is to be written: the one that finishes it, or one before.
+type writeKey struct {
+	event    types.NamespacedName
+	finishes bool
+}
+
+func (k writeKey) flow() fairqueue.Flow {
+	return fairqueue.Flow{Group: k.event.Namespace, Name: strconv.FormatBool(k.finishes)}
+}
+
+func (k writeKey) logValues() []any { return eventValues(k.event) }

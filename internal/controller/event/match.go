@@ -148,7 +148,7 @@ func (e *Engine) startDeliveries(entry *entry) error {
 	for _, rule := range byItself {
 		e.deliveries.Add(key{entry.name.Namespace, rule, ofEvent, entry.name.Name})
 	}
-	e.writes.Add(entry.name) // where no rule matches, it is finished
+	e.queueWrite(entry) // where no rule matches, it is finished
 	return nil
 }
 
@@ -160,7 +160,7 @@ func (e *Engine) setAside(entry *entry, work string, deaths int) {
 	for _, rule := range e.ledger.waitingIn(entry.line.lane) {
 		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
 	}
-	e.writes.Add(entry.name)
+	e.queueWrite(entry)
 }
 
 // rule returns a rule of the cache, which is not to be changed; nil where there is none.

@@ -77,7 +77,7 @@ type replica struct {
 
 	matching   *queue[types.NamespacedName]
 	delivering *queue[key]
-	writing    *queue[types.NamespacedName]
+	writing    *queue[writeKey]
 	watched    []watched
 	seen       map[string]int  // when it learned that an event is pending, or is to be replayed
 	began      map[key]int     // when the delivery of a key began
@@ -161,7 +161,7 @@ func newModel(t *testing.T, seed uint64) *model {
 // lead starts a leader, which lists what is pending.
 func (m *model) lead() {
 	r := &replica{
-		model: m, matching: newQueue[types.NamespacedName](m), delivering: newQueue[key](m), writing: newQueue[types.NamespacedName](m),
+		model: m, matching: newQueue[types.NamespacedName](m), delivering: newQueue[key](m), writing: newQueue[writeKey](m),
 		seen: map[string]int{}, began: map[key]int{}, running: map[string]bool{},
 	}
 	r.Engine = NewEngine(Options{

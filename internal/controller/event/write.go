@@ -15,16 +15,27 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/conditions"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 )
 
 // writeDelay is how long the results of one rule wait for those of others, to be stored by one write.
 const writeDelay = time.Second
 
+// queueWrite queues the write of an event's status.
+func (e *Engine) queueWrite(entry *entry) {
+	if status := e.ledger.statusOf(entry); status != nil {
+		e.writes.Add(writeKey{entry.name, delivery.IsDone(status)})
+	}
+}
+
 // write stores the status of an event, if it is time to.
-func (e *Engine) write(_ context.Context, name types.NamespacedName) (reconcile.Result, error) {
-	entry := e.ledger.get(name)
+func (e *Engine) write(_ context.Context, k writeKey) (reconcile.Result, error) {
+	entry := e.ledger.get(k.event)
 	if entry == nil {
+		return reconcile.Result{}, nil
+	}
+	if status := e.ledger.statusOf(entry); status == nil || delivery.IsDone(status) != k.finishes { // the other key is queued
 		return reconcile.Result{}, nil
 	}
 	now := e.Clock.Now()
@@ -41,7 +52,7 @@ func (e *Engine) write(_ context.Context, name types.NamespacedName) (reconcile.
 // writeAll stores the status of all events that is newer than the stored one.
 func (e *Engine) writeAll() {
 	var writing errgroup.Group
-	writing.SetLimit(writers)
+	writing.SetLimit(2 * writesShared)
 	for _, entry := range e.ledger.dirtyEvents() {
 		writing.Go(func() error {
 			taken, _ := e.ledger.snapshot(entry, e.Clock.Now(), 0)
@@ -105,7 +116,7 @@ func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 	finished, deadly := e.ledger.stored(entry, taken, version)
 	e.fair.Wake()
 	if !finished {
-		e.writes.Add(entry.name) // for what was delivered meanwhile
+		e.queueWrite(entry) // for what was delivered meanwhile
 		return
 	}
 	if deadly != "" {
