@@ -94,6 +94,7 @@ type watched struct {
 type queue[T comparable] struct {
 	workqueue.TypedRateLimitingInterface[T]
 	model *model
+	items []T // those of due, in the order in which they came
 	due   map[T]time.Time
 	busy  map[T]bool
 }
@@ -106,24 +107,29 @@ func (q *queue[T]) Add(item T) { q.AddAfter(item, 0) }
 
 func (q *queue[T]) AddAfter(item T, after time.Duration) {
 	at := q.model.clock.Now().Add(after)
-	if due, ok := q.due[item]; !ok || at.Before(due) {
+	due, ok := q.due[item]
+	if !ok {
+		q.items = append(q.items, item)
+	}
+	if !ok || at.Before(due) {
 		q.due[item] = at
 	}
 }
 
 // step processes one item that is due, if there is any.
 func step[T comparable](q *queue[T], do func(context.Context, T) (reconcile.Result, error)) bool {
-	var ready []T
-	for item, at := range q.due {
-		if !at.After(q.model.clock.Now()) && !q.busy[item] {
-			ready = append(ready, item)
+	var ready []int
+	for i, item := range q.items {
+		if !q.due[item].After(q.model.clock.Now()) && !q.busy[item] {
+			ready = append(ready, i)
 		}
 	}
 	if len(ready) == 0 {
 		return false
 	}
-	slices.SortFunc(ready, func(a, b T) int { return slices.Compare([]byte(fmt.Sprint(a)), []byte(fmt.Sprint(b))) })
-	item := ready[q.model.random.IntN(len(ready))]
+	at := ready[q.model.random.IntN(len(ready))]
+	item := q.items[at]
+	q.items = slices.Delete(q.items, at, at+1)
 	delete(q.due, item)
 	q.busy[item] = true
 	result, err := do(context.Background(), item)
