@@ -315,17 +315,23 @@ func Merge(ours, stored *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus
 	for i := range merged.Rules {
 		rule := &merged.Rules[i]
 		at := slices.IndexFunc(stored.Rules, func(other v1alpha1.RuleStatus) bool { return other.Name == rule.Name })
-		if at < 0 {
-			continue
+		if at >= 0 {
+			rule.Actions = MergeActions(rule.Actions, stored.Rules[at].Actions)
+			rule.State = RuleState(rule.Actions)
 		}
-		for j := range rule.Actions {
-			for _, other := range stored.Rules[at].Actions {
-				if action := &rule.Actions[j]; other.Name == action.Name && isFurther(&other, action) {
-					*action = other
-				}
+	}
+	return merged
+}
+
+// MergeActions returns a copy of the states of a rule's actions in which each is as far as in one of two lists.
+func MergeActions(ours, others []v1alpha1.ActionStatus) []v1alpha1.ActionStatus {
+	merged := slices.Clone(ours)
+	for i := range merged {
+		for j := range others {
+			if others[j].Name == merged[i].Name && isFurther(&others[j], &merged[i]) {
+				merged[i] = others[j]
 			}
 		}
-		rule.State = RuleState(rule.Actions)
 	}
 	return merged
 }

@@ -167,12 +167,11 @@ func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, wait 
 	if e == nil {
 		isNew = true
 		e = l.add(name, event)
-		if event.Status.StartTime != nil {
-			e.status = event.Status.DeepCopy()
-		}
 	}
 	e.seen, e.generation = l.listing, event.Generation
-	e.advance(event.ResourceVersion)
+	if e.advance(event.ResourceVersion) {
+		l.adopt(e, &event.Status)
+	}
 	if replay := event.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
 		e.replay = replay
 		isNew = isNew || e.needsMatch()
@@ -210,9 +209,23 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 }
 
 // advance takes a resource version unless it is known to be older than what we know: the watch lags behind our own writes.
-func (e *entry) advance(version string) {
-	if order, err := resourceversion.CompareResourceVersion(version, e.version); err != nil || order > 0 {
+func (e *entry) advance(version string) (advanced bool) {
+	order, err := resourceversion.CompareResourceVersion(version, e.version)
+	if advanced = err != nil || order > 0; advanced {
 		e.version = version
+	}
+	return advanced
+}
+
+// adopt takes over the progress that a stored status has beyond ours, which another replica wrote: our next write would undo it.
+func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEventStatus) {
+	switch {
+	case e.finished || stored.StartTime == nil:
+	case e.status == nil:
+		e.status = stored.DeepCopy()
+	case e.status.Replay == stored.Replay:
+		e.status = delivery.Merge(e.status, stored)
+		l.passOn(e)
 	}
 }
 
@@ -309,12 +322,12 @@ func (l *ledger) unorder(e *entry) {
 	e.ordered = nil
 }
 
-// begin gives an event the status with which the work on it begins. It returns false where the event is gone, or is delivered just now: a
-// replay begins when that has ended. The rules for which inOrder is true deliver the events of a lane one after the other.
+// begin gives an event the status with which the work on it begins. It returns false where the event is gone, or another replica has begun, or
+// it is delivered just now: a replay begins when that has ended.
 func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.Span) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events[e.name] != e || len(e.running) > 0 {
+	if l.events[e.name] != e || len(e.running) > 0 || !e.needsMatch() {
 		return false
 	}
 	if e.finished { // a replay
@@ -459,7 +472,8 @@ func (l *ledger) put(e *entry, rule string, actions []v1alpha1.ActionStatus, del
 	status.Rules = slices.Clone(status.Rules)
 	for i := range status.Rules {
 		if status.Rules[i].Name == rule {
-			status.Rules[i].Actions, status.Rules[i].State = slices.Clone(actions), delivery.RuleState(actions)
+			merged := delivery.MergeActions(actions, status.Rules[i].Actions) // another replica may have written meanwhile
+			status.Rules[i].Actions, status.Rules[i].State = merged, delivery.RuleState(merged)
 		}
 	}
 	e.status = &status
@@ -568,7 +582,7 @@ func (l *ledger) superseded(e *entry) {
 func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events[e.name] != e || e.finished || e.status == nil {
+	if l.events[e.name] != e || e.finished {
 		return
 	}
 	e.version = stored.ResourceVersion
@@ -576,10 +590,7 @@ func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 		e.replay = replay
 		l.release(e) // actions see the annotation
 	}
-	if stored.Status.StartTime != nil && stored.Status.Replay == e.status.Replay {
-		e.status = delivery.Merge(e.status, &stored.Status)
-		l.passOn(e)
-	}
+	l.adopt(e, &stored.Status)
 }
 
 // unstorable records that the API server refuses the status of this event alone: it does not count among what is to be stored, so that it

@@ -32,7 +32,7 @@ func (e *Engine) match(_ context.Context, name types.NamespacedName) (reconcile.
 		return reconcile.Result{}, nil
 	}
 	if replay, ok := e.ledger.toMatch(event); ok {
-		if begun, err := e.begin(event, replay); !begun || err != nil {
+		if err := e.begin(event, replay); err != nil {
 			return reconcile.Result{}, err
 		}
 	}
@@ -40,18 +40,18 @@ func (e *Engine) match(_ context.Context, name types.NamespacedName) (reconcile.
 }
 
 // begin matches an event.
-func (e *Engine) begin(entry *entry, replay string) (begun bool, err error) {
+func (e *Engine) begin(entry *entry, replay string) error {
 	event, err := e.body(entry)
 	if event == nil || err != nil {
-		return false, err
+		return err
 	}
 	work := entry.work(replay)
 	end, err := e.Journal.Begin(e.work, work)
 	if deadly, ok := errors.AsType[*journal.DeadlyError](err); ok {
 		e.setAside(entry, work, deadly.Deaths)
-		return false, nil
+		return nil
 	} else if err != nil {
-		return false, err
+		return err
 	}
 	defer end()
 	span := e.trace(e.work, event)
@@ -59,15 +59,15 @@ func (e *Engine) begin(entry *entry, replay string) (begun bool, err error) {
 	result, err := e.evaluate(event, span, now.Truncate(time.Second))
 	if err != nil {
 		span.End()
-		return false, err
+		return err
 	}
 	if !e.ledger.begin(entry, delivery.Begin(result.rules, result.errors, replay, now), span) {
 		span.End()
-		return false, nil
+		return nil
 	}
 	e.report(event, result, now)
 	logEvent(e.Log, event)
-	return true, nil
+	return nil
 }
 
 // evaluation is what came of matching an event with the rules of its namespace.

@@ -245,7 +245,7 @@ func (m *model) checkProgress(before, after *v1alpha1.NetBoxEvent) {
 	for _, rule := range after.Status.Rules {
 		for _, action := range rule.Actions {
 			if action.State == v1alpha1.DeliveryPending && ended[rule.Name+"/"+action.Name] {
-				m.t.Errorf("action %s of rule %s on %s had ended and is pending again", action.Name, rule.Name, after.Name)
+				m.t.Errorf("action %s of rule %s on %s had ended and is pending again:\n%+v\n%+v", action.Name, rule.Name, after.Name, before.Status, after.Status)
 			}
 		}
 	}
