@@ -63,7 +63,7 @@ type backlog struct {
 }
 
 func (b *backlog) measure(ctx context.Context) error {
-	idle, err := b.leader.Rest(ctx, rest)
+	idle, err := b.rest(ctx, rest)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (b *backlog) store(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if result.Waiting, err = b.leader.Rest(ctx, 2*rest); err != nil {
+	if result.Waiting, err = b.rest(ctx, 2*rest); err != nil {
 		return err
 	}
 	after, err := b.count(ctx, b.leader)
@@ -114,7 +114,7 @@ func (b *backlog) storeMore(ctx context.Context) (err error) {
 	if _, err = b.send(ctx, b.result.More, b.result.Events+b.result.More); err != nil {
 		return err
 	}
-	b.result.All, err = b.leader.Rest(ctx, rest)
+	b.result.All, err = b.rest(ctx, rest)
 	return err
 }
 
@@ -195,8 +195,22 @@ func (b *backlog) killLeader(ctx context.Context) error {
 	}
 	b.result.KnowSeconds = time.Since(before).Seconds()
 	fleet.Say("another leads after %.1f s, and knows all after %.1f s", b.result.LeadSeconds, b.result.KnowSeconds)
-	b.result.Next, err = b.leader.Rest(ctx, rest)
+	b.result.Next, err = b.rest(ctx, rest)
 	return err
+}
+
+// rest measures the leader for some seconds, and its heap after a collection of garbage: when the next one comes is chance.
+func (b *backlog) rest(ctx context.Context, seconds int) (figures.Process, error) {
+	least, err := b.leader.Rest(ctx, seconds)
+	if err != nil {
+		return least, err
+	}
+	if err := b.leader.CollectGarbage(ctx); err != nil {
+		return least, err
+	}
+	clean, _, err := b.leader.Sample(ctx)
+	least.Heap = clean.Heap
+	return least, err
 }
 
 func (b *backlog) setLeader(leader *fleet.Replica) {
@@ -235,7 +249,7 @@ func (b *backlog) drain(ctx context.Context) error {
 	taken, b.result.Doubles, _ = b.sink.Delivered()
 	b.promises.Holds(taken-delivered == all, "%d of %d events were delivered", taken-delivered, all)
 	fleet.Say("all are delivered after %.1f s", b.result.DrainSeconds)
-	after, err := b.leader.Rest(ctx, rest)
+	after, err := b.rest(ctx, rest)
 	b.result.After = after
 	memory, memoryErr := b.leader.Process().Memory()
 	b.result.PeakRSS = max(b.result.PeakRSS, memory.Peak)

@@ -109,7 +109,7 @@ func with(ctx context.Context, options fleet.Options, retry v1alpha1.Retry, do f
 	if s.sender, err = s.NewSender(); err != nil {
 		return err
 	}
-	if s.sink, err = fleet.NewSink(s.sender.Began); err != nil {
+	if s.sink, err = fleet.NewSink(ctx, s.sender.Began); err != nil {
 		return err
 	}
 	defer s.sink.Close()

@@ -82,7 +82,7 @@ func down(ctx context.Context, flags *flags) error {
 			set  func() error
 		}{
 			{"refuses connections", func() error { s.sink.Refuse(); return nil }},
-			{"answers 503", func() error { s.sink.Set(fleet.SinkDown, 0); return s.sink.Listen() }},
+			{"answers 503", func() error { s.sink.Set(fleet.SinkDown, 0); return s.sink.Listen(ctx) }},
 			{"hangs", func() error { s.sink.Set(fleet.SinkHangs, 0); return nil }},
 		}
 		result := figures.Down{

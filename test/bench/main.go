@@ -399,7 +399,7 @@ func (b *bench) withManager(ctx context.Context, o *operator, do func() error) (
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
 	if err != nil {
 		return err

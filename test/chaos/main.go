@@ -71,7 +71,7 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 		return err
 	}
 	sender.Objects, sender.Timeout = objects, answerTime
-	sink, err := fleet.NewSink(sender.Began)
+	sink, err := fleet.NewSink(ctx, sender.Began)
 	if err != nil {
 		return err
 	}

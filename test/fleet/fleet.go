@@ -200,11 +200,11 @@ func (f *Fleet) limitMemory(replica *Replica, number int) {
 // only told of the limit.
 func (f *Fleet) HardLimit() bool { return len(f.groups) > 0 }
 
-// metricsToken is the token of a service account that may read metrics, as docs/monitoring.md has it.
+// metricsToken is the token of a service account that may read metrics, as docs/monitoring.md has it, and profiles.
 func (f *Fleet) metricsToken(ctx context.Context) (string, error) {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "metrics"}}
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "metrics-reader"}}
-	role.Rules = []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}}}
+	role.Rules = []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics", "/debug/pprof/*"}, Verbs: []string{"get"}}}
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "metrics-reader"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},

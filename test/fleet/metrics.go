@@ -24,13 +24,23 @@ var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 
 // Metrics reads those of a manager, as Prometheus does.
 func (r *Replica) Metrics(ctx context.Context) (Metrics, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.metrics+"/metrics", nil)
+	text, err := r.get(ctx, "/metrics")
+	return sums(text, func(string) bool { return true }), err
+}
+
+// CollectGarbage has a manager do so.
+func (r *Replica) CollectGarbage(ctx context.Context) error {
+	_, err := r.get(ctx, "/debug/pprof/heap?gc=1")
+	return err
+}
+
+func (r *Replica) get(ctx context.Context, path string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.metrics+path, nil)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+r.token)
-	text, err := read(scraper, request)
-	return sums(text, func(string) bool { return true }), err
+	return read(scraper, request)
 }
 
 // Writes returns how many writes the API server has done. See the function Writes.

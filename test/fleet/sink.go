@@ -52,11 +52,11 @@ const (
 )
 
 // NewSink returns a sink that is up, and counts times from began.
-func NewSink(began time.Time) (*Sink, error) {
+func NewSink(ctx context.Context, began time.Time) (*Sink, error) {
 	s := &Sink{began: began, taken: map[string]map[string]bool{}, wake: make(chan struct{})}
 	// Nothing connects from this address, so that nothing takes the port while connections are refused.
 	s.address = "127.0.0.2:0"
-	return s, s.Listen()
+	return s, s.Listen(ctx)
 }
 
 // URL is where it listens.
@@ -69,10 +69,10 @@ func (s *Sink) Close() {
 }
 
 // Listen accepts connections, after Refuse.
-func (s *Sink) Listen() error {
+func (s *Sink) Listen(ctx context.Context) error {
 	s.serving.Lock()
 	defer s.serving.Unlock()
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", s.address)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.address)
 	if err != nil {
 		return err
 	}

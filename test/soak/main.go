@@ -54,7 +54,7 @@ func run(ctx context.Context, duration, interval time.Duration, rate float64, ma
 	if err != nil {
 		return err
 	}
-	sink, err := fleet.NewSink(sender.Began)
+	sink, err := fleet.NewSink(ctx, sender.Began)
 	if err != nil {
 		return err
 	}
