@@ -94,6 +94,7 @@ type entry struct {
 	body       *v1alpha1.NetBoxEvent
 	holds      int64 // bytes of unmatched that its body holds
 	seen       int   // in which list
+	isListed   bool  // the list that it was first seen in is complete, so that those before it in its lane are known
 
 	status   *v1alpha1.NetBoxEventStatus // nil before it is matched. Shared: to be copied before it is changed
 	ordered  []string                    // the rules in line.waiting
@@ -147,11 +148,11 @@ func (e *entry) isPendingFor(rule string) bool {
 }
 
 // observe records an event that is pending at the API server. It reports whether it is to be looked at, because it is new or a replay was
-// asked for. Where wait is true it waits a moment for room for the body.
-func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, wait bool) (isNew bool) {
+// asked for. While events are listed it waits a moment for room for the body.
+func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isListing bool) (isNew bool) {
 	holds := min(event.Spec.Delivery.BodyBytes+bodyOverhead, heldBytes)
 	held := l.unmatched.TryAcquire(holds)
-	if !held && wait {
+	if !held && isListing {
 		ctx, cancel := context.WithTimeout(ctx, holdWait)
 		defer cancel()
 		held = l.unmatched.Acquire(ctx, holds) == nil
@@ -167,17 +168,11 @@ func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, wait 
 	if e == nil {
 		isNew = true
 		e = l.add(name, event)
+		e.isListed = !isListing
 	}
 	e.seen, e.generation = l.listing, event.Generation
-	if e.advance(event.ResourceVersion) {
-		l.adopt(e, &event.Status)
-	}
-	if replay := event.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
-		e.replay = replay
+	if l.adopt(e, event) {
 		isNew = isNew || e.needsMatch()
-		if e.body != nil { // actions see the annotation
-			l.release(e)
-		}
 	}
 	if held && isNew && e.body == nil {
 		e.body, e.holds = event, holds
@@ -208,25 +203,36 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 	return e
 }
 
-// advance takes a resource version unless it is known to be older than what we know: the watch lags behind our own writes.
-func (e *entry) advance(version string) (advanced bool) {
+// isBefore reports whether a resource version is known to be older than, or the same as, what we know: the watch lags behind our own writes.
+func (e *entry) isBefore(version string) bool {
 	order, err := resourceversion.CompareResourceVersion(version, e.version)
-	if advanced = err != nil || order > 0; advanced {
-		e.version = version
-	}
-	return advanced
+	return err == nil && order <= 0
 }
 
-// adopt takes over the progress that a stored status has beyond ours, which another replica wrote: our next write would undo it.
-func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEventStatus) {
-	switch {
-	case e.finished || stored.StartTime == nil:
-	case e.status == nil:
-		e.status = stored.DeepCopy()
-	case e.status.Replay == stored.Replay:
-		e.status = delivery.Merge(e.status, stored)
-		l.passOn(e)
+// adopt takes over what others stored of an event: the annotation that asks for a replay, and the progress of another replica, which our next
+// write would undo. It reports whether the annotation is another one.
+func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEvent) (asked bool) {
+	if e.isBefore(stored.ResourceVersion) {
+		return false
 	}
+	if replay := stored.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
+		e.replay, asked = replay, true
+		l.release(e) // actions see the annotation
+	}
+	status := &stored.Status
+	switch {
+	case e.finished || status.StartTime == nil:
+	case e.status != nil && e.status.Replay == status.Replay:
+		e.status = delivery.Merge(e.status, status)
+		l.passOn(e)
+	case e.status == nil || e.replay == status.Replay: // another replica began
+		if len(e.running) > 0 { // for what is replayed: our next write will meet a conflict, and is merged then
+			return asked
+		}
+		e.status = status.DeepCopy()
+	}
+	e.version = stored.ResourceVersion
+	return asked
 }
 
 // forget drops an event that is not pending any more, and reports whether it was unfinished: others may have waited for it.
@@ -379,12 +385,12 @@ func (l *ledger) next(of lane, rule string) *entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.lanes[of]
-	if at == nil || !l.listed[at.source.Namespace] && !l.listed[metav1.NamespaceAll] {
+	if at == nil {
 		return nil
 	}
 	for _, e := range at.entries {
 		switch {
-		case e.needsMatch():
+		case e.needsMatch() || !e.isListed:
 			return nil
 		case !e.finished && e.isPendingFor(rule):
 			return e
@@ -548,7 +554,9 @@ func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, d
 	if l.events[e.name] != e {
 		return finished, e.deadly
 	}
-	e.advance(version)
+	if !e.isBefore(version) {
+		e.version = version
+	}
 	if e.status == s.taken { // nothing was delivered meanwhile
 		e.status = s.status
 		e.dirty = time.Time{}
@@ -578,19 +586,13 @@ func (l *ledger) superseded(e *entry) {
 	}
 }
 
-// merge takes over what others stored of an event: the progress of another replica, and the annotation that asks for a replay.
+// merge takes over what others stored of an event, of which we know that it is newer.
 func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events[e.name] != e || e.finished {
-		return
+	if l.events[e.name] == e && !e.finished {
+		l.adopt(e, stored)
 	}
-	e.version = stored.ResourceVersion
-	if replay := stored.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
-		e.replay = replay
-		l.release(e) // actions see the annotation
-	}
-	l.adopt(e, &stored.Status)
 }
 
 // unstorable records that the API server refuses the status of this event alone: it does not count among what is to be stored, so that it
@@ -610,14 +612,15 @@ func (l *ledger) startList() int {
 }
 
 // endList drops the events of a namespace, "" for all, that were not observed since a list began, and returns those that were unfinished. It
-// also returns the others, if the list is the first one: their lanes are complete now.
+// also returns those that were first seen in the list: their lanes are complete now.
 func (l *ledger) endList(namespace string, list int) (gone, ready []*entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, e := range l.events {
 		switch {
 		case namespace != metav1.NamespaceAll && e.name.Namespace != namespace:
-		case e.seen >= list && !l.listed[namespace]:
+		case e.seen >= list && !e.isListed:
+			e.isListed = true
 			ready = append(ready, e)
 		case e.seen < list:
 			l.drop(e)

@@ -79,6 +79,8 @@ type replica struct {
 	matching   *queue[types.NamespacedName]
 	delivering *queue[key]
 	writing    *queue[writeKey]
+	feeder     *feeder
+	isListing  bool
 	watched    []watched
 	seen       map[string]int  // when it learned that an event is pending, or is to be replayed
 	began      map[key]int     // when the delivery of a key began
@@ -178,24 +180,45 @@ func (m *model) lead() {
 	r.matches, r.deliveries, r.writes = r.matching, r.delivering, r.writing
 	r.guard.alive.Store(int64(time.Since(start)))
 	m.leader = r
-	feeder := &feeder{Engine: r.Engine}
-	feeder.Listing()
-	for _, name := range slices.Sorted(maps.Keys(m.stored)) {
-		if event := m.stored[name]; event.Status.Phase == v1alpha1.PhasePending {
-			r.watch(feeder, watched{event: event.DeepCopy()})
-		}
-	}
-	feeder.Listed()
+	r.feeder = &feeder{Engine: r.Engine}
+	r.list()
 }
 
-func (r *replica) watch(feeder *feeder, w watched) {
+// list lists what is pending, as when the replica starts, or its watch was too far behind. Other things happen between the events of the list.
+func (r *replica) list() {
+	m := r.model
+	r.feeder.Listing()
+	r.watched, r.isListing = nil, true
+	for _, event := range m.pending() {
+		for range m.random.IntN(3) {
+			if m.depth < 6 {
+				m.step()
+			}
+		}
+		r.watch(watched{event: event})
+	}
+	r.feeder.Listed()
+	r.isListing = false
+}
+
+// pending returns copies of the pending events, by name.
+func (m *model) pending() (pending []*v1alpha1.NetBoxEvent) {
+	for _, name := range slices.Sorted(maps.Keys(m.stored)) {
+		if event := m.stored[name]; event.Status.Phase == v1alpha1.PhasePending {
+			pending = append(pending, event.DeepCopy())
+		}
+	}
+	return pending
+}
+
+func (r *replica) watch(w watched) {
 	if w.gone {
 		delete(r.seen, w.event.Name)
-		feeder.Gone(w.event)
+		r.feeder.Gone(w.event)
 		return
 	}
 	r.learn(w.event.Name)
-	feeder.Seen(context.Background(), w.event)
+	r.feeder.Seen(context.Background(), w.event)
 }
 
 func (r *replica) learn(event string) {
@@ -373,6 +396,8 @@ func (m *model) step() bool {
 		m.lead()
 	case chance < 88:
 		m.editRule()
+	case chance < 89 && !m.leader.isListing:
+		m.leader.list()
 	case chance < 93:
 		m.replay()
 	case chance < 95:
@@ -387,10 +412,10 @@ func (r *replica) step() bool {
 	for _, n := range r.model.random.Perm(4) {
 		switch n {
 		case 0:
-			if len(r.watched) > 0 {
+			if len(r.watched) > 0 && !r.isListing {
 				next := r.watched[0]
 				r.watched = r.watched[1:]
-				r.watch(&feeder{Engine: r.Engine}, next)
+				r.watch(next)
 				did = true
 			}
 		case 1:
