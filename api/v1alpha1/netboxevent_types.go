@@ -184,7 +184,7 @@ const (
 	PhasePending Phase = "Pending"
 	// PhaseSucceeded says that all work is done.
 	PhaseSucceeded Phase = "Succeeded"
-	// PhaseFailed says that an action was given up.
+	// PhaseFailed says that an action failed permanently.
 	PhaseFailed Phase = "Failed"
 )
 
@@ -193,7 +193,8 @@ const AnnotationReplay = "netbox-events.io/replay"
 
 // Conditions of a NetBoxEvent and their reasons.
 const (
-	// ConditionSucceeded is True when all work on the event is done, and False when an action was given up or waits for its next attempt.
+	// ConditionSucceeded is True when all work on the event is done, and False when an action failed permanently or waits for its next
+	// attempt.
 	ConditionSucceeded = "Succeeded"
 	// ConditionMatched is True when a rule matched the event. It is there only where one did, or where an expression failed.
 	ConditionMatched = "Matched"
@@ -204,9 +205,9 @@ const (
 	ReasonDelivered = "Delivered"
 	// ReasonDelivering says that actions are being done.
 	ReasonDelivering = "Delivering"
-	// ReasonRetrying says that an action failed and will be tried again.
+	// ReasonRetrying says that an action failed and will be retried.
 	ReasonRetrying = "Retrying"
-	// ReasonDeliveryFailed says that an action was given up.
+	// ReasonDeliveryFailed says that an action failed permanently.
 	ReasonDeliveryFailed = "DeliveryFailed"
 	// ReasonSetAside says that the operator's process ended several times while it evaluated expressions on the event, which is left alone
 	// since.
@@ -228,7 +229,7 @@ const (
 	DeliveryPending DeliveryState = "Pending"
 	// DeliverySucceeded says that it is done.
 	DeliverySucceeded DeliveryState = "Succeeded"
-	// DeliveryFailed says that it was given up.
+	// DeliveryFailed says that it failed permanently.
 	DeliveryFailed DeliveryState = "Failed"
 	// DeliverySkipped says that the rule, or the action, was deleted before it was done.
 	DeliverySkipped DeliveryState = "Skipped"
@@ -260,7 +261,7 @@ type ActionStatus struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
 	LastAttemptTime *metav1.Time `json:"lastAttemptTime,omitempty"`
-	// nextAttemptTime is when it will be tried again, for example 2020-10-26T18:14:21Z.
+	// nextAttemptTime is when it will be retried, for example 2020-10-26T18:14:21Z.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`

@@ -42,7 +42,7 @@ type NetBoxEventRuleSpec struct {
 	Match Match `json:"match,omitzero"`
 
 	// order is PerObject or None, for example PerObject: the events of one NetBox object are done one after the other, and one that fails
-	// holds those behind it until it succeeds or is given up. With None nothing waits for anything.
+	// holds those behind it until it succeeds or fails permanently. With None no event waits for another.
 	// +optional
 	// +kubebuilder:default=PerObject
 	Order Order `json:"order,omitempty"`
@@ -54,13 +54,13 @@ type NetBoxEventRuleSpec struct {
 	Retry Retry `json:"retry,omitzero"`
 
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
-	// must be allowed to impersonate it, and so must whoever writes the rule.
+	// must be allowed to impersonate it, and so must the author of the rule.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 
-	// actions are what is done about an event, in this order. One that fails is tried again by itself: those after it do not wait.
+	// actions are what is done about an event, in this order. One that fails is retried by itself: those after it do not wait.
 	// +required
 	// +listType=map
 	// +listMapKey=name
@@ -179,7 +179,7 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are tried again; any
+// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
 // other answer, redirects included, is final.
 type HTTPAction struct {
 	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of
@@ -308,7 +308,7 @@ type ApplyAction struct {
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
 	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
-	// somebody else manages a field of it; Create makes them if they are not there, and fails where one is there that another event made.
+	// another field manager owns a field of it; Create makes them if they are not there, and fails where one is there that another event made.
 	// +optional
 	// +kubebuilder:default=Apply
 	Operation ApplyOperation `json:"operation,omitempty"`
@@ -384,7 +384,7 @@ const (
 	ReasonAvailable = "Available"
 	// ReasonUnavailable says that a sink failed several times in a row: one delivery at a time probes whether it is back.
 	ReasonUnavailable = "Unavailable"
-	// ReasonAskedToWait says that a sink answered with Retry-After: deliveries go on after that, at the rate that the sink takes.
+	// ReasonAskedToWait says that a sink answered with Retry-After or 429: deliveries go on after a pause, at the rate that the sink takes.
 	ReasonAskedToWait = "AskedToWait"
 )
 
@@ -400,7 +400,7 @@ type NetBoxEventRuleStatus struct {
 	// matched is how many events matched, for example 12.
 	// +optional
 	Matched int64 `json:"matched"`
-	// failed is how many of them were given up, for example 0.
+	// failed is how many of them failed permanently, for example 0.
 	// +optional
 	Failed int64 `json:"failed"`
 	// lastMatched is when an event last matched, for example 2020-10-26T18:14:19Z.

@@ -53,7 +53,7 @@ type NetBoxSourceSpec struct {
 	SecretRef *SecretKeysReference `json:"secretRef,omitempty"`
 
 	// unsigned says what becomes of a request without a signature, for example Reject: Reject answers 401, Accept stores it. A wrong
-	// signature is always refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
+	// signature is always refused. A source without secretRef must say Accept: anybody who reaches its URL can then create events.
 	// +optional
 	// +kubebuilder:default=Reject
 	Unsigned UnsignedPolicy `json:"unsigned,omitempty"`

@@ -36,7 +36,7 @@ type ActionStatusApplyConfiguration struct {
 	Attempts *int32 `json:"attempts,omitempty"`
 	// lastAttemptTime is when the last attempt ended, for example 2020-10-26T18:14:19Z.
 	LastAttemptTime *v1.Time `json:"lastAttemptTime,omitempty"`
-	// nextAttemptTime is when it will be tried again, for example 2020-10-26T18:14:21Z.
+	// nextAttemptTime is when it will be retried, for example 2020-10-26T18:14:21Z.
 	NextAttemptTime *v1.Time `json:"nextAttemptTime,omitempty"`
 	// lastError is why the last attempt failed, for example "answered with 503 Service Unavailable".
 	LastError *string `json:"lastError,omitempty"`

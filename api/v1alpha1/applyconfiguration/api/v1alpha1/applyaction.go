@@ -32,7 +32,7 @@ type ApplyActionApplyConfiguration struct {
 	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
 	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
-	// somebody else manages a field of it; Create makes them if they are not there, and fails where one is there that another event made.
+	// another field manager owns a field of it; Create makes them if they are not there, and fails where one is there that another event made.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
 	// namespace.

@@ -25,7 +25,7 @@ import (
 // HTTPActionApplyConfiguration represents a declarative configuration of the HTTPAction type for use
 // with apply.
 //
-// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are tried again; any
+// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
 // other answer, redirects included, is final.
 type HTTPActionApplyConfiguration struct {
 	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of

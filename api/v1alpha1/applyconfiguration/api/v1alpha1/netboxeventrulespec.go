@@ -30,15 +30,15 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// match says which events matter: those that fit all of it. Without it all events of the namespace do.
 	Match *MatchApplyConfiguration `json:"match,omitempty"`
 	// order is PerObject or None, for example PerObject: the events of one NetBox object are done one after the other, and one that fails
-	// holds those behind it until it succeeds or is given up. With None nothing waits for anything.
+	// holds those behind it until it succeeds or fails permanently. With None no event waits for another.
 	Order *apiv1alpha1.Order `json:"order,omitempty"`
 	// retry says how long and how often an action is tried, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
-	// must be allowed to impersonate it, and so must whoever writes the rule.
+	// must be allowed to impersonate it, and so must the author of the rule.
 	ServiceAccountName *string `json:"serviceAccountName,omitempty"`
-	// actions are what is done about an event, in this order. One that fails is tried again by itself: those after it do not wait.
+	// actions are what is done about an event, in this order. One that fails is retried by itself: those after it do not wait.
 	Actions []ActionApplyConfiguration `json:"actions,omitempty"`
 }
 

@@ -34,7 +34,7 @@ type NetBoxEventRuleStatusApplyConfiguration struct {
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// matched is how many events matched, for example 12.
 	Matched *int64 `json:"matched,omitempty"`
-	// failed is how many of them were given up, for example 0.
+	// failed is how many of them failed permanently, for example 0.
 	Failed *int64 `json:"failed,omitempty"`
 	// lastMatched is when an event last matched, for example 2020-10-26T18:14:19Z.
 	LastMatched *metav1.Time `json:"lastMatched,omitempty"`

@@ -36,7 +36,7 @@ type NetBoxSourceSpecApplyConfiguration struct {
 	// after the source. For example {"name": "netbox-webhook"}.
 	SecretRef *SecretKeysReferenceApplyConfiguration `json:"secretRef,omitempty"`
 	// unsigned says what becomes of a request without a signature, for example Reject: Reject answers 401, Accept stores it. A wrong
-	// signature is always refused. A source without secretRef must say Accept: whoever reaches its URL can then create events.
+	// signature is always refused. A source without secretRef must say Accept: anybody who reaches its URL can then create events.
 	Unsigned *apiv1alpha1.UnsignedPolicy `json:"unsigned,omitempty"`
 	// maxBodyBytes is the longest body taken, in bytes, for example 1000000. A longer one is answered with 413. The API server and
 	// etcd have limits of their own: etcd's default is 1.5 MiB for the whole object.
