@@ -1,4 +1,4 @@
-// Command manager is netbox-event-operator: it receives NetBox's webhooks, stores them as NetBoxEvents, and works them off.
+// Command manager is netbox-event-operator: it receives NetBox's webhooks, stores them as NetBoxEvents, and processes them.
 package main
 
 import (

@@ -30,7 +30,7 @@ const (
 //
 // Closed, it lets all pass. After openAfter failures in a row it is open: after a pause that grows with each failure one delivery probes
 // whether the sink is back, and where it is, the deliveries that may be in flight double with each success. A sink that asks to wait gets
-// its pause at once. A sink that throttles gets deliveries with a gap between them: Retry-After says when a place is free, not for how many,
+// its pause at once. A sink that throttles gets deliveries with a gap between them: Retry-After says when a place is free, not how many,
 // and 32 deliveries for each place would be 31 refusals. The gap is at first what the sink took before it complained, and then found by
 // bisection between the smallest that it took and the largest that it refused.
 //

@@ -189,7 +189,7 @@ func IsDone(status *v1alpha1.NetBoxEventStatus) bool {
 
 // Summarize sets the phase, the conditions and the completion time by the states of the rules.
 func Summarize(status *v1alpha1.NetBoxEventStatus, generation int64, now time.Time) {
-	if condition := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSucceeded); condition != nil && condition.Reason == v1alpha1.ReasonSetAside {
+	if isSetAside(status) {
 		return
 	}
 	status.Phase = phase(status.Rules)
@@ -202,6 +202,11 @@ func Summarize(status *v1alpha1.NetBoxEventStatus, generation int64, now time.Ti
 		setCondition(status, matched(len(status.Rules)), generation, status.StartTime.Time)
 	}
 	setCondition(status, succeeded(status.Rules), generation, now)
+}
+
+func isSetAside(status *v1alpha1.NetBoxEventStatus) bool {
+	condition := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSucceeded)
+	return condition != nil && condition.Reason == v1alpha1.ReasonSetAside
 }
 
 func setCondition(status *v1alpha1.NetBoxEventStatus, condition metav1.Condition, generation int64, at time.Time) {

@@ -10,8 +10,8 @@ import (
 const (
 	// guardInterval is the time between two signs of life.
 	guardInterval = time.Second
-	// stallLimit is how long this process may have been stopped, as by SIGSTOP or while its machine was suspended, and still lead for sure:
-	// controller-runtime's LeaseDuration (15 s) less RetryPeriod (2 s) and some.
+	// stallLimit is how long this process may have been stopped, as by SIGSTOP or a frozen cgroup, and still lead for sure:
+	// controller-runtime's LeaseDuration (15 s) less RetryPeriod (2 s) and some. The clock stands still while a machine is suspended.
 	stallLimit = 10 * time.Second
 )
 

@@ -37,9 +37,9 @@ import (
 // The promises: a rule with an order does the events of an object in order, one at a time, as far as its leader knows of them; everything is
 // delivered at least once, and once where nothing was killed; what is finished stays finished; nothing stays pending.
 func TestModel(t *testing.T) {
-	seeds := 200
+	seeds := 60
 	if testing.Short() {
-		seeds = 50
+		seeds = 20
 	}
 	for seed := range seeds {
 		newModel(t, uint64(seed)).run()
@@ -190,10 +190,8 @@ func (r *replica) list() {
 	r.feeder.Listing()
 	r.watched, r.isListing = nil, true
 	for _, event := range m.pending() {
-		for range m.random.IntN(3) {
-			if m.depth < 6 {
-				m.step()
-			}
+		if m.depth < 2 && m.random.IntN(2) == 0 {
+			m.step()
 		}
 		r.watch(watched{event: event})
 	}
