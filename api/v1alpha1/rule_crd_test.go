@@ -113,14 +113,14 @@ func list(length int, format string) string {
 func TestRuleDefaults(t *testing.T) {
 	namespace := plane.Namespace(t)
 	for name, test := range map[string]struct {
-		retry, want string // want is maxAttempts, backoff, maxBackoff and timeout
+		retry, want string // want is for, maxAttempts, backoff, maxBackoff and timeout
 	}{
-		"absent":        {``, "10 1s 5m0s 10s"},
-		"empty":         {`"retry":{},`, "10 1s 5m0s 10s"},
-		"attempts-only": {`"retry":{"maxAttempts":3},`, "3 1s 5m0s 10s"},
-		"pause-only":    {`"retry":{"backoff":"2s"},`, "10 2s 5m0s 10s"},
-		"longest-only":  {`"retry":{"maxBackoff":"1h"},`, "10 1s 1h0m0s 10s"},
-		"timeout-only":  {`"retry":{"timeout":"1s"},`, "10 1s 5m0s 1s"},
+		"absent":        {``, "24h0m0s 0 1s 5m0s 10s"},
+		"empty":         {`"retry":{},`, "24h0m0s 0 1s 5m0s 10s"},
+		"attempts-only": {`"retry":{"maxAttempts":3},`, "24h0m0s 3 1s 5m0s 10s"},
+		"pause-only":    {`"retry":{"backoff":"2s"},`, "24h0m0s 0 2s 5m0s 10s"},
+		"longest-only":  {`"retry":{"maxBackoff":"1h"},`, "24h0m0s 0 1s 1h0m0s 10s"},
+		"timeout-only":  {`"retry":{"timeout":"1s"},`, "24h0m0s 0 1s 5m0s 1s"},
 	} {
 		plane.Create(t, object(t, "NetBoxEventRule", namespace, name, `{`+test.retry+`"serviceAccountName":"s","actions":[
 			{"name":"send","http":{"url":"https://a"}}, {"name":"make","apply":{"template":{"a":1}}},
@@ -130,7 +130,7 @@ func TestRuleDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		retry, actions := stored.Spec.Retry, stored.Spec.Actions
-		got := fmt.Sprint(retry.MaxAttempts, retry.Backoff.Duration, retry.MaxBackoff.Duration, retry.Timeout.Duration)
+		got := fmt.Sprint(retry.For.Duration, retry.MaxAttempts, retry.Backoff.Duration, retry.MaxBackoff.Duration, retry.Timeout.Duration)
 		if got != test.want || stored.Spec.Order != v1alpha1.OrderPerObject ||
 			actions[0].HTTP.Format != v1alpha1.FormatCloudEvent || actions[0].HTTP.Method != http.MethodPost ||
 			actions[1].Apply.Operation != v1alpha1.OperationApply || actions[2].Event.Type != "Normal" {

@@ -120,7 +120,7 @@ func failed(ctx context.Context, task Task, err error) error {
 	failure := &Failure{Err: err}
 	if judged, ok := errors.AsType[*Failure](err); ok {
 		*failure = *judged
-		if err != error(judged) {
+		if err != error(judged) { //nolint:errorlint // whether it is wrapped
 			failure.Err = err // with what was written around it
 		}
 	}

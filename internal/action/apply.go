@@ -328,7 +328,7 @@ func judge(err error) (hopeless bool, advice string) {
 		return true, ""
 	case metav1.StatusReasonUnknown: // with status 500
 		if contains("failed to create typed patch object") {
-			return true, "mend the template, which does not fit the schema of its kind; where a text is wanted, write ${string(data.id)}"
+			return true, "correct the template, which does not fit the schema of its kind; where a text is wanted, write ${string(data.id)}"
 		}
 		return false, ""
 	default:

@@ -218,7 +218,7 @@ func TestApplyOutcomes(t *testing.T) {
 		want     outcome
 		texts    []string
 	}{
-		{reason: "a field that the kind does not have", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), want: final, texts: []string{"/a: ", ".dat: field not declared in schema", "mend the template"}},
+		{reason: "a field that the kind does not have", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), want: final, texts: []string{"/a: ", ".dat: field not declared in schema", "correct the template"}},
 		{reason: "the same to be created", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), create: true, want: final, texts: []string{`unknown field "dat"`}},
 		{reason: "a number in place of a text", template: configMap(`"metadata": {"name": "a"}, "data": {"id": "${data.id}"}`), want: final, texts: []string{".data.id: expected string", "${string(data.id)}"}},
 		{reason: "a number as a label", template: configMap(`"metadata": {"name": "a", "labels": {"id": "${data.id}"}}`), want: final, texts: []string{"template.metadata.labels must be texts", "${string(data.id)}"}},

@@ -192,7 +192,7 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 // errHeaderValue does not show the value, which may be secret.
 var errHeaderValue = errors.New("the value holds a character that no header may hold, such as a newline")
 
-// authorize sets the headers of a request, of which some are in Secrets, and signs it. A Secret that is wrong may be mended.
+// authorize sets the headers of a request, of which some are in Secrets, and signs it. A Secret that is wrong may be corrected.
 func (s *httpSender) authorize(
 	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
 ) error {

@@ -50,7 +50,7 @@ func newRawSink(t *testing.T, serve func(conn net.Conn, head string)) (address s
 			stop := context.AfterFunc(t.Context(), func() { _ = conn.Close() })
 			connections.Go(func() {
 				defer stop()
-				defer conn.Close()
+				defer conn.Close() //nolint:errcheck // the test is over
 				head := make([]byte, 0, 64<<10)
 				for !strings.Contains(string(head), "\r\n\r\n") && len(head) < cap(head) {
 					n, err := conn.Read(head[len(head):cap(head)])
@@ -131,7 +131,7 @@ func TestHostileSinks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close()
+		defer listener.Close() //nolint:errcheck // the test is over
 		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("https://"+listener.Addr().String()))
 		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
 		expectInTime(t, task, again, "", "not done within the timeout of 300ms")

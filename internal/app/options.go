@@ -34,8 +34,8 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 		"`directory` that holds tls.crt and tls.key: webhooks are then received by HTTPS, and the files read again when they change; "+
 			"empty for plain HTTP, where TLS ends at the Ingress")
 	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", ":8443",
-		"`address` (host:port) to serve Prometheus metrics at, by HTTPS, to whoever may get the non-resource URL /metrics, and profiles to "+
-			"whoever may get /debug/pprof/*; 0 turns it off")
+		"`address` (host:port) to serve Prometheus metrics at, by HTTPS, to clients that may get the non-resource URL /metrics, and profiles to "+
+			"clients that may get /debug/pprof/*; 0 turns it off")
 	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", ":8081",
 		"`address` (host:port) to serve /healthz and /readyz at; 0 turns it off")
 	flags.BoolVar(&o.LeaderElect, "leader-elect", false,

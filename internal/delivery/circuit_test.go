@@ -27,8 +27,8 @@ func throttled(after time.Duration) delivery.Outcome {
 	return delivery.Outcome{Err: errors.New("answered with 429"), Unavailable: true, Throttled: true, RetryAfter: after}
 }
 
-// simulate delivers a backlog through a circuit, with up to 32 deliveries in flight that take a time each, to a sink that answers as a function
-// says. It returns how long that took, how many requests were made, and when.
+// simulate delivers a backlog through a circuit, with up to 32 deliveries in flight that take a time each, to a sink that answers as a
+// function says. It returns how long that took, how many requests were made, and when.
 func simulate(
 	t *testing.T, c *delivery.Circuit, backlog int, latency time.Duration, sink func(at time.Duration) delivery.Outcome,
 ) (took time.Duration, requests []time.Duration) {

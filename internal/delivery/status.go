@@ -133,7 +133,7 @@ func Backoff(retry *v1alpha1.Retry, attempt int) time.Duration {
 		pause *= 2
 	}
 	pause = min(pause, retry.MaxBackoff.Duration)
-	return pause - rand.N(pause/2+1) //nolint:gosec // G404: it spreads load, and nobody gains by guessing it
+	return pause - rand.N(pause/2+1) //nolint:gosec // G404: it spreads load; guessing it gains nothing
 }
 
 // SkipMissing ends the pending actions that a rule no longer has; all of them where the rule is nil, because it is gone. It reports whether

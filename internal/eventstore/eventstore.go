@@ -163,7 +163,7 @@ func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyCo
 	return stored.Metadata.ResourceVersion, err
 }
 
-// write sends a request. If it is not answered in time, whoever should have may be gone: then so are the connections that were kept.
+// write sends a request. If it is not answered in time, the server may be gone, and with it the connections that were kept.
 func (s *Store) write(ctx context.Context, request *rest.Request) (answer []byte, err error) {
 	result := request.SetHeader("Accept", metadataOnly).Do(ctx)
 	answer, _ = result.Raw()

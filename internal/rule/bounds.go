@@ -445,7 +445,7 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 		after = func(usage *usage, found ref.Val) { usage.allocate(function, matchBytes*listLength(found)) }
 	}
 	return &measuredCall{args: args, InterpretableCall: interpreter.NewCall(call.ID(), function, overload,
-		append(args[:len(args):len(args)], usageNode{}),
+		append(slices.Clip(args), usageNode{}),
 		func(args ...ref.Val) ref.Val {
 			last := len(args) - 1
 			usage, args := args[last].(*usage), args[:last]

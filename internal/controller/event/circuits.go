@@ -53,7 +53,9 @@ func (c *circuits) start(s sink, parked key, now time.Time) (delivery.Ticket, bo
 }
 
 // end records how a delivery ended. It reports whether the sink's state changed, and whether release has to be called.
-func (c *circuits) end(s sink, ticket delivery.Ticket, outcome delivery.Outcome, retry *v1alpha1.Retry, now time.Time) (changed, release bool) {
+func (c *circuits) end(
+	s sink, ticket delivery.Ticket, outcome delivery.Outcome, retry *v1alpha1.Retry, now time.Time,
+) (changed, release bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := c.bySink[s]
@@ -84,8 +86,8 @@ const (
 	idleInterval = 30 * time.Second
 )
 
-// release returns the keys whose deliveries may start now, those that are overdue, and when to call it again, 0 for never. It reports whether
-// the sink's state changed.
+// release returns the keys whose deliveries may start now, those that are overdue, and when to call it again, 0 for never. It reports
+// whether the sink's state changed.
 func (c *circuits) release(s sink, overdue func(key) bool, now time.Time) (keys []key, again time.Duration, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,8 +1,9 @@
-// Package event processes pending NetBoxEvents: it logs and matches each, delivers it as the rules that match ask for, and stores its status.
+// Package event processes pending NetBoxEvents: it logs and matches each, delivers it as the rules that match ask for, and stores its
+// status.
 //
-// Three reconcilers share one ledger of what is pending. Each has a queue, and the queues do the rest: one key is with one worker at a time,
-// so that the deliveries of a rule for one NetBox object, which have one key, are made one after the other; and what is due later is
-// RequeueAfter.
+// Three reconcilers share one ledger of what is pending. Each has a queue, and the queues do the rest: one key is with one worker at a
+// time, so that the deliveries of a rule for one NetBox object, which have one key, are made one after the other; and what is due later
+// is RequeueAfter.
 //
 //	watch ─▶ ledger ─▶ matcher ─▶ deliverer ─▶ writer ─▶ API server
 //	                  an event   (rule, object)  an event
@@ -186,7 +187,8 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, key]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
 	return errors.Join(
 		control(e, mgr, controls[types.NamespacedName]{
-			name: "event-match", reconcile: e.match, queue: &e.matches, newQueue: matches.RateLimiting, workers: 2 * matchesShared, logValues: eventValues,
+			name: "event-match", reconcile: e.match, queue: &e.matches, newQueue: matches.RateLimiting, workers: 2 * matchesShared,
+			logValues: eventValues,
 		}),
 		control(e, mgr, controls[key]{
 			name: "event-delivery", reconcile: e.deliver, queue: &e.deliveries, newQueue: e.fair.RateLimiting, workers: 2 * deliveriesShared,

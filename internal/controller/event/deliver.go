@@ -22,7 +22,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// deliver delivers the next event of a key.
+// deliver delivers the next event of a key. Its context ends with the leadership, and deliveries go on for a while: they have their own.
 func (e *Engine) deliver(_ context.Context, k key) (reconcile.Result, error) {
 	if k.kind == ofSink {
 		return reconcile.Result{RequeueAfter: e.releaseSink(k)}, nil
@@ -35,7 +35,7 @@ func (e *Engine) deliver(_ context.Context, k key) (reconcile.Result, error) {
 	if entry == nil {
 		return reconcile.Result{}, nil
 	}
-	wait, err := e.deliverEvent(k, entry)
+	wait, err := e.deliverEvent(k, entry) //nolint:contextcheck // see above
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -56,8 +56,8 @@ func (e *Engine) head(k key) *entry {
 // stallInterval is the pause where nothing may start because this process was stopped for some time.
 const stallInterval = time.Second
 
-// deliverEvent makes the attempts at a rule's actions that are due. It returns how long to wait for those that are due later, 0 where nothing
-// is left, or what is left waits for its sink.
+// deliverEvent makes the attempts at a rule's actions that are due. It returns how long to wait for those that are due later, 0 where
+// nothing is left, or what is left waits for its sink.
 func (e *Engine) deliverEvent(k key, entry *entry) (wait time.Duration, err error) {
 	states, ok := e.ledger.take(entry, k.rule)
 	if !ok {
@@ -165,7 +165,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 		d.setAside(d.entry, work, deadly.Deaths)
 		return nil, nil, nil
 	} else if err != nil {
-		return nil, nil, nil //nolint:nilerr // this replica no longer leads
+		return nil, nil, nil // this replica no longer leads
 	}
 	end = sync.OnceFunc(end)
 	defer end()

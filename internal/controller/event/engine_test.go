@@ -311,7 +311,8 @@ func TestGiveUp(t *testing.T) {
 	}
 }
 
-// TestFormerLeader lets a former leader go on with a delivery that another has made, and with those behind it, since: it unfinishes nothing.
+// TestFormerLeader lets a former leader go on with a delivery that another has made, and with those behind it, since: it unfinishes
+// nothing.
 func TestFormerLeader(t *testing.T) {
 	namespace := plane.Namespace(t)
 	plane.Create(t, newRule(namespace, "rule"))

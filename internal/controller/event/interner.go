@@ -13,8 +13,8 @@ import (
 // internedRules is how many sets of rules are kept.
 const internedRules = 1000
 
-// interner lets events that match the same rules share the states of what is to be delivered: a backlog of many events has few of them. What
-// it returns is not to be changed.
+// interner lets events that match the same rules share the states of what is to be delivered: a backlog of many events has few of them.
+// What it returns is not to be changed.
 type interner struct {
 	once sync.Once
 	kept *lru.Cache

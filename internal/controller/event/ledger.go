@@ -26,7 +26,7 @@ const (
 	heldBytes = 16 << 20
 	// bodyOverhead is what an event takes in memory besides the bytes of its body.
 	bodyOverhead = 2 << 10
-	// holdWait is how long a list waits for room for the next body. It is short: expressions of one namespace can take long.
+	// holdWait is how long a list waits for room for a body, once: expressions of one namespace can take long, and others wait for the list.
 	holdWait = 200 * time.Millisecond
 )
 
@@ -43,11 +43,12 @@ type ledger struct {
 	unsaved map[types.NamespacedName]int // deliveries that are not in the stored status, by rule
 	matched int64                        // bytes of bodies that were matched
 	listing int                          // counts the lists
+	full    int                          // the list in which matching did not keep up
 	listed  map[string]bool              // namespaces of which a list was complete
 }
 
-// lane names a NetBox object: namespace, source, object type and object ID, joined by laneSeparator. A rule with an order delivers the events
-// of a lane one after the other.
+// lane names a NetBox object: namespace, source, object type and object ID, joined by laneSeparator. A rule with an order delivers the
+// events of a lane one after the other.
 type lane string
 
 const laneSeparator = "\x00"
@@ -119,7 +120,8 @@ func newLedger() *ledger {
 }
 
 func (e *entry) compare(other *entry) int {
-	return cmp.Or(cmp.Compare(e.timestamp, other.timestamp), cmp.Compare(e.received, other.received), strings.Compare(e.name.Name, other.name.Name))
+	return cmp.Or(
+		cmp.Compare(e.timestamp, other.timestamp), cmp.Compare(e.received, other.received), strings.Compare(e.name.Name, other.name.Name))
 }
 
 // needsMatch reports whether the event is new, or a replay was asked for.
@@ -151,12 +153,7 @@ func (e *entry) isPendingFor(rule string) bool {
 // asked for. While events are listed it waits a moment for room for the body.
 func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isListing bool) (isNew bool) {
 	holds := min(event.Spec.Delivery.BodyBytes+bodyOverhead, heldBytes)
-	held := l.unmatched.TryAcquire(holds)
-	if !held && isListing {
-		ctx, cancel := context.WithTimeout(ctx, holdWait)
-		defer cancel()
-		held = l.unmatched.Acquire(ctx, holds) == nil
-	}
+	held := l.unmatched.TryAcquire(holds) || isListing && l.waitForRoom(ctx, holds)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	name := types.NamespacedName{Namespace: event.Namespace, Name: event.Name}
@@ -182,6 +179,28 @@ func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isLis
 	return isNew
 }
 
+// waitForRoom waits for room for a body, for holdWait at the most, and not again in this list after that was too short.
+func (l *ledger) waitForRoom(ctx context.Context, holds int64) (held bool) {
+	if l.hasNoRoom() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, holdWait)
+	defer cancel()
+	if l.unmatched.Acquire(ctx, holds) == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full = l.listing
+	return false
+}
+
+func (l *ledger) hasNoRoom() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full == l.listing
+}
+
 func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *entry {
 	of := laneOf(event)
 	at := l.lanes[of]
@@ -203,14 +222,15 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 	return e
 }
 
-// isBefore reports whether a resource version is known to be older than, or the same as, what we know: the watch lags behind our own writes.
+// isBefore reports whether a resource version is known to be older than, or the same as, what we know: the watch lags behind our own
+// writes.
 func (e *entry) isBefore(version string) bool {
 	order, err := resourceversion.CompareResourceVersion(version, e.version)
 	return err == nil && order <= 0
 }
 
-// adopt takes over what others stored of an event: the annotation that asks for a replay, and the progress of another replica, which our next
-// write would undo. It reports whether the annotation is another one.
+// adopt takes over what others stored of an event: the annotation that asks for a replay, and the progress of another replica, which our
+// next write would undo. It reports whether the annotation is another one.
 func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEvent) (asked bool) {
 	if e.isBefore(stored.ResourceVersion) {
 		return false
@@ -328,8 +348,8 @@ func (l *ledger) unorder(e *entry) {
 	e.ordered = nil
 }
 
-// begin gives an event the status with which the work on it begins. It returns false where the event is gone, or another replica has begun, or
-// it is delivered just now: a replay begins when that has ended.
+// begin gives an event the status with which the work on it begins. It returns false where the event is gone, or another replica has
+// begun, or it is delivered just now: a replay begins when that has ended.
 func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.Span) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -348,8 +368,8 @@ func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 	return true
 }
 
-// enter lists the rules that have to deliver an event in the order of its lane, and returns all rules that may have been waiting for it to be
-// matched.
+// enter lists the rules that have to deliver an event in the order of its lane, and returns all rules that may have been waiting for it
+// to be matched.
 func (l *ledger) enter(e *entry, inOrder func(rule string) bool) (ordered, unordered []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -406,8 +426,8 @@ func (l *ledger) get(name types.NamespacedName) *entry {
 	return l.events[name]
 }
 
-// toMatch returns the replay that an event is to be matched for, "" where it is new. It fails where there is nothing to match, or the event is
-// delivered just now, which has to end first.
+// toMatch returns the replay that an event is to be matched for, "" where it is new. It fails where there is nothing to match, or the
+// event is delivered just now, which has to end first.
 func (l *ledger) toMatch(e *entry) (replay string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -466,8 +486,8 @@ func (l *ledger) isWanted(e *entry) bool {
 	return l.events[e.name] == e && !e.needsMatch()
 }
 
-// put records the new states of a rule's actions. Delivered tells whether a sink has got something that would be sent again if that were not
-// stored.
+// put records the new states of a rule's actions. Delivered tells whether a sink has got something that would be sent again if that were
+// not stored.
 func (l *ledger) put(e *entry, rule string, actions []v1alpha1.ActionStatus, delivered bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -516,9 +536,9 @@ type snapshot struct {
 	taken   *v1alpha1.NetBoxEventStatus // of which it is made
 }
 
-// snapshot returns the status to be stored now, with its phase and conditions: when all is done, or else some time after the first change, so
-// that one write has what several rules did; and at once where a rule has many deliveries that are not stored. Where it is not time to, it
-// returns the time of it, zero for never.
+// snapshot returns the status to be stored now, with its phase and conditions: when all is done, or else some time after the first
+// change, so that one write has what several rules did; and at once where a rule has many deliveries that are not stored. Where it is not
+// time to, it returns the time of it, zero for never.
 func (l *ledger) snapshot(e *entry, now time.Time, delay time.Duration) (*snapshot, time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -611,8 +631,8 @@ func (l *ledger) startList() int {
 	return l.listing
 }
 
-// endList drops the events of a namespace, "" for all, that were not observed since a list began, and returns those that were unfinished. It
-// also returns those that were first seen in the list: their lanes are complete now.
+// endList drops the events of a namespace, "" for all, that were not observed since a list began, and returns those that were unfinished.
+// It also returns those that were first seen in the list: their lanes are complete now.
 func (l *ledger) endList(namespace string, list int) (gone, ready []*entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

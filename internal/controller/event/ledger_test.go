@@ -1,7 +1,9 @@
 package event
 
 import (
+	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,4 +36,32 @@ func TestOrderWhileListing(t *testing.T) {
 			t.Errorf("list %d: %s is not delivered after the list", list, name)
 		}
 	}
+}
+
+// TestListDoesNotWaitForMatching lists far more than there is room for while nothing is matched: the list waits once, and no longer.
+func TestListDoesNotWaitForMatching(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		number, began := l.startList(), time.Now()
+		const events, bodyBytes = 1000, 1 << 20
+		for n := range events {
+			name := fmt.Sprint(n)
+			event := &v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name, UID: types.UID(name), ResourceVersion: "2"}}
+			event.Spec.ObjectID, event.Spec.Delivery.BodyBytes = name, bodyBytes
+			l.observe(t.Context(), event, true)
+		}
+		l.endList(metav1.NamespaceAll, number)
+		if took := time.Since(began); took != holdWait {
+			t.Errorf("the list waited for %s", took)
+		}
+		held := 0
+		for _, e := range l.events {
+			if e.body != nil {
+				held++
+			}
+		}
+		if len(l.events) != events || held == 0 || held > heldBytes/bodyBytes {
+			t.Errorf("%d events, of which %d have their bodies", len(l.events), held)
+		}
+	})
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// matchTimeout bounds the matching of one event with all rules of its namespace. A rule takes some microseconds, and some tenths of a second
-// where its expression uses up CEL's cost limit.
+// matchTimeout bounds the matching of one event with all rules of its namespace. A rule takes some microseconds, and some tenths of a
+// second where its expression uses up CEL's cost limit.
 const matchTimeout = 10 * time.Second
 
 // match decides which rules an event that is new, or is replayed, matches, and starts its deliveries. An event that was matched before, by
@@ -32,7 +32,7 @@ func (e *Engine) match(_ context.Context, name types.NamespacedName) (reconcile.
 		return reconcile.Result{}, nil
 	}
 	if replay, ok := e.ledger.toMatch(event); ok {
-		if err := e.begin(event, replay); err != nil {
+		if err := e.begin(event, replay); err != nil { //nolint:contextcheck // e.work is the context of all work
 			return reconcile.Result{}, err
 		}
 	}

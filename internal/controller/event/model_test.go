@@ -30,12 +30,13 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// TestModel runs the reconcilers of the engine one step at a time, in random order and with a clock of its own, against a model of the API
-// server and of sinks: events come late and out of order, watches lag behind, sinks fail and throttle, writes fail, rules are edited and
-// deleted, events are deleted and replayed, leaders are killed, and paused ones go on. The steps of others run while an action is done.
+// TestModel runs the reconcilers of the engine one step at a time, in random order and with a clock of its own, against a model of the
+// API server and of sinks: events come late and out of order, watches lag behind, sinks fail and throttle, writes fail, rules are edited
+// and deleted, events are deleted and replayed, leaders are killed, and paused ones go on. The steps of others run while an action is
+// done.
 //
-// The promises: a rule with an order does the events of an object in order, one at a time, as far as its leader knows of them; everything is
-// delivered at least once, and once where nothing was killed; what is finished stays finished; nothing stays pending.
+// The promises: a rule with an order does the events of an object in order, one at a time, as far as its leader knows of them; everything
+// is delivered at least once, and once where nothing was killed; what is finished stays finished; nothing stays pending.
 func TestModel(t *testing.T) {
 	seeds := 60
 	if testing.Short() {
@@ -146,6 +147,7 @@ func step[T comparable](q *queue[T], do func(context.Context, T) (reconcile.Resu
 }
 
 func newModel(t *testing.T, seed uint64) *model {
+	t.Helper()
 	m := &model{
 		t: t, random: rand.New(rand.NewPCG(seed, 1)), clock: clocktesting.NewFakePassiveClock(time.Unix(1_800_000_000, 0)),
 		stored: map[string]*v1alpha1.NetBoxEvent{}, rules: map[string]*v1alpha1.NetBoxEventRule{}, down: map[string]bool{},
@@ -184,7 +186,8 @@ func (m *model) lead() {
 	r.list()
 }
 
-// list lists what is pending, as when the replica starts, or its watch was too far behind. Other things happen between the events of the list.
+// list lists what is pending, as when the replica starts, or its watch was too far behind. Other things happen between the events of the
+// list.
 func (r *replica) list() {
 	m := r.model
 	r.feeder.Listing()
@@ -327,7 +330,7 @@ func (r *replica) Do(_ context.Context, task action.Task) (string, error) {
 	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, r.ledger.get(client.ObjectKeyFromObject(event)).status.Replay)
 	for range m.random.IntN(4) {
 		if m.depth < 6 {
-			m.step()
+			m.step() //nolint:contextcheck // the reconcilers do not use theirs
 		}
 	}
 	r.running[busy] = false
@@ -370,7 +373,7 @@ func (m *model) checkOrder(r *replica, task action.Task) {
 }
 
 // step does one thing at random.
-func (m *model) step() bool {
+func (m *model) step() {
 	m.depth++
 	defer func() { m.depth-- }()
 	r := m.leader
@@ -401,7 +404,7 @@ func (m *model) step() bool {
 	case chance < 95:
 		m.deleteEvent()
 	}
-	return r.step()
+	r.step()
 }
 
 // step of a replica handles a change that it watches, or an item of a queue.

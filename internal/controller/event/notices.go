@@ -62,7 +62,8 @@ func (n *notices) failed(
 	if allowed, suppressed := n.lines.Allow(name); allowed {
 		log.Info("action failed; retrying", "cause", err.Error(), "at", status.NextAttemptTime.Time, "suppressed", suppressed)
 	}
-	n.record(rule, v1alpha1.ReasonRetrying, name, "action %s on %s failed at attempt %d: %v", status.Name, entry.name.Name, status.Attempts, err)
+	n.record(rule, v1alpha1.ReasonRetrying, name, "action %s on %s failed at attempt %d: %v",
+		status.Name, entry.name.Name, status.Attempts, err)
 }
 
 // expressionFailed tells that the expression of a rule failed on an event.

@@ -12,7 +12,8 @@ import (
 // SinkAvailable returns the condition of the sinks of a rule: False with the cause where deliveries wait for one.
 func (e *Engine) SinkAvailable(rule types.NamespacedName) metav1.Condition {
 	condition := metav1.Condition{
-		Type: v1alpha1.ConditionSinkAvailable, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAvailable, Message: "no delivery waits for a sink",
+		Type: v1alpha1.ConditionSinkAvailable, Status: metav1.ConditionTrue,
+		Reason: v1alpha1.ReasonAvailable, Message: "no delivery waits for a sink",
 		LastTransitionTime: metav1.NewTime(e.Clock.Now()),
 	}
 	var messages []string

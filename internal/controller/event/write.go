@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -46,27 +46,28 @@ func (e *Engine) write(_ context.Context, k writeKey) (reconcile.Result, error) 
 		}
 		return reconcile.Result{RequeueAfter: max(at.Sub(now), time.Millisecond)}, nil
 	}
-	return reconcile.Result{}, e.store(e.work, entry, taken)
+	return reconcile.Result{}, e.store(e.work, entry, taken) //nolint:contextcheck // writes outlive the leadership; see drain
 }
 
 // writeAll stores the status of all events that is newer than the stored one.
 func (e *Engine) writeAll() {
-	var writing errgroup.Group
-	writing.SetLimit(2 * writesShared)
+	places := make(chan struct{}, 2*writesShared)
+	var writing sync.WaitGroup
 	for _, entry := range e.ledger.dirtyEvents() {
-		writing.Go(func() error {
+		places <- struct{}{}
+		writing.Go(func() {
+			defer func() { <-places }()
 			taken, _ := e.ledger.snapshot(entry, e.Clock.Now(), 0)
 			if taken == nil || e.work.Err() != nil {
-				return nil
+				return
 			}
 			if err := e.store(e.work, entry, taken); err != nil {
 				e.Log.Info("the last status cannot be stored, and what it says was delivered will be delivered again",
 					"cause", err.Error(), "namespace", entry.name.Namespace, "name", entry.name.Name)
 			}
-			return nil
 		})
 	}
-	_ = writing.Wait() // none returns an error
+	writing.Wait()
 }
 
 // store stores a status. The write names the version of the event that it is for: where another replica has written since, there is a
@@ -135,7 +136,7 @@ func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 	}
 }
 
-// resolve reads an event whose status could not be stored because it was changed meanwhile: by another replica, or by somebody who
+// resolve reads an event whose status could not be stored because it was changed meanwhile: by another replica, or by a user who
 // annotated it. What another replica did counts.
 func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 	var current v1alpha1.NetBoxEvent

@@ -1,4 +1,4 @@
-// Package replay has finished events done again when somebody annotates them with netbox-events.io/replay: it makes them Pending, and their
+// Package replay starts finished events again that are annotated with netbox-events.io/replay: it makes them Pending, and their
 // own controller does the rest.
 //
 // It runs on the leader. Finished events are in no cache: their metadata is read page by page once, and watched from then on.

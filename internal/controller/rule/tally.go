@@ -54,7 +54,7 @@ func (t *Tally) Matched(rule types.NamespacedName, at time.Time) {
 	})
 }
 
-// Failed counts an event on which an action of a rule was given up.
+// Failed counts an event on which an action of a rule failed permanently.
 func (t *Tally) Failed(rule types.NamespacedName) {
 	t.count(rule, func(c *counts) { c.failed++ })
 }
