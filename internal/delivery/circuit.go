@@ -212,9 +212,6 @@ func (c *Circuit) State() (reason string, since time.Time, cause string) {
 	}
 }
 
-// Until is before when nothing starts.
-func (c *Circuit) Until() time.Time { return c.until }
-
 // Gap is the least time between two starts, 0 for none.
 func (c *Circuit) Gap() time.Duration { return c.gap }
 
