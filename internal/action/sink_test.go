@@ -326,7 +326,7 @@ func TestDiscoveryHangs(t *testing.T) {
 	expect(t, err, done)
 }
 
-// TestCanceled checks that the end of the operator is nobody's failure, whatever was waited for.
+// TestCanceled checks that the end of the operator counts as no failure of a sink.
 func TestCanceled(t *testing.T) {
 	silent, _ := newRawSink(t, func(net.Conn, string) {})
 	signed := newRequest("http://" + silent)

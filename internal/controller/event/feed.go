@@ -96,8 +96,13 @@ func (e *Engine) changed(source types.NamespacedName) {
 
 // wakeBehind continues with the events that waited for one that was deleted.
 func (e *Engine) wakeBehind(gone *entry) {
-	for _, rule := range e.ledger.waitingIn(gone.line.lane) {
-		e.deliveries.Add(key{gone.name.Namespace, rule, ofLane, string(gone.line.lane)})
-	}
+	e.wakeLane(gone)
 	e.changed(gone.line.source)
+}
+
+// wakeLane queues what is to be delivered in the lane of an event.
+func (e *Engine) wakeLane(entry *entry) {
+	for _, rule := range e.ledger.waitingIn(entry.line.lane) {
+		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
+	}
 }

@@ -157,9 +157,7 @@ func (e *Engine) setAside(entry *entry, work string, deaths int) {
 	e.Log.Error(nil, "the operator's process ended several times at this event, which is therefore set aside",
 		"namespace", entry.name.Namespace, "name", entry.name.Name, "deaths", deaths)
 	e.ledger.setAside(entry, work, deaths, e.Clock.Now())
-	for _, rule := range e.ledger.waitingIn(entry.line.lane) {
-		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
-	}
+	e.wakeLane(entry)
 	e.queueWrite(entry)
 }
 

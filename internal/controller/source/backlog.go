@@ -111,7 +111,7 @@ func (b *Backlog) SetupWithManager(mgr manager.Manager) error {
 		Complete(b)
 }
 
-// Changed takes note that an event of a source came or was finished, once Events counts it so. It does not block, and asks Events nothing.
+// Changed records that an event of a source came or was finished, after Events counts it so. It does not block, and does not call Events.
 // It is safe for concurrent use.
 func (b *Backlog) Changed(source types.NamespacedName) {
 	found, ok := b.sources.Load(source)
