@@ -136,13 +136,13 @@ type Engine struct {
 	notices  *notices
 	guard    stallGuard
 
-	matches    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	matches    workqueue.TypedRateLimitingInterface[*entry]
 	deliveries workqueue.TypedRateLimitingInterface[key]
 	writes     workqueue.TypedRateLimitingInterface[writeKey]
 	fair       *fairqueue.Queue[key] // inside deliveries
 	queueReady chan struct{}         // gets one for each queue
 
-	pendingRules interner
+	firstStatuses interner
 
 	// work is the context of all that is begun, deliveryContext that of deliveries. They outlive the leadership; see drain.
 	work, deliveryContext     context.Context
@@ -178,17 +178,17 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 	if _, err := rules.GetInformer(ctx, &v1alpha1.NetBoxEventRule{}); err != nil {
 		return err
 	}
-	matches := fairqueue.New(fairqueue.Config[types.NamespacedName]{
-		Flow:   func(event types.NamespacedName) fairqueue.Flow { return fairqueue.Flow{Group: event.Namespace} },
+	matches := fairqueue.New(fairqueue.Config[*entry]{
+		Flow:   func(event *entry) fairqueue.Flow { return fairqueue.Flow{Group: event.name.Namespace} },
 		Limit:  func(fairqueue.Flow) int { return matchesPerNamespace },
 		Shared: matchesShared,
 	})
 	writes := fairqueue.New(fairqueue.Config[writeKey]{Flow: writeKey.flow, Shared: writesShared})
 	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, key]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
 	return errors.Join(
-		control(e, mgr, controls[types.NamespacedName]{
+		control(e, mgr, controls[*entry]{
 			name: "event-match", reconcile: e.match, queue: &e.matches, newQueue: matches.RateLimiting, workers: 2 * matchesShared,
-			logValues: eventValues,
+			logValues: (*entry).logValues,
 		}),
 		control(e, mgr, controls[key]{
 			name: "event-delivery", reconcile: e.deliver, queue: &e.deliveries, newQueue: e.fair.RateLimiting, workers: 2 * deliveriesShared,
@@ -202,10 +202,6 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 		mgr.Add(manager.RunnableFunc(e.drain)),
 		mgr.Add(manager.RunnableFunc(e.guard.run)),
 	)
-}
-
-func eventValues(event types.NamespacedName) []any {
-	return []any{"namespace", event.Namespace, "name", event.Name}
 }
 
 // controls are the parts of one controller.

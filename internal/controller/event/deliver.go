@@ -24,14 +24,15 @@ import (
 
 // deliver delivers the next event of a key. Its context ends with the leadership, and deliveries go on for a while: they have their own.
 func (e *Engine) deliver(_ context.Context, k key) (reconcile.Result, error) {
-	if k.kind == ofSink {
-		return reconcile.Result{RequeueAfter: e.releaseSink(k)}, nil
+	target := k.Value()
+	if target.kind == ofSink {
+		return reconcile.Result{RequeueAfter: e.releaseSink(sink{target.rule, target.name})}, nil
 	}
 	if !e.beginWork() {
 		return reconcile.Result{}, nil
 	}
 	defer e.inFlight.Done()
-	entry := e.head(k)
+	entry := e.head(target)
 	if entry == nil {
 		return reconcile.Result{}, nil
 	}
@@ -39,18 +40,18 @@ func (e *Engine) deliver(_ context.Context, k key) (reconcile.Result, error) {
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if wait == 0 && k.kind == ofLane && e.ledger.hasMore(lane(k.id), k.rule) && e.head(k) != entry {
+	if wait == 0 && target.kind == ofLane && e.ledger.hasMore(target.lane, target.rule.Name) && e.head(target) != entry {
 		e.deliveries.Add(k) // after those of other objects that wait
 	}
 	return reconcile.Result{RequeueAfter: wait}, nil
 }
 
 // head returns the event that a key is to deliver next, nil for none.
-func (e *Engine) head(k key) *entry {
-	if k.kind == ofEvent {
-		return e.ledger.get(types.NamespacedName{Namespace: k.namespace, Name: k.id})
+func (e *Engine) head(of target) *entry {
+	if of.kind == ofEvent {
+		return e.ledger.get(types.NamespacedName{Namespace: of.rule.Namespace, Name: of.name})
 	}
-	return e.ledger.next(lane(k.id), k.rule)
+	return e.ledger.next(of.lane, of.rule.Name)
 }
 
 // stallInterval is the pause where nothing may start because this process was stopped for some time.
@@ -59,20 +60,21 @@ const stallInterval = time.Second
 // deliverEvent makes the attempts at a rule's actions that are due. It returns how long to wait for those that are due later, 0 where
 // nothing is left, or what is left waits for its sink.
 func (e *Engine) deliverEvent(k key, entry *entry) (wait time.Duration, err error) {
-	states, ok := e.ledger.take(entry, k.rule)
+	rule := k.Value().rule
+	states, ok := e.ledger.take(entry, rule.Name)
 	if !ok {
 		return 0, nil
 	}
 	defer func() {
-		if e.ledger.giveBack(entry, k.rule) {
-			e.matches.Add(entry.name)
+		if e.ledger.giveBack(entry, rule.Name) {
+			e.matches.Add(entry)
 		}
 	}()
-	current, err := e.rule(k.ruleName())
+	current, err := e.rule(rule)
 	if err != nil {
 		return 0, err
 	}
-	d := &attempts{Engine: e, key: k, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
+	d := &attempts{Engine: e, key: k, name: rule, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
 	if delivery.SkipMissing(states, current) {
 		d.put(false)
 	}
@@ -97,6 +99,7 @@ func (e *Engine) deliverEvent(k key, entry *entry) (wait time.Duration, err erro
 type attempts struct {
 	*Engine
 	key    key
+	name   types.NamespacedName // of the rule
 	entry  *entry
 	rule   *v1alpha1.NetBoxEventRule
 	states []v1alpha1.ActionStatus
@@ -109,13 +112,13 @@ type attempts struct {
 
 // act makes one attempt at an action, if its sink is available. It returns false where the work on the event has to end here.
 func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
-	sink, now := sink{d.key.ruleName(), state.Name}, d.Clock.Now()
+	sink, now := sink{d.name, state.Name}, d.Clock.Now()
 	deadline := delivery.Deadline(d.status, &d.rule.Spec.Retry)
 	ticket, ok := d.circuits.start(sink, d.key, now)
 	switch {
 	case !ok && now.Before(deadline):
 		d.parked = append(d.parked, state.Name)
-		d.deliveries.Add(d.sinkKey(state))
+		d.deliveries.Add(sinkKey(d.name, state.Name))
 		return true, nil
 	case !ok:
 		delivery.GiveUp(state, d.circuits.cause(sink))
@@ -133,16 +136,12 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 		d.Tally.SinkChanged(sink.rule)
 	}
 	if release {
-		d.deliveries.Add(d.sinkKey(state))
+		d.deliveries.Add(sinkKey(d.name, state.Name))
 	}
 	delivery.Attempted(state, *outcome, &d.rule.Spec.Retry, deadline, now)
 	endAttempt(span, state)
 	d.ended(state, outcome.Err, outcome.Err == nil)
 	return true, nil
-}
-
-func (d *attempts) sinkKey(state *v1alpha1.ActionStatus) key {
-	return key{d.key.namespace, d.key.rule, ofSink, state.Name}
 }
 
 // attempt makes one attempt at an action. There is no outcome where it could not be made, or was cut off because this replica no longer
@@ -159,7 +158,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	if invalid != nil { // it may be corrected
 		return &delivery.Outcome{Err: fmt.Errorf("the rule is not accepted: %w", invalid)}, tracing.None, nil
 	}
-	work := d.entry.work(d.status.Replay, d.key.rule, state.Name)
+	work := d.entry.work(d.status.Replay, d.name.Name, state.Name)
 	end, err := d.Journal.Begin(d.deliveryContext, work)
 	if deadly, ok := errors.AsType[*journal.DeadlyError](err); ok {
 		d.setAside(d.entry, work, deadly.Deaths)
@@ -171,7 +170,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	defer end()
 	at := slices.IndexFunc(compiled.Actions, func(action rule.Action) bool { return action.Spec.Name == state.Name })
 	found := &compiled.Actions[at] // SkipMissing left no other
-	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.key.ruleName(), state, found)
+	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.name, state, found)
 	response, err := d.do(ctx, action.Task{Rule: d.rule, Action: found, Event: d.event, Input: d.input, Rendered: end})
 	if err != nil && d.deliveryContext.Err() != nil {
 		span.End()
@@ -200,14 +199,14 @@ func (d *attempts) do(ctx context.Context, task action.Task) (response string, e
 
 // put records the states of the actions.
 func (d *attempts) put(delivered bool) {
-	d.ledger.put(d.entry, d.key.rule, d.states, delivered, d.Clock.Now())
+	d.ledger.put(d.entry, d.name.Name, d.states, delivered, d.Clock.Now())
 	d.queueWrite(d.entry)
 }
 
 // ended records the end of an attempt, and tells people of a failure.
 func (d *attempts) ended(state *v1alpha1.ActionStatus, err error, delivered bool) {
 	d.put(delivered)
-	d.Metrics.attempted(d.key.ruleName(), state)
+	d.Metrics.attempted(d.name, state)
 	if err != nil {
 		d.notices.failed(d.rule, d.entry, d.event, state, err)
 	}
@@ -228,9 +227,9 @@ func (d *attempts) wait() time.Duration {
 }
 
 // releaseSink queues the deliveries that may go to a sink now, and those that waited for it for too long. It returns when to look again.
-func (e *Engine) releaseSink(k key) time.Duration {
+func (e *Engine) releaseSink(s sink) time.Duration {
 	now := e.Clock.Now()
-	current, err := e.rule(k.ruleName())
+	current, err := e.rule(s.rule)
 	switch {
 	case err != nil:
 		return windowInterval
@@ -238,19 +237,19 @@ func (e *Engine) releaseSink(k key) time.Duration {
 		return 0
 	}
 	overdue := func(parked key) bool {
-		entry := e.head(parked)
+		entry := e.head(parked.Value())
 		if entry == nil {
 			return true
 		}
 		status := e.ledger.statusOf(entry)
 		return status != nil && !now.Before(delivery.Deadline(status, &current.Spec.Retry))
 	}
-	keys, again, changed := e.circuits.release(sink{k.ruleName(), k.id}, overdue, now)
+	keys, again, changed := e.circuits.release(s, overdue, now)
 	for _, released := range keys {
 		e.deliveries.Add(released)
 	}
 	if changed {
-		e.Tally.SinkChanged(k.ruleName())
+		e.Tally.SinkChanged(s.rule)
 	}
 	return again
 }

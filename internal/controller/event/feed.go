@@ -58,15 +58,15 @@ type feeder struct {
 	namespace string // "" for all
 
 	isListing bool
-	list      int
+	list      int32
 }
 
 func (f *feeder) Listing() { f.isListing, f.list = true, f.ledger.startList() }
 
 func (f *feeder) Seen(ctx context.Context, object client.Object) {
 	event := object.(*v1alpha1.NetBoxEvent)
-	if f.ledger.observe(ctx, event, f.isListing) {
-		f.matches.Add(client.ObjectKeyFromObject(event))
+	if entry := f.ledger.observe(ctx, event, f.isListing); entry != nil {
+		f.matches.Add(entry)
 		f.changed(types.NamespacedName{Namespace: event.Namespace, Name: event.Spec.SourceRef.Name})
 	}
 }
@@ -78,7 +78,7 @@ func (f *feeder) Listed() {
 		f.wakeBehind(entry)
 	}
 	for _, entry := range ready { // their deliveries waited for the list
-		f.matches.Add(entry.name)
+		f.matches.Add(entry)
 	}
 }
 
@@ -97,12 +97,12 @@ func (e *Engine) changed(source types.NamespacedName) {
 // wakeBehind continues with the events that waited for one that was deleted.
 func (e *Engine) wakeBehind(gone *entry) {
 	e.wakeLane(gone)
-	e.changed(gone.line.source)
+	e.changed(gone.source())
 }
 
 // wakeLane queues what is to be delivered in the lane of an event.
 func (e *Engine) wakeLane(entry *entry) {
 	for _, rule := range e.ledger.waitingIn(entry.line.lane) {
-		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
+		e.deliveries.Add(laneKey(rule, entry.line.lane))
 	}
 }

@@ -23,7 +23,7 @@ import (
 const (
 	// heldBytes bounds the bodies that are held in memory, by their size as sent: those that wait to be matched, and as many again that were
 	// matched. An event without its body here is read from the API server when it is worked on.
-	heldBytes = 16 << 20
+	heldBytes = 8 << 20
 	// bodyOverhead is what an event takes in memory besides the bytes of its body.
 	bodyOverhead = 2 << 10
 	// holdWait is how long a list waits for room for a body, once: expressions of one namespace can take long, and others wait for the list.
@@ -42,25 +42,14 @@ type ledger struct {
 	counts  map[types.NamespacedName]int // unfinished events, by source
 	unsaved map[types.NamespacedName]int // deliveries that are not in the stored status, by rule
 	matched int64                        // bytes of bodies that were matched
-	listing int                          // counts the lists
-	full    int                          // the list in which matching did not keep up
+	listing int32                        // counts the lists
+	full    int32                        // the list in which matching did not keep up
 	listed  map[string]bool              // namespaces of which a list was complete
-}
-
-// lane names a NetBox object: namespace, source, object type and object ID, joined by laneSeparator. A rule with an order delivers the
-// events of a lane one after the other.
-type lane string
-
-const laneSeparator = "\x00"
-
-func laneOf(event *v1alpha1.NetBoxEvent) lane {
-	return lane(strings.Join([]string{event.Namespace, event.Spec.SourceRef.Name, event.Spec.ObjectType, event.Spec.ObjectID}, laneSeparator))
 }
 
 // line has the events of a lane in the order in which NetBox made them.
 type line struct {
 	lane    lane
-	source  types.NamespacedName
 	entries []*entry
 	waiting []waiting
 }
@@ -94,17 +83,17 @@ type entry struct {
 	replay     string // the value of its annotation
 	body       *v1alpha1.NetBoxEvent
 	holds      int64 // bytes of unmatched that its body holds
-	seen       int   // in which list
-	isListed   bool  // the list that it was first seen in is complete, so that those before it in its lane are known
 
 	status   *v1alpha1.NetBoxEventStatus // nil before it is matched. Shared: to be copied before it is changed
 	ordered  []string                    // the rules in line.waiting
 	running  []string                    // the rules that deliver it now
-	dirty    time.Time                   // since when its status is newer than the stored one; zero where it is not
+	dirty    *time.Time                  // since when its status is newer than the stored one; nil where it is not
 	unsaved  []string                    // the rules whose deliveries are not in the stored status
-	finished bool                        // its last status is stored
-	ending   bool                        // its last status is being stored
 	span     trace.Span
+	seen     int32  // in which list
+	isListed bool   // the list that it was first seen in is complete, so that those before it in its lane are known
+	finished bool   // its last status is stored
+	ending   bool   // its last status is being stored
 	deadly   string // the piece of work at which processes died, where it is set aside
 }
 
@@ -118,6 +107,13 @@ func newLedger() *ledger {
 		listed:    map[string]bool{},
 	}
 }
+
+func (e *entry) source() types.NamespacedName {
+	object := e.line.lane.Value()
+	return types.NamespacedName{Namespace: object.namespace, Name: object.source}
+}
+
+func (e *entry) logValues() []any { return []any{"namespace", e.name.Namespace, "name", e.name.Name} }
 
 func (e *entry) compare(other *entry) int {
 	return cmp.Or(
@@ -149,9 +145,9 @@ func (e *entry) isPendingFor(rule string) bool {
 	return status != nil && status.State == v1alpha1.DeliveryPending
 }
 
-// observe records an event that is pending at the API server. It reports whether it is to be looked at, because it is new or a replay was
-// asked for. While events are listed it waits a moment for room for the body.
-func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isListing bool) (isNew bool) {
+// observe records an event that is pending at the API server. It returns the event if it is to be matched, because it is new or a replay was
+// asked for, and nil otherwise. While events are listed it waits a moment for room for the body.
+func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isListing bool) (toMatch *entry) {
 	holds := min(event.Spec.Delivery.BodyBytes+bodyOverhead, heldBytes)
 	held := l.unmatched.TryAcquire(holds) || isListing && l.waitForRoom(ctx, holds)
 	l.mu.Lock()
@@ -163,20 +159,20 @@ func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isLis
 		e = nil
 	}
 	if e == nil {
-		isNew = true
 		e = l.add(name, event)
 		e.isListed = !isListing
+		toMatch = e
 	}
 	e.seen, e.generation = l.listing, event.Generation
-	if l.adopt(e, event) {
-		isNew = isNew || e.needsMatch()
+	if l.adopt(e, event) && e.needsMatch() {
+		toMatch = e
 	}
-	if held && isNew && e.body == nil {
+	if held && toMatch != nil && e.body == nil {
 		e.body, e.holds = event, holds
 	} else if held {
 		l.unmatched.Release(holds)
 	}
-	return isNew
+	return toMatch
 }
 
 // waitForRoom waits for room for a body, for holdWait at the most, and not again in this list after that was too short.
@@ -202,14 +198,13 @@ func (l *ledger) hasNoRoom() bool {
 }
 
 func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *entry {
-	of := laneOf(event)
-	at := l.lanes[of]
+	lane := laneOf(event)
+	at := l.lanes[lane]
 	if at == nil {
-		parts := strings.SplitN(string(of), laneSeparator, 3) // they share its memory
-		at = &line{lane: of, source: types.NamespacedName{Namespace: parts[0], Name: parts[1]}}
-		l.lanes[of] = at
+		at = &line{lane: lane}
+		l.lanes[lane] = at
 	}
-	name.Namespace = at.source.Namespace
+	name.Namespace = lane.Value().namespace // shares its memory
 	e := &entry{
 		name: name, uid: event.UID, line: at,
 		timestamp: event.Spec.Timestamp.UnixNano(), received: event.Spec.Delivery.ReceivedAt.UnixNano(),
@@ -218,7 +213,7 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 	index, _ := slices.BinarySearchFunc(at.entries, e, (*entry).compare)
 	at.entries = slices.Insert(at.entries, index, e)
 	l.events[name] = e
-	l.counts[e.line.source]++
+	l.counts[e.source()]++
 	return e
 }
 
@@ -293,8 +288,8 @@ func (l *ledger) uncount(e *entry) {
 	if e.finished {
 		return
 	}
-	if l.counts[e.line.source]--; l.counts[e.line.source] == 0 {
-		delete(l.counts, e.line.source)
+	if l.counts[e.source()]--; l.counts[e.source()] == 0 {
+		delete(l.counts, e.source())
 	}
 }
 
@@ -357,14 +352,14 @@ func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 		return false
 	}
 	if e.finished { // a replay
-		l.counts[e.line.source]++
+		l.counts[e.source()]++
 	}
 	l.settle(e)
 	l.unorder(e)
 	if e.span != nil {
 		e.span.End()
 	}
-	e.status, e.span, e.finished, e.ending, e.dirty = status, span, false, false, time.Time{}
+	e.status, e.span, e.finished, e.ending, e.dirty = status, span, false, false, nil
 	return true
 }
 
@@ -465,7 +460,7 @@ func (l *ledger) setAside(e *entry, work string, deaths int, now time.Time) {
 	}
 	l.unorder(e)
 	e.status = delivery.SetAside(e.status, e.replay, deaths, e.generation, now)
-	e.dirty, e.deadly = now, work
+	e.dirty, e.deadly = &now, work
 }
 
 // take marks an event as being delivered by a rule, and returns a copy of the states of its actions. It fails where there is nothing to do.
@@ -504,8 +499,8 @@ func (l *ledger) put(e *entry, rule string, actions []v1alpha1.ActionStatus, del
 	}
 	e.status = &status
 	l.passOn(e)
-	if e.dirty.IsZero() {
-		e.dirty = now
+	if e.dirty == nil {
+		e.dirty = &now
 	}
 	if delivered && !slices.Contains(e.unsaved, rule) {
 		e.unsaved = append(e.unsaved, rule)
@@ -547,7 +542,7 @@ func (l *ledger) snapshot(e *entry, now time.Time, delay time.Duration) (*snapsh
 	}
 	done := delivery.IsDone(e.status)
 	switch {
-	case !done && e.dirty.IsZero():
+	case !done && e.dirty == nil:
 		return nil, time.Time{}
 	case !done && now.Before(e.dirty.Add(delay)) && !l.isUrgent(e):
 		return nil, e.dirty.Add(delay)
@@ -579,7 +574,7 @@ func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, d
 	}
 	if e.status == s.taken { // nothing was delivered meanwhile
 		e.status = s.status
-		e.dirty = time.Time{}
+		e.dirty = nil
 		l.settle(e)
 	}
 	if finished {
@@ -624,7 +619,7 @@ func (l *ledger) unstorable(e *entry) {
 }
 
 // startList begins a list, and returns its number.
-func (l *ledger) startList() int {
+func (l *ledger) startList() int32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.listing++
@@ -633,7 +628,7 @@ func (l *ledger) startList() int {
 
 // endList drops the events of a namespace, "" for all, that were not observed since a list began, and returns those that were unfinished.
 // It also returns those that were first seen in the list: their lanes are complete now.
-func (l *ledger) endList(namespace string, list int) (gone, ready []*entry) {
+func (l *ledger) endList(namespace string, list int32) (gone, ready []*entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, e := range l.events {
@@ -661,9 +656,9 @@ func (l *ledger) keysOf(rule types.NamespacedName) (keys []key) {
 		switch {
 		case e.name.Namespace != rule.Namespace || e.finished || !e.isPendingFor(rule.Name):
 		case slices.Contains(e.ordered, rule.Name):
-			keys = append(keys, key{rule.Namespace, rule.Name, ofLane, string(e.line.lane)})
+			keys = append(keys, laneKey(rule.Name, e.line.lane))
 		default:
-			keys = append(keys, key{rule.Namespace, rule.Name, ofEvent, e.name.Name})
+			keys = append(keys, eventKey(rule.Name, e.name))
 		}
 	}
 	return keys
@@ -684,7 +679,7 @@ func (l *ledger) dirtyEvents() (dirty []*entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, e := range l.events {
-		if !e.dirty.IsZero() && !e.finished {
+		if e.dirty != nil && !e.finished {
 			dirty = append(dirty, e)
 		}
 	}
@@ -720,11 +715,11 @@ func (l *ledger) backlog() map[types.NamespacedName]backlog {
 		if e.finished {
 			continue
 		}
-		of, received := sources[e.line.source], time.Unix(0, e.received)
+		of, received := sources[e.source()], time.Unix(0, e.received)
 		if of.events++; of.events == 1 || received.Before(of.oldest) {
 			of.oldest = received
 		}
-		sources[e.line.source] = of
+		sources[e.source()] = of
 	}
 	return sources
 }

@@ -26,11 +26,7 @@ const matchTimeout = 10 * time.Second
 
 // match decides which rules an event that is new, or is replayed, matches, and starts its deliveries. An event that was matched before, by
 // another replica too, keeps what was decided.
-func (e *Engine) match(_ context.Context, name types.NamespacedName) (reconcile.Result, error) {
-	event := e.ledger.get(name)
-	if event == nil {
-		return reconcile.Result{}, nil
-	}
+func (e *Engine) match(_ context.Context, event *entry) (reconcile.Result, error) {
 	if replay, ok := e.ledger.toMatch(event); ok {
 		if err := e.begin(event, replay); err != nil { //nolint:contextcheck // e.work is the context of all work
 			return reconcile.Result{}, err
@@ -61,7 +57,8 @@ func (e *Engine) begin(entry *entry, replay string) error {
 		span.End()
 		return err
 	}
-	if !e.ledger.begin(entry, delivery.Begin(result.rules, result.errors, replay, now), span) {
+	status := e.firstStatuses.intern(delivery.Begin(result.rules, result.errors, replay, now))
+	if !e.ledger.begin(entry, status, span) {
 		span.End()
 		return nil
 	}
@@ -109,7 +106,6 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time
 		}
 	}
 	slices.SortFunc(result.rules, func(a, b v1alpha1.RuleStatus) int { return strings.Compare(a.Name, b.Name) })
-	result.rules = e.pendingRules.intern(result.rules)
 	describeMatch(span, result.rules)
 	return result, nil
 }
@@ -143,10 +139,10 @@ func (e *Engine) startDeliveries(entry *entry) error {
 	}
 	inLane, byItself := e.ledger.enter(entry, func(rule string) bool { return !unordered[rule] })
 	for _, rule := range inLane {
-		e.deliveries.Add(key{entry.name.Namespace, rule, ofLane, string(entry.line.lane)})
+		e.deliveries.Add(laneKey(rule, entry.line.lane))
 	}
 	for _, rule := range byItself {
-		e.deliveries.Add(key{entry.name.Namespace, rule, ofEvent, entry.name.Name})
+		e.deliveries.Add(eventKey(rule, entry.name))
 	}
 	e.queueWrite(entry) // where no rule matches, it is finished
 	return nil
@@ -155,7 +151,7 @@ func (e *Engine) startDeliveries(entry *entry) error {
 // setAside fails an event at which processes died: at a piece of work that the journal names.
 func (e *Engine) setAside(entry *entry, work string, deaths int) {
 	e.Log.Error(nil, "the operator's process ended several times at this event, which is therefore set aside",
-		"namespace", entry.name.Namespace, "name", entry.name.Name, "deaths", deaths)
+		append(entry.logValues(), "deaths", deaths)...)
 	e.ledger.setAside(entry, work, deaths, e.Clock.Now())
 	e.wakeLane(entry)
 	e.queueWrite(entry)

@@ -93,7 +93,7 @@ func (m *Metrics) forget(rule types.NamespacedName) {
 
 // finished counts an event on which all is done.
 func (m *Metrics) finished(entry *entry, status *v1alpha1.NetBoxEventStatus, now time.Time) {
-	source, phase := entry.line.source.String(), string(status.Phase)
+	source, phase := entry.source().String(), string(status.Phase)
 	m.sinceChange.WithLabelValues(source, phase).Observe(now.Sub(time.Unix(0, entry.timestamp)).Seconds())
 	m.sinceReceipt.WithLabelValues(source, phase).Observe(now.Sub(time.Unix(0, entry.received)).Seconds())
 	for _, rule := range status.Rules {

@@ -77,7 +77,7 @@ type replica struct {
 	*Engine
 	model *model
 
-	matching   *queue[types.NamespacedName]
+	matching   *queue[*entry]
 	delivering *queue[key]
 	writing    *queue[writeKey]
 	feeder     *feeder
@@ -172,7 +172,7 @@ func newModel(t *testing.T, seed uint64) *model {
 // lead starts a leader, which lists what is pending.
 func (m *model) lead() {
 	r := &replica{
-		model: m, matching: newQueue[types.NamespacedName](m), delivering: newQueue[key](m), writing: newQueue[writeKey](m),
+		model: m, matching: newQueue[*entry](m), delivering: newQueue[key](m), writing: newQueue[writeKey](m),
 		seen: map[string]int{}, began: map[key]int{}, running: map[string]bool{},
 	}
 	r.Engine = NewEngine(Options{
@@ -356,7 +356,7 @@ func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string)
 
 // checkOrder fails where an earlier event of the object is to be done first, as far as the replica knows.
 func (m *model) checkOrder(r *replica, task action.Task) {
-	began := r.began[key{"n", task.Rule.Name, ofLane, string(laneOf(task.Event))}]
+	began := r.began[laneKey(task.Rule.Name, laneOf(task.Event))]
 	for name, seen := range r.seen {
 		earlier := m.stored[name]
 		if earlier == nil || earlier.Spec.ObjectID != task.Event.Spec.ObjectID || !earlier.Spec.Timestamp.Time.Before(task.Event.Spec.Timestamp.Time) {

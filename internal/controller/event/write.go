@@ -25,16 +25,13 @@ const writeDelay = time.Second
 // queueWrite queues the write of an event's status.
 func (e *Engine) queueWrite(entry *entry) {
 	if status := e.ledger.statusOf(entry); status != nil {
-		e.writes.Add(writeKey{entry.name, delivery.IsDone(status)})
+		e.writes.Add(writeKey{entry, delivery.IsDone(status)})
 	}
 }
 
 // write stores the status of an event, if it is time to.
 func (e *Engine) write(_ context.Context, k writeKey) (reconcile.Result, error) {
-	entry := e.ledger.get(k.event)
-	if entry == nil {
-		return reconcile.Result{}, nil
-	}
+	entry := k.event
 	if status := e.ledger.statusOf(entry); status == nil || delivery.IsDone(status) != k.finishes { // the other key is queued
 		return reconcile.Result{}, nil
 	}
@@ -63,7 +60,7 @@ func (e *Engine) writeAll() {
 			}
 			if err := e.store(e.work, entry, taken); err != nil {
 				e.Log.Info("the last status cannot be stored, and what it says was delivered will be delivered again",
-					"cause", err.Error(), "namespace", entry.name.Namespace, "name", entry.name.Name)
+					append(entry.logValues(), "cause", err.Error())...)
 			}
 		})
 	}
@@ -96,7 +93,7 @@ func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error
 
 // storeShort stores no more than that an event is finished, where it leaves no room for the states of its rules.
 func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) (version string, err error) {
-	log := e.Log.WithValues("namespace", entry.name.Namespace, "name", entry.name.Name)
+	log := e.Log.WithValues(entry.logValues()...)
 	if taken.status.Phase == v1alpha1.PhasePending {
 		log.Info("the event leaves no room for its status, which is kept in memory")
 		return taken.version, nil
@@ -125,9 +122,9 @@ func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 	}
 	e.Metrics.finished(entry, taken.status, e.Clock.Now())
 	endWork(e.ledger.spanOf(entry), taken.status)
-	e.changed(entry.line.source)
+	e.changed(entry.source())
 	if e.Finished != nil {
-		e.Finished(entry.line.source)
+		e.Finished(entry.source())
 	}
 	for i := range taken.status.Rules {
 		if taken.status.Rules[i].State == v1alpha1.DeliveryFailed {
@@ -150,7 +147,7 @@ func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 		e.fair.Wake()
 	default:
 		e.ledger.merge(entry, &current)
-		e.matches.Add(entry.name) // a replay may have been asked for
+		e.matches.Add(entry) // a replay may have been asked for
 	}
 	return nil
 }
