@@ -26,25 +26,22 @@ type circuits struct {
 	bySink map[sink]*circuit
 }
 
-// circuit is one of them.
+// circuit is that of one sink.
 type circuit struct {
 	delivery.Circuit
 
-	parked   []key // in the order in which they came
-	isParked map[key]bool
+	unit     *unit   // releases them
+	parked   []*unit // in the order in which they came
+	isParked map[*unit]bool
 }
 
 func newCircuits() *circuits { return &circuits{bySink: map[sink]*circuit{}} }
 
-// start asks for the permission to start a delivery. Where it is refused, the key is parked until release returns it.
-func (c *circuits) start(s sink, parked key, now time.Time) (delivery.Ticket, bool) {
+// start asks for the permission to start a delivery. If it is refused, the unit is parked until release returns it.
+func (c *circuits) start(s sink, parked *unit, now time.Time) (delivery.Ticket, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := c.bySink[s]
-	if at == nil {
-		at = &circuit{isParked: map[key]bool{}}
-		c.bySink[s] = at
-	}
+	at := c.circuit(s)
 	ticket, _, ok := at.Start(now)
 	if !ok && !at.isParked[parked] {
 		at.parked, at.isParked[parked] = append(at.parked, parked), true
@@ -52,7 +49,23 @@ func (c *circuits) start(s sink, parked key, now time.Time) (delivery.Ticket, bo
 	return ticket, ok
 }
 
-// end records how a delivery ended. It reports whether the sink's state changed, and whether release has to be called.
+// unit returns the unit that releases the deliveries that are parked at a sink.
+func (c *circuits) unit(s sink) *unit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.circuit(s).unit
+}
+
+func (c *circuits) circuit(s sink) *circuit {
+	at := c.bySink[s]
+	if at == nil {
+		at = &circuit{unit: &unit{rule: s.rule, action: s.action}, isParked: map[*unit]bool{}}
+		c.bySink[s] = at
+	}
+	return at
+}
+
+// end records the outcome of a delivery. It reports whether the sink's state changed, and whether the caller must call release.
 func (c *circuits) end(
 	s sink, ticket delivery.Ticket, outcome delivery.Outcome, retry *v1alpha1.Retry, now time.Time,
 ) (changed, release bool) {
@@ -78,17 +91,17 @@ func (c *circuits) cancel(s sink, ticket delivery.Ticket) {
 }
 
 const (
-	// parkedInterval bounds the pause between two looks at what is parked: the time of some may be over.
+	// parkedInterval bounds the pause between two checks of parked deliveries for expired ones.
 	parkedInterval = time.Minute
-	// windowInterval is the pause between two looks where something may start: what was released may have found nothing to do.
+	// windowInterval is the pause between two releases while the window is open: a released key may turn out to be empty.
 	windowInterval = time.Second
-	// idleInterval is how long a sink that is not available has no delivery before that is forgotten.
+	// idleInterval is how long an unavailable sink has no delivery before its circuit is reset.
 	idleInterval = 30 * time.Second
 )
 
-// release returns the keys whose deliveries may start now, those that are overdue, and when to call it again, 0 for never. It reports
+// release returns the units whose deliveries may start now, those that are overdue, and when to call it again, 0 for never. It reports
 // whether the sink's state changed.
-func (c *circuits) release(s sink, overdue func(key) bool, now time.Time) (keys []key, again time.Duration, changed bool) {
+func (c *circuits) release(s sink, overdue func(*unit) bool, now time.Time) (units []*unit, again time.Duration, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := c.bySink[s]
@@ -98,52 +111,52 @@ func (c *circuits) release(s sink, overdue func(key) bool, now time.Time) (keys 
 	state, _, _ := at.State()
 	places, until := at.Places(now, len(at.parked))
 	if places == 0 && state != v1alpha1.ReasonAvailable {
-		at.parked = slices.DeleteFunc(at.parked, func(k key) bool {
-			if overdue(k) {
-				keys = append(keys, k)
-				delete(at.isParked, k)
+		at.parked = slices.DeleteFunc(at.parked, func(u *unit) bool {
+			if overdue(u) {
+				units = append(units, u)
+				delete(at.isParked, u)
 				return true
 			}
 			return false
 		})
 	}
-	for _, k := range at.parked[:places] {
-		keys = append(keys, k)
-		delete(at.isParked, k)
+	for _, u := range at.parked[:places] {
+		units = append(units, u)
+		delete(at.isParked, u)
 	}
 	at.parked = slices.Delete(at.parked, 0, places)
 	switch {
 	case len(at.parked) == 0:
 		if at.parked = nil; state == v1alpha1.ReasonAvailable {
-			return keys, 0, false
+			return units, 0, false
 		}
-		if len(keys) == 0 && at.IsIdle(now, idleInterval) { // nothing waits for it any more
+		if len(units) == 0 && at.IsIdle(now, idleInterval) { // no delivery waits for it any more
 			at.Reset()
 			return nil, 0, true
 		}
-		return keys, idleInterval, false
+		return units, idleInterval, false
 	case !until.IsZero():
-		return keys, min(max(until.Sub(now), time.Millisecond), parkedInterval), false
+		return units, min(max(until.Sub(now), time.Millisecond), parkedInterval), false
 	default:
-		return keys, cmp.Or(at.Gap(), windowInterval), false
+		return units, cmp.Or(at.Gap(), windowInterval), false
 	}
 }
 
-// reset closes the circuits of a rule that was changed, and returns what was parked.
-func (c *circuits) reset(rule *v1alpha1.NetBoxEventRule) (keys []key) {
+// reset closes the circuits of a changed rule, and returns its parked deliveries.
+func (c *circuits) reset(rule *v1alpha1.NetBoxEventRule) (units []*unit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s, at := range c.bySink {
 		if s.rule.Namespace == rule.Namespace && s.rule.Name == rule.Name {
 			at.Reset()
-			keys = append(keys, at.parked...)
-			at.parked, at.isParked = nil, map[key]bool{}
+			units = append(units, at.parked...)
+			at.parked, at.isParked = nil, map[*unit]bool{}
 		}
 	}
-	return keys
+	return units
 }
 
-// forget drops the circuits of a rule that is gone.
+// forget drops the circuits of a deleted rule.
 func (c *circuits) forget(rule types.NamespacedName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,9 +1,8 @@
 // Package event processes pending NetBoxEvents: it logs and matches each, delivers it as the rules that match ask for, and stores its
 // status.
 //
-// Three reconcilers share one ledger of what is pending. Each has a queue, and the queues do the rest: one key is with one worker at a
-// time, so that the deliveries of a rule for one NetBox object, which have one key, are made one after the other; and what is due later
-// is RequeueAfter.
+// Three reconcilers share one ledger of pending events. Each has a work queue, and the queues serialize the work: one worker at a time has a
+// key, and all deliveries of a rule for one NetBox object share a key: see unit. Later work is RequeueAfter.
 //
 //	watch ─▶ ledger ─▶ matcher ─▶ deliverer ─▶ writer ─▶ API server
 //	                  an event   (rule, object)  an event
@@ -41,7 +40,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// What the controllers may do:
+// RBAC of the controllers:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules,verbs=get;list;watch
@@ -55,11 +54,11 @@ const (
 	// deliveriesShared is how many deliveries are in flight in total before each rule is held to its share. See fairqueue.Config.Shared.
 	deliveriesShared = 512
 	// matchesPerNamespace is how many events of one namespace are matched at one time. Expressions cost CPU: more would let one namespace
-	// take what others need.
+	// starve the others.
 	matchesPerNamespace = 2
 	matchesShared       = 16
-	// writesShared is half of how many statuses are written at one time. Writes that finish events and those that record failures take turns,
-	// and so do namespaces.
+	// writesShared is half the number of concurrent status writes. The queue is fair between final writes and writes of failures, and between
+	// namespaces.
 	writesShared = 16
 )
 
@@ -96,19 +95,19 @@ type Tally interface {
 	SinkChanged(rule types.NamespacedName)
 }
 
-// Options are what an Engine needs.
+// Options are the dependencies and settings of an Engine.
 type Options struct {
 	// Events lists, watches and reads NetBoxEvents at the API server, without a cache.
 	Events client.WithWatch
-	// Namespaces are those whose events are processed; all where it is empty.
+	// Namespaces are the namespaces whose events are processed; empty means all.
 	Namespaces []string
 	// Rules reads a cache of all NetBoxEventRules.
 	Rules client.Reader
 	// Compiled compiles them.
 	Compiled *rule.Cache
-	// Actions does what they ask for.
+	// Actions executes their actions.
 	Actions Doer
-	// Tally counts for their status.
+	// Tally counts events for their status.
 	Tally Tally
 	// Status stores the status of events.
 	Status StatusWriter
@@ -137,14 +136,14 @@ type Engine struct {
 	guard    stallGuard
 
 	matches    workqueue.TypedRateLimitingInterface[*entry]
-	deliveries workqueue.TypedRateLimitingInterface[key]
+	deliveries workqueue.TypedRateLimitingInterface[*unit]
 	writes     workqueue.TypedRateLimitingInterface[writeKey]
-	fair       *fairqueue.Queue[key] // inside deliveries
-	queueReady chan struct{}         // gets one for each queue
+	fair       *fairqueue.Queue[*unit] // inside deliveries
+	queueReady chan struct{}           // gets one for each queue
 
 	firstStatuses interner
 
-	// work is the context of all that is begun, deliveryContext that of deliveries. They outlive the leadership; see drain.
+	// work is the context of all work, deliveryContext that of deliveries. They outlive the leadership; see drain.
 	work, deliveryContext     context.Context
 	endWork, cancelDeliveries context.CancelFunc
 
@@ -159,7 +158,7 @@ const queues = 3
 // NewEngine returns an Engine for one leadership.
 func NewEngine(options Options) *Engine {
 	e := &Engine{Options: options, ledger: newLedger(), circuits: newCircuits(), queueReady: make(chan struct{}, queues)}
-	e.fair = fairqueue.New(fairqueue.Config[key]{Flow: key.flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
+	e.fair = fairqueue.New(fairqueue.Config[*unit]{Flow: (*unit).flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
 	e.notices = newNotices(options)
 	e.work, e.endWork = context.WithCancel(context.Background())
 	e.deliveryContext, e.cancelDeliveries = context.WithCancel(e.work)
@@ -174,7 +173,7 @@ func (e *Engine) Synced() bool { return e.ledger.isListed(e.namespaces()) }
 
 // SetupWithManager adds the controllers to a manager. The cache must hold all rules.
 func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rules cache.Cache) error {
-	// A rule that is not there yet would be one that an event does not match: rules are complete before the first event is matched.
+	// All rules must be cached before the first event is matched: an event would not match a rule that is still missing.
 	if _, err := rules.GetInformer(ctx, &v1alpha1.NetBoxEventRule{}); err != nil {
 		return err
 	}
@@ -184,15 +183,15 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 		Shared: matchesShared,
 	})
 	writes := fairqueue.New(fairqueue.Config[writeKey]{Flow: writeKey.flow, Shared: writesShared})
-	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, key]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
+	ruleChanges := handler.TypedFuncs[*v1alpha1.NetBoxEventRule, *unit]{UpdateFunc: e.ruleUpdated, DeleteFunc: e.ruleDeleted}
 	return errors.Join(
 		control(e, mgr, controls[*entry]{
 			name: "event-match", reconcile: e.match, queue: &e.matches, newQueue: matches.RateLimiting, workers: 2 * matchesShared,
 			logValues: (*entry).logValues,
 		}),
-		control(e, mgr, controls[key]{
+		control(e, mgr, controls[*unit]{
 			name: "event-delivery", reconcile: e.deliver, queue: &e.deliveries, newQueue: e.fair.RateLimiting, workers: 2 * deliveriesShared,
-			logValues: key.logValues, watch: source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, ruleChanges),
+			logValues: (*unit).logValues, watch: source.TypedKind(rules, &v1alpha1.NetBoxEventRule{}, ruleChanges),
 		}),
 		control(e, mgr, controls[writeKey]{
 			name: "event-status", reconcile: e.write, queue: &e.writes, newQueue: writes.RateLimiting, workers: 2 * writesShared,
@@ -204,7 +203,7 @@ func (e *Engine) SetupWithManager(ctx context.Context, mgr manager.Manager, rule
 	)
 }
 
-// controls are the parts of one controller.
+// controls configures one controller.
 type controls[T comparable] struct {
 	name      string
 	reconcile func(context.Context, T) (reconcile.Result, error)
@@ -242,9 +241,9 @@ func control[T comparable](e *Engine, mgr manager.Manager, c controls[T]) error 
 	return controlled.Complete(reconcile.TypedFunc[T](c.reconcile))
 }
 
-// ruleUpdated lets the deliveries of a rule that was changed start at once: its sinks may be others.
+// ruleUpdated retries the parked deliveries of a changed rule at once: it may name other sinks.
 func (e *Engine) ruleUpdated(
-	_ context.Context, change ctrlevent.TypedUpdateEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[key],
+	_ context.Context, change ctrlevent.TypedUpdateEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[*unit],
 ) {
 	if change.ObjectOld.Generation == change.ObjectNew.Generation {
 		return
@@ -255,20 +254,20 @@ func (e *Engine) ruleUpdated(
 	e.Tally.SinkChanged(client.ObjectKeyFromObject(change.ObjectNew))
 }
 
-// ruleDeleted ends the deliveries of a rule that is gone, and forgets what was counted of it.
+// ruleDeleted ends the deliveries of a deleted rule, and removes its metrics.
 func (e *Engine) ruleDeleted(
-	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[key],
+	_ context.Context, gone ctrlevent.TypedDeleteEvent[*v1alpha1.NetBoxEventRule], queue workqueue.TypedRateLimitingInterface[*unit],
 ) {
 	name := client.ObjectKeyFromObject(gone.Object)
 	e.Metrics.forget(name)
 	e.Compiled.Forget(gone.Object)
 	e.circuits.forget(name)
-	for _, waiting := range e.ledger.keysOf(name) {
+	for _, waiting := range e.ledger.unitsOf(name) {
 		queue.Add(waiting)
 	}
 }
 
-// beginWork reports whether deliveries may begin, and counts one that does.
+// beginWork registers a delivery in flight. It returns false once this replica drains.
 func (e *Engine) beginWork() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -284,7 +283,7 @@ func (e *Engine) isStopping() bool {
 	return e.stopping
 }
 
-// drain ends the deliveries when this replica no longer leads, and stores what they did.
+// drain ends the deliveries when this replica loses the leadership, and stores their results.
 func (e *Engine) drain(ctx context.Context) error {
 	<-ctx.Done()
 	e.mu.Lock()

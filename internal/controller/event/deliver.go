@@ -22,61 +22,51 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// deliver delivers the next event of a key. Its context ends with the leadership, and deliveries go on for a while: they have their own.
-func (e *Engine) deliver(_ context.Context, k key) (reconcile.Result, error) {
-	target := k.Value()
-	if target.kind == ofSink {
-		return reconcile.Result{RequeueAfter: e.releaseSink(sink{target.rule, target.name})}, nil
+// deliver delivers the next event of a unit. Its context ends with the leadership, and deliveries go on for a while: they have their own.
+func (e *Engine) deliver(_ context.Context, u *unit) (reconcile.Result, error) {
+	if u.action != "" {
+		return reconcile.Result{RequeueAfter: e.releaseSink(sink{u.rule, u.action})}, nil
 	}
 	if !e.beginWork() {
 		return reconcile.Result{}, nil
 	}
 	defer e.inFlight.Done()
-	entry := e.head(target)
+	entry := e.ledger.next(u)
 	if entry == nil {
 		return reconcile.Result{}, nil
 	}
-	wait, err := e.deliverEvent(k, entry) //nolint:contextcheck // see above
+	wait, err := e.deliverEvent(u, entry) //nolint:contextcheck // see above
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if wait == 0 && target.kind == ofLane && e.ledger.hasMore(target.lane, target.rule.Name) && e.head(target) != entry {
-		e.deliveries.Add(k) // after those of other objects that wait
+	if wait == 0 && u.line != nil && e.ledger.hasMore(u) && e.ledger.next(u) != entry {
+		e.deliveries.Add(u) // behind the waiting deliveries of other objects
 	}
 	return reconcile.Result{RequeueAfter: wait}, nil
-}
-
-// head returns the event that a key is to deliver next, nil for none.
-func (e *Engine) head(of target) *entry {
-	if of.kind == ofEvent {
-		return e.ledger.get(types.NamespacedName{Namespace: of.rule.Namespace, Name: of.name})
-	}
-	return e.ledger.next(of.lane, of.rule.Name)
 }
 
 // stallInterval is the pause where nothing may start because this process was stopped for some time.
 const stallInterval = time.Second
 
-// deliverEvent makes the attempts at a rule's actions that are due. It returns how long to wait for those that are due later, 0 where
-// nothing is left, or what is left waits for its sink.
-func (e *Engine) deliverEvent(k key, entry *entry) (wait time.Duration, err error) {
-	rule := k.Value().rule
-	states, ok := e.ledger.take(entry, rule.Name)
+// deliverEvent attempts the due actions of a rule. It returns the time until the next action is due, 0 if none is left or all that are left
+// wait for their sinks.
+func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err error) {
+	states, ok := e.ledger.acquire(entry, u)
 	if !ok {
 		return 0, nil
 	}
 	defer func() {
-		if e.ledger.giveBack(entry, rule.Name) {
+		if e.ledger.release(entry, u) {
 			e.matches.Add(entry)
 		}
 	}()
-	current, err := e.rule(rule)
+	current, err := e.rule(u.rule)
 	if err != nil {
 		return 0, err
 	}
-	d := &attempts{Engine: e, key: k, name: rule, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
+	d := &attempts{Engine: e, unit: u, name: u.rule, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
 	if delivery.SkipMissing(states, current) {
-		d.put(false)
+		d.record(false)
 	}
 	for i := range states {
 		if !delivery.IsDue(&states[i], e.Clock.Now()) {
@@ -95,10 +85,10 @@ func (e *Engine) deliverEvent(k key, entry *entry) (wait time.Duration, err erro
 	return d.wait(), nil
 }
 
-// attempts are those at the actions of a rule for one event.
+// attempts executes the due actions of a rule for one event.
 type attempts struct {
 	*Engine
-	key    key
+	unit   *unit
 	name   types.NamespacedName // of the rule
 	entry  *entry
 	rule   *v1alpha1.NetBoxEventRule
@@ -110,15 +100,15 @@ type attempts struct {
 	parked []string // actions that wait for their sinks
 }
 
-// act makes one attempt at an action, if its sink is available. It returns false where the work on the event has to end here.
+// act attempts an action if its sink is available. It returns false if the work on the event must stop.
 func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 	sink, now := sink{d.name, state.Name}, d.Clock.Now()
 	deadline := delivery.Deadline(d.status, &d.rule.Spec.Retry)
-	ticket, ok := d.circuits.start(sink, d.key, now)
+	ticket, ok := d.circuits.start(sink, d.unit, now)
 	switch {
 	case !ok && now.Before(deadline):
 		d.parked = append(d.parked, state.Name)
-		d.deliveries.Add(sinkKey(d.name, state.Name))
+		d.deliveries.Add(d.circuits.unit(sink))
 		return true, nil
 	case !ok:
 		delivery.GiveUp(state, d.circuits.cause(sink))
@@ -136,7 +126,7 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 		d.Tally.SinkChanged(sink.rule)
 	}
 	if release {
-		d.deliveries.Add(sinkKey(d.name, state.Name))
+		d.deliveries.Add(d.circuits.unit(sink))
 	}
 	delivery.Attempted(state, *outcome, &d.rule.Spec.Retry, deadline, now)
 	endAttempt(span, state)
@@ -144,8 +134,8 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 	return true, nil
 }
 
-// attempt makes one attempt at an action. There is no outcome where it could not be made, or was cut off because this replica no longer
-// leads.
+// attempt executes an action once. The outcome is nil if the attempt could not be made, or was canceled because this replica lost the
+// leadership.
 func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, trace.Span, error) {
 	if d.event == nil {
 		event, err := d.body(d.entry)
@@ -197,25 +187,25 @@ func (d *attempts) do(ctx context.Context, task action.Task) (response string, e
 	return d.Actions.Do(ctx, task)
 }
 
-// put records the states of the actions.
-func (d *attempts) put(delivered bool) {
-	d.ledger.put(d.entry, d.name.Name, d.states, delivered, d.Clock.Now())
+// record stores the states of the actions in the ledger.
+func (d *attempts) record(delivered bool) {
+	d.ledger.record(d.entry, d.name.Name, d.states, delivered, d.Clock.Now())
 	d.queueWrite(d.entry)
 }
 
-// ended records the end of an attempt, and tells people of a failure.
+// ended records the end of an attempt, and reports a failure.
 func (d *attempts) ended(state *v1alpha1.ActionStatus, err error, delivered bool) {
-	d.put(delivered)
+	d.record(delivered)
 	d.Metrics.attempted(d.name, state)
 	if err != nil {
 		d.notices.failed(d.rule, d.entry, d.event, state, err)
 	}
 }
 
-// wait is how long to wait for the next action that does not wait for its sink, 0 where there is none.
+// wait returns the time until the next action is due that does not wait for its sink, 0 for none.
 func (d *attempts) wait() time.Duration {
 	if delivery.RuleState(d.states) == v1alpha1.DeliveryPending {
-		d.ledger.rest(d.entry)
+		d.ledger.hibernate(d.entry)
 	}
 	others := slices.DeleteFunc(slices.Clone(d.states), func(state v1alpha1.ActionStatus) bool {
 		return slices.Contains(d.parked, state.Name)
@@ -226,26 +216,26 @@ func (d *attempts) wait() time.Duration {
 	return 0
 }
 
-// releaseSink queues the deliveries that may go to a sink now, and those that waited for it for too long. It returns when to look again.
+// releaseSink queues the parked deliveries that may go to a sink now, and the expired ones. It returns the time until the next call.
 func (e *Engine) releaseSink(s sink) time.Duration {
 	now := e.Clock.Now()
 	current, err := e.rule(s.rule)
 	switch {
 	case err != nil:
 		return windowInterval
-	case current == nil: // the handler of its deletion queues what is parked
+	case current == nil: // ruleDeleted queues its parked deliveries
 		return 0
 	}
-	overdue := func(parked key) bool {
-		entry := e.head(parked.Value())
+	overdue := func(parked *unit) bool {
+		entry := e.ledger.next(parked)
 		if entry == nil {
 			return true
 		}
 		status := e.ledger.statusOf(entry)
 		return status != nil && !now.Before(delivery.Deadline(status, &current.Spec.Retry))
 	}
-	keys, again, changed := e.circuits.release(s, overdue, now)
-	for _, released := range keys {
+	units, again, changed := e.circuits.release(s, overdue, now)
+	for _, released := range units {
 		e.deliveries.Add(released)
 	}
 	if changed {

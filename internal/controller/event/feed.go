@@ -19,7 +19,7 @@ const pageSize = 100
 // pendingSelector selects the events that are not finished.
 var pendingSelector = fields.OneTermEqualSelector("status.phase", string(v1alpha1.PhasePending))
 
-// namespaces are those that are followed.
+// namespaces returns the followed namespaces.
 func (e *Engine) namespaces() []string {
 	if len(e.Namespaces) == 0 {
 		return []string{metav1.NamespaceAll}
@@ -27,7 +27,7 @@ func (e *Engine) namespaces() []string {
 	return e.Namespaces
 }
 
-// feed brings the pending events of all namespaces into the ledger, until ctx is done.
+// feed adds the pending events of all namespaces to the ledger until ctx is done.
 func (e *Engine) feed(ctx context.Context) error {
 	for range queues {
 		select {
@@ -52,7 +52,7 @@ func (e *Engine) feedNamespace(ctx context.Context, namespace string) {
 	follower.Run(ctx, &feeder{Engine: e, namespace: namespace})
 }
 
-// feeder is the follow.Handler that brings the pending events of a namespace into the ledger.
+// feeder is the follow.Handler that adds the pending events of a namespace to the ledger.
 type feeder struct {
 	*Engine
 	namespace string // "" for all
@@ -75,7 +75,7 @@ func (f *feeder) Listed() {
 	f.isListing = false
 	gone, ready := f.ledger.endList(f.namespace, f.list)
 	for _, entry := range gone {
-		f.wakeBehind(entry)
+		f.entryDeleted(entry)
 	}
 	for _, entry := range ready { // their deliveries waited for the list
 		f.matches.Add(entry)
@@ -84,7 +84,7 @@ func (f *feeder) Listed() {
 
 func (f *feeder) Gone(object client.Object) {
 	if gone := f.ledger.forget(client.ObjectKeyFromObject(object), object.GetUID()); gone != nil {
-		f.wakeBehind(gone)
+		f.entryDeleted(gone)
 	}
 }
 
@@ -94,15 +94,15 @@ func (e *Engine) changed(source types.NamespacedName) {
 	}
 }
 
-// wakeBehind continues with the events that waited for one that was deleted.
-func (e *Engine) wakeBehind(gone *entry) {
-	e.wakeLane(gone)
-	e.changed(gone.source())
+// entryDeleted resumes the events that waited for a deleted one.
+func (e *Engine) entryDeleted(entry *entry) {
+	e.wakeLane(entry)
+	e.changed(entry.source())
 }
 
-// wakeLane queues what is to be delivered in the lane of an event.
+// wakeLane queues the pending deliveries in the lane of an event.
 func (e *Engine) wakeLane(entry *entry) {
-	for _, rule := range e.ledger.waitingIn(entry.line.lane) {
-		e.deliveries.Add(laneKey(rule, entry.line.lane))
+	for _, u := range e.ledger.unitsIn(entry.line) {
+		e.deliveries.Add(u)
 	}
 }

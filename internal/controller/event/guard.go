@@ -15,8 +15,8 @@ const (
 	stallLimit = 10 * time.Second
 )
 
-// stallGuard notices that this process was stopped for so long that another may lead: client-go's elector would notice as well, but not
-// before deliveries have gone on for a moment.
+// stallGuard detects that this process was stopped for so long that another replica may lead. client-go's elector detects it too, but only
+// after deliveries have continued for a moment.
 type stallGuard struct{ alive atomic.Int64 } // since start, in ns
 
 // start is a reading of the monotonic clock, which time.Since compares with.

@@ -14,7 +14,7 @@ import (
 const internedStatuses = 1000
 
 // interner lets events that were matched within the same second by the same rules share their first status: a large backlog has few of
-// them. What it returns is not to be changed.
+// them. The returned status must not be changed.
 type interner struct {
 	once sync.Once
 	kept *lru.Cache

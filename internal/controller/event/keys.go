@@ -2,7 +2,7 @@ package event
 
 import (
 	"strconv"
-	"unique"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -10,79 +10,68 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/fairqueue"
 )
 
-// Keys are handles of 8 bytes: those of a large backlog are in several maps at one time, and Go's maps never shrink.
+// lane identifies a NetBox object: namespace, source, object type and object ID, joined by laneSeparator. A rule with an order delivers the
+// events of a lane one after the other.
+type lane string
 
-// lane identifies a NetBox object. A rule with an order delivers the events of a lane one after the other.
-type lane struct{ unique.Handle[object] }
-
-type object struct{ namespace, source, objectType, objectID string }
+const laneSeparator = "\x00"
 
 func laneOf(event *v1alpha1.NetBoxEvent) lane {
 	spec := &event.Spec
-	return lane{unique.Make(object{event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID})}
+	return lane(strings.Join([]string{event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID}, laneSeparator))
 }
 
-// kind says what a key is of.
-type kind byte
-
-const (
-	// ofLane is the delivery of a NetBox object's events in their order.
-	ofLane kind = iota
-	// ofEvent is the delivery of one event, for a rule without order.
-	ofEvent
-	// ofSink starts the deliveries that wait for the sink of one action.
-	ofSink
-)
-
-// key is the unit of delivery: with one worker at a time.
-type key struct{ unique.Handle[target] }
-
-type target struct {
-	rule types.NamespacedName
-	kind kind
-	lane lane
-	name string // of the event or the action
+// source returns the source of the object. It shares the memory of the lane.
+func (l lane) source() types.NamespacedName {
+	parts := strings.SplitN(string(l), laneSeparator, 3)
+	return types.NamespacedName{Namespace: parts[0], Name: parts[1]}
 }
 
-func laneKey(rule string, lane lane) key {
-	return key{unique.Make(target{rule: types.NamespacedName{Namespace: lane.Value().namespace, Name: rule}, kind: ofLane, lane: lane})}
+func (l lane) logValues() []any {
+	parts := strings.SplitN(string(l), laneSeparator, 4)
+	return []any{"source", parts[1], "objectType", parts[2], "objectID", parts[3]}
 }
 
-func eventKey(rule string, event types.NamespacedName) key {
-	return key{unique.Make(target{rule: types.NamespacedName{Namespace: event.Namespace, Name: rule}, kind: ofEvent, name: event.Name})}
+// unit is the key of the delivery queue: one worker at a time has it. It is a pointer because the units of a large backlog are in several
+// maps at the same time, and Go's maps never shrink. The ledger and the circuits keep one for each purpose:
+//
+//   - the deliveries of a rule in a lane, in the order of its events;
+//   - the delivery of one event, for a rule without order;
+//   - the release of the deliveries that are parked at the sink of an action.
+type unit struct {
+	rule   types.NamespacedName
+	line   *line  // of a lane
+	event  *entry // without order
+	action string // of a sink
+
+	events   int32 // of the line that the rule still has to deliver
+	inFlight int32 // deliveries, even of deleted events
 }
 
-func sinkKey(rule types.NamespacedName, action string) key {
-	return key{unique.Make(target{rule: rule, kind: ofSink, name: action})}
-}
-
-// sinkFlow ends the name of the flow of a rule's keys of kind ofSink, which do not wait for its deliveries. No rule has such a name.
+// sinkFlow ends the name of the flow of a rule's units of sinks, which do not wait for its deliveries. No rule has such a name.
 const sinkFlow = " sink"
 
-func (k key) flow() fairqueue.Flow {
-	target := k.Value()
-	if target.kind == ofSink {
-		return fairqueue.Flow{Group: target.rule.Namespace, Name: target.rule.Name + sinkFlow}
+func (u *unit) flow() fairqueue.Flow {
+	if u.action != "" {
+		return fairqueue.Flow{Group: u.rule.Namespace, Name: u.rule.Name + sinkFlow}
 	}
-	return fairqueue.Flow{Group: target.rule.Namespace, Name: target.rule.Name}
+	return fairqueue.Flow{Group: u.rule.Namespace, Name: u.rule.Name}
 }
 
-// logValues name the key in the log.
-func (k key) logValues() []any {
-	target := k.Value()
-	values := []any{"namespace", target.rule.Namespace, "rule", target.rule.Name}
-	switch target.kind {
-	case ofLane:
-		object := target.lane.Value()
-		return append(values, "source", object.source, "objectType", object.objectType, "objectID", object.objectID)
-	case ofEvent:
-		return append(values, "name", target.name)
+// logValues name the unit in the log.
+func (u *unit) logValues() []any {
+	values := []any{"namespace", u.rule.Namespace, "rule", u.rule.Name}
+	switch {
+	case u.line != nil:
+		return append(values, u.line.lane.logValues()...)
+	case u.event != nil:
+		return append(values, "name", u.event.name.Name)
 	default:
-		return append(values, "action", target.name)
+		return append(values, "action", u.action)
 	}
 }
 
-// writeKey identifies the status of an event that is to be written: the one that finishes it, or one before.
+// writeKey identifies a pending status write of an event: the final one, or an earlier one.
 type writeKey struct {
 	event    *entry
 	finishes bool

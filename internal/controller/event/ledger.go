@@ -21,18 +21,19 @@ import (
 )
 
 const (
-	// heldBytes bounds the bodies that are held in memory, by their size as sent: those that wait to be matched, and as many again that were
-	// matched. An event without its body here is read from the API server when it is worked on.
+	// heldBytes bounds the bodies in memory, by their size as sent: once for events that wait to be matched, and once for matched events. A
+	// worker reads the other events from the API server.
 	heldBytes = 8 << 20
-	// bodyOverhead is what an event takes in memory besides the bytes of its body.
+	// bodyOverhead is the memory that an event takes besides the bytes of its body.
 	bodyOverhead = 2 << 10
-	// holdWait is how long a list waits for room for a body, once: expressions of one namespace can take long, and others wait for the list.
+	// holdWait is how long a list waits for room for a body, once: the expressions of one namespace can be slow, and the others wait for the
+	// list.
 	holdWait = 200 * time.Millisecond
 )
 
-// ledger knows the pending events: their order, their bodies as far as there is room, and their status, which may be newer here than at the
-// API server. It holds an event until the watch says that it is no longer pending; so an event that is finished is not taken for a new one
-// while the watch lags behind our own write. It is safe for concurrent use.
+// ledger holds the pending events: their order, a bounded amount of their bodies, and their status, which may be newer than the stored one.
+// It holds an event until the watch reports that it is no longer pending, so that a finished event is not taken for a new one while the watch
+// lags behind our own write. It is safe for concurrent use.
 type ledger struct {
 	unmatched *semaphore.Weighted // bytes of bodies that wait to be matched
 
@@ -47,31 +48,24 @@ type ledger struct {
 	listed  map[string]bool              // namespaces of which a list was complete
 }
 
-// line has the events of a lane in the order in which NetBox made them.
+// line has the events of a lane in the order in which NetBox made them, and the units of the rules that deliver them in order.
 type line struct {
 	lane    lane
 	entries []*entry
-	waiting []waiting
+	units   []*unit
 }
 
-// waiting counts the events of a lane that one rule has to deliver in order.
-type waiting struct {
-	rule   string
-	events int
-}
-
-func (l *line) count(rule string, by int) {
-	at := slices.IndexFunc(l.waiting, func(w waiting) bool { return w.rule == rule })
-	if at < 0 {
-		l.waiting = append(l.waiting, waiting{rule: rule})
-		at = len(l.waiting) - 1
+// unitOf returns the unit of a rule, nil for none.
+func (l *line) unitOf(rule string) *unit {
+	for _, u := range l.units {
+		if u.rule.Name == rule {
+			return u
+		}
 	}
-	if l.waiting[at].events += by; l.waiting[at].events == 0 {
-		l.waiting = slices.Delete(l.waiting, at, at+1)
-	}
+	return nil
 }
 
-// entry is what is known of one pending event. The ledger's lock guards it.
+// entry is a pending event. The ledger's lock guards it.
 type entry struct {
 	name       types.NamespacedName
 	uid        types.UID
@@ -85,13 +79,13 @@ type entry struct {
 	holds      int64 // bytes of unmatched that its body holds
 
 	status   *v1alpha1.NetBoxEventStatus // nil before it is matched. Shared: to be copied before it is changed
-	ordered  []string                    // the rules in line.waiting
-	running  []string                    // the rules that deliver it now
+	units    []*unit                     // those that have to deliver it
 	dirty    *time.Time                  // since when its status is newer than the stored one; nil where it is not
 	unsaved  []string                    // the rules whose deliveries are not in the stored status
 	span     trace.Span
+	inFlight int32  // deliveries
 	seen     int32  // in which list
-	isListed bool   // the list that it was first seen in is complete, so that those before it in its lane are known
+	isListed bool   // the list that it was first seen in is complete, so that all earlier events of its lane are known
 	finished bool   // its last status is stored
 	ending   bool   // its last status is being stored
 	deadly   string // the piece of work at which processes died, where it is set aside
@@ -108,10 +102,7 @@ func newLedger() *ledger {
 	}
 }
 
-func (e *entry) source() types.NamespacedName {
-	object := e.line.lane.Value()
-	return types.NamespacedName{Namespace: object.namespace, Name: object.source}
-}
+func (e *entry) source() types.NamespacedName { return e.line.lane.source() }
 
 func (e *entry) logValues() []any { return []any{"namespace", e.name.Namespace, "name", e.name.Name} }
 
@@ -204,7 +195,7 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 		at = &line{lane: lane}
 		l.lanes[lane] = at
 	}
-	name.Namespace = lane.Value().namespace // shares its memory
+	name.Namespace = at.lane.source().Namespace // shares its memory
 	e := &entry{
 		name: name, uid: event.UID, line: at,
 		timestamp: event.Spec.Timestamp.UnixNano(), received: event.Spec.Delivery.ReceivedAt.UnixNano(),
@@ -217,31 +208,30 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 	return e
 }
 
-// isBefore reports whether a resource version is known to be older than, or the same as, what we know: the watch lags behind our own
-// writes.
-func (e *entry) isBefore(version string) bool {
+// isStale reports whether a resource version is not newer than the one that we know: the watch lags behind our own writes.
+func (e *entry) isStale(version string) bool {
 	order, err := resourceversion.CompareResourceVersion(version, e.version)
 	return err == nil && order <= 0
 }
 
-// adopt takes over what others stored of an event: the annotation that asks for a replay, and the progress of another replica, which our
-// next write would undo. It reports whether the annotation is another one.
+// adopt merges a stored event: the annotation that asks for a replay, and the progress of another replica, which our next write would
+// undo. It reports whether the annotation changed.
 func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEvent) (asked bool) {
-	if e.isBefore(stored.ResourceVersion) {
+	if e.isStale(stored.ResourceVersion) {
 		return false
 	}
 	if replay := stored.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
 		e.replay, asked = replay, true
-		l.release(e) // actions see the annotation
+		l.dropBody(e) // actions see the annotation
 	}
 	status := &stored.Status
 	switch {
 	case e.finished || status.StartTime == nil:
 	case e.status != nil && e.status.Replay == status.Replay:
 		e.status = delivery.Merge(e.status, status)
-		l.passOn(e)
+		l.leaveDone(e)
 	case e.status == nil || e.replay == status.Replay: // another replica began
-		if len(e.running) > 0 { // for what is replayed: our next write will meet a conflict, and is merged then
+		if e.inFlight > 0 { // deliveries before the replay are in flight: our next write conflicts, and is merged then
 			return asked
 		}
 		e.status = status.DeepCopy()
@@ -267,23 +257,21 @@ func (l *ledger) forget(name types.NamespacedName, uid types.UID) (unfinished *e
 
 func (l *ledger) drop(e *entry) {
 	delete(l.events, e.name)
-	l.release(e)
+	l.dropBody(e)
 	l.uncount(e)
-	l.settle(e)
-	l.unorder(e)
+	l.clearUnsaved(e)
 	at := e.line
 	if index, found := slices.BinarySearchFunc(at.entries, e, (*entry).compare); found {
 		at.entries = slices.Delete(at.entries, index, index+1)
 	}
-	if len(at.entries) == 0 {
-		delete(l.lanes, at.lane)
-	}
+	l.leaveLane(e)
+	l.prune(at)
 	if e.span != nil && !e.ending { // else it ends with the last write, which the watch may tell of first
 		e.span.End()
 	}
 }
 
-// uncount takes an event out of the counts of its source, once: when it is finished, or else when it is dropped.
+// uncount removes an event from the count of its source, once: when it is finished, or else when it is dropped.
 func (l *ledger) uncount(e *entry) {
 	if e.finished {
 		return
@@ -293,8 +281,8 @@ func (l *ledger) uncount(e *entry) {
 	}
 }
 
-// release lets the body of an event go.
-func (l *ledger) release(e *entry) {
+// dropBody frees the body of an event.
+func (l *ledger) dropBody(e *entry) {
 	switch {
 	case e.body == nil:
 		return
@@ -307,15 +295,15 @@ func (l *ledger) release(e *entry) {
 	e.body = nil
 }
 
-// rest lets the body of an event go that waits for something.
-func (l *ledger) rest(e *entry) {
+// hibernate frees the body of an event that waits for a retry or its sink.
+func (l *ledger) hibernate(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.release(e)
+	l.dropBody(e)
 }
 
-// settle records that what was delivered of an event is stored, or never will be.
-func (l *ledger) settle(e *entry) {
+// clearUnsaved removes an event's deliveries from the count of unsaved ones: they are stored, or never will be.
+func (l *ledger) clearUnsaved(e *entry) {
 	for _, rule := range e.unsaved {
 		name := types.NamespacedName{Namespace: e.name.Namespace, Name: rule}
 		if l.unsaved[name]--; l.unsaved[name] == 0 {
@@ -325,37 +313,54 @@ func (l *ledger) settle(e *entry) {
 	e.unsaved = nil
 }
 
-// passOn lets what is behind an event in its lane go on for the rules that have delivered it.
-func (l *ledger) passOn(e *entry) {
-	e.ordered = slices.DeleteFunc(e.ordered, func(rule string) bool {
-		done := !e.isPendingFor(rule)
+// leaveDone unblocks later events of the lane for the rules that are done with an event.
+func (l *ledger) leaveDone(e *entry) {
+	e.units = slices.DeleteFunc(e.units, func(u *unit) bool {
+		done := !e.isPendingFor(u.rule.Name)
 		if done {
-			e.line.count(rule, -1)
+			l.leave(u)
 		}
 		return done
 	})
 }
 
-func (l *ledger) unorder(e *entry) {
-	for _, rule := range e.ordered {
-		e.line.count(rule, -1)
+// leaveLane unblocks later events of the lane for all rules.
+func (l *ledger) leaveLane(e *entry) {
+	for _, u := range e.units {
+		l.leave(u)
 	}
-	e.ordered = nil
+	e.units = nil
 }
 
-// begin gives an event the status with which the work on it begins. It returns false where the event is gone, or another replica has
-// begun, or it is delivered just now: a replay begins when that has ended.
-func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.Span) bool {
+func (l *ledger) leave(u *unit) {
+	if u.line != nil {
+		u.events--
+		l.prune(u.line)
+	}
+}
+
+// prune forgets the units of a line that have nothing to deliver, and a line that has neither units nor events. A unit whose delivery is in
+// flight stays, even where its event was deleted: the next event of the object must not start beside it.
+func (l *ledger) prune(at *line) {
+	at.units = slices.DeleteFunc(at.units, func(u *unit) bool { return u.events == 0 && u.inFlight == 0 })
+	if len(at.entries) == 0 && len(at.units) == 0 {
+		delete(l.lanes, at.lane)
+	}
+}
+
+// start sets the first status of an event, or of a replay of it. It returns false if the event was deleted, if another replica has matched
+// it, or while deliveries are in flight: a replay starts after those.
+func (l *ledger) start(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.Span) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events[e.name] != e || len(e.running) > 0 || !e.needsMatch() {
+	if l.events[e.name] != e || e.inFlight > 0 || !e.needsMatch() {
 		return false
 	}
 	if e.finished { // a replay
 		l.counts[e.source()]++
 	}
-	l.settle(e)
-	l.unorder(e)
+	l.clearUnsaved(e)
+	l.leaveLane(e)
 	if e.span != nil {
 		e.span.End()
 	}
@@ -363,70 +368,90 @@ func (l *ledger) begin(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 	return true
 }
 
-// enter lists the rules that have to deliver an event in the order of its lane, and returns all rules that may have been waiting for it
-// to be matched.
-func (l *ledger) enter(e *entry, inOrder func(rule string) bool) (ordered, unordered []string) {
+// enterLane registers the rules that have to deliver an event, in the order of its lane or without. It returns their units, and all others of
+// the lane, which may have waited for the event to be matched.
+func (l *ledger) enterLane(e *entry, inOrder func(rule string) bool) (units []*unit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events[e.name] != e || e.status == nil {
-		return nil, nil
+		return nil
 	}
-	l.unorder(e)
+	before := e.units
+	e.units = nil
 	for i := range e.status.Rules {
-		if rule := e.status.Rules[i]; rule.State == v1alpha1.DeliveryPending && inOrder(rule.Name) {
-			e.ordered = append(e.ordered, rule.Name)
-			e.line.count(rule.Name, 1)
-		} else if rule.State == v1alpha1.DeliveryPending {
-			unordered = append(unordered, rule.Name)
+		if rule := e.status.Rules[i]; rule.State == v1alpha1.DeliveryPending {
+			e.units = append(e.units, e.unitFor(rule.Name, inOrder(rule.Name), before))
 		}
 	}
-	for _, w := range e.line.waiting {
-		ordered = append(ordered, w.rule)
+	for _, u := range before {
+		if !slices.Contains(e.units, u) {
+			l.leave(u)
+		}
+	}
+	units = slices.Clone(e.line.units)
+	for _, u := range e.units {
+		if u.line == nil {
+			units = append(units, u)
+		}
 	}
 	if e.holds > 0 { // its body was held to be matched
 		body := e.body
-		l.release(e)
+		l.dropBody(e)
 		if size := body.Spec.Delivery.BodyBytes + bodyOverhead; len(e.status.Rules) > 0 && l.matched+size <= heldBytes {
 			l.matched += size
 			e.body = body
 		}
 	}
-	return ordered, unordered
+	return units
 }
 
-// next returns the event of a lane that a rule is to deliver next; nil where there is none, or where an earlier one is to be matched first,
-// or may still be listed.
-func (l *ledger) next(of lane, rule string) *entry {
+// unitFor returns the unit of a rule that has to deliver an event: one that it has already, or that of the lane, or a new one.
+func (e *entry) unitFor(rule string, inOrder bool, has []*unit) *unit {
+	at := slices.IndexFunc(has, func(u *unit) bool { return u.rule.Name == rule && (u.line != nil) == inOrder })
+	if at >= 0 {
+		return has[at]
+	}
+	name := types.NamespacedName{Namespace: e.name.Namespace, Name: rule}
+	if !inOrder {
+		return &unit{rule: name, event: e}
+	}
+	u := e.line.unitOf(rule)
+	if u == nil {
+		u = &unit{rule: name, line: e.line}
+		e.line.units = append(e.line.units, u)
+	}
+	u.events++
+	return u
+}
+
+// next returns the event that a unit has to deliver next; nil if there is none, or while an earlier event of the lane is not matched or may
+// not be listed yet.
+func (l *ledger) next(u *unit) *entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at := l.lanes[of]
-	if at == nil {
+	if e := u.event; e != nil && slices.Contains(e.units, u) {
+		return e
+	}
+	if u.line == nil || !slices.Contains(u.line.units, u) {
 		return nil
 	}
-	for _, e := range at.entries {
+	for _, e := range u.line.entries {
 		switch {
 		case e.needsMatch() || !e.isListed:
 			return nil
-		case !e.finished && e.isPendingFor(rule):
+		case !e.finished && e.isPendingFor(u.rule.Name):
 			return e
 		}
 	}
 	return nil
 }
 
-// get returns an event that is pending, nil for none.
-func (l *ledger) get(name types.NamespacedName) *entry {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.events[name]
-}
-
-// toMatch returns the replay that an event is to be matched for, "" where it is new. It fails where there is nothing to match, or the
-// event is delivered just now, which has to end first.
+// toMatch returns the replay that an event has to be matched for, "" for a new event. It returns false if there is nothing to match, or while
+// deliveries are in flight.
 func (l *ledger) toMatch(e *entry) (replay string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return e.replay, l.events[e.name] == e && e.needsMatch() && len(e.running) == 0
+	return e.replay, l.events[e.name] == e && e.needsMatch() && e.inFlight == 0
 }
 
 // statusOf returns the status of an event, which is not to be changed; nil before it is matched.
@@ -443,35 +468,36 @@ func (l *ledger) bodyOf(e *entry) *v1alpha1.NetBoxEvent {
 	return e.body
 }
 
-// hasMore reports whether a rule has more events of a lane to deliver in order.
-func (l *ledger) hasMore(of lane, rule string) bool {
+// hasMore reports whether a unit has more events to deliver in order.
+func (l *ledger) hasMore(u *unit) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at := l.lanes[of]
-	return at != nil && slices.ContainsFunc(at.waiting, func(w waiting) bool { return w.rule == rule })
+	return u.events > 0
 }
 
-// setAside fails an event at which processes died.
+// setAside fails an event at which the operator's process died several times.
 func (l *ledger) setAside(e *entry, work string, deaths int, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events[e.name] != e || e.finished {
 		return
 	}
-	l.unorder(e)
+	l.leaveLane(e)
 	e.status = delivery.SetAside(e.status, e.replay, deaths, e.generation, now)
 	e.dirty, e.deadly = &now, work
 }
 
-// take marks an event as being delivered by a rule, and returns a copy of the states of its actions. It fails where there is nothing to do.
-func (l *ledger) take(e *entry, rule string) (actions []v1alpha1.ActionStatus, ok bool) {
+// acquire marks an event as in flight for a unit, and returns a copy of the states of its rule's actions. It returns false if there is
+// nothing to deliver.
+func (l *ledger) acquire(e *entry, u *unit) (actions []v1alpha1.ActionStatus, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events[e.name] != e || e.finished || e.needsMatch() || !e.isPendingFor(rule) || slices.Contains(e.running, rule) {
+	if l.events[e.name] != e || e.finished || e.needsMatch() || !e.isPendingFor(u.rule.Name) {
 		return nil, false
 	}
-	e.running = append(e.running, rule)
-	return slices.Clone(e.ruleStatus(rule).Actions), true
+	u.inFlight++
+	e.inFlight++
+	return slices.Clone(e.ruleStatus(u.rule.Name).Actions), true
 }
 
 // isWanted reports whether the work on an event may go on: it was not deleted, nor was a replay asked for.
@@ -481,9 +507,9 @@ func (l *ledger) isWanted(e *entry) bool {
 	return l.events[e.name] == e && !e.needsMatch()
 }
 
-// put records the new states of a rule's actions. Delivered tells whether a sink has got something that would be sent again if that were
-// not stored.
-func (l *ledger) put(e *entry, rule string, actions []v1alpha1.ActionStatus, delivered bool, now time.Time) {
+// record stores the new states of a rule's actions. Delivered is true if a sink accepted a delivery, which is repeated after a crash unless
+// the status is stored before.
+func (l *ledger) record(e *entry, rule string, actions []v1alpha1.ActionStatus, delivered bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events[e.name] != e { // it was deleted
@@ -498,7 +524,7 @@ func (l *ledger) put(e *entry, rule string, actions []v1alpha1.ActionStatus, del
 		}
 	}
 	e.status = &status
-	l.passOn(e)
+	l.leaveDone(e)
 	if e.dirty == nil {
 		e.dirty = &now
 	}
@@ -508,13 +534,16 @@ func (l *ledger) put(e *entry, rule string, actions []v1alpha1.ActionStatus, del
 	}
 }
 
-// giveBack ends what take began. It reports whether a replay waits for that.
-func (l *ledger) giveBack(e *entry, rule string) (replay bool) {
+// release ends an acquire. It reports whether a replay waits for it.
+func (l *ledger) release(e *entry, u *unit) (replay bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at := slices.Index(e.running, rule)
-	e.running = slices.Delete(e.running, at, at+1)
-	return len(e.running) == 0 && l.events[e.name] == e && e.needsMatch()
+	u.inFlight--
+	e.inFlight--
+	if u.line != nil {
+		l.prune(u.line)
+	}
+	return e.inFlight == 0 && l.events[e.name] == e && e.needsMatch()
 }
 
 // unsavedOf is how many deliveries of a rule are not in a stored status.
@@ -532,7 +561,7 @@ type snapshot struct {
 }
 
 // snapshot returns the status to be stored now, with its phase and conditions: when all is done, or else some time after the first
-// change, so that one write has what several rules did; and at once where a rule has many deliveries that are not stored. Where it is not
+// change, so that one write covers several rules; and at once if a rule has many unsaved deliveries. If it is not
 // time to, it returns the time of it, zero for never.
 func (l *ledger) snapshot(e *entry, now time.Time, delay time.Duration) (*snapshot, time.Time) {
 	l.mu.Lock()
@@ -561,7 +590,7 @@ func (l *ledger) isUrgent(e *entry) bool {
 }
 
 // stored records that a snapshot is at the API server, with a new resource version. It reports whether the event is finished by it, and for
-// one that was set aside the piece of work at which processes died.
+// an event that was set aside the piece of work at which processes died.
 func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, deadly string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -569,13 +598,13 @@ func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, d
 	if l.events[e.name] != e {
 		return finished, e.deadly
 	}
-	if !e.isBefore(version) {
+	if !e.isStale(version) {
 		e.version = version
 	}
 	if e.status == s.taken { // nothing was delivered meanwhile
 		e.status = s.status
 		e.dirty = nil
-		l.settle(e)
+		l.clearUnsaved(e)
 	}
 	if finished {
 		l.finish(e)
@@ -583,16 +612,16 @@ func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, d
 	return finished, e.deadly
 }
 
-// finish keeps of an event only that it is finished.
+// finish marks an event as finished, and frees everything else about it.
 func (l *ledger) finish(e *entry) {
-	l.release(e)
+	l.dropBody(e)
 	l.uncount(e)
-	l.settle(e)
-	l.unorder(e)
+	l.clearUnsaved(e)
+	l.leaveLane(e)
 	e.finished = true
 }
 
-// superseded records that another replica has finished an event.
+// superseded records that another replica finished an event.
 func (l *ledger) superseded(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -601,7 +630,7 @@ func (l *ledger) superseded(e *entry) {
 	}
 }
 
-// merge takes over what others stored of an event, of which we know that it is newer.
+// merge adopts a stored event that is known to be newer.
 func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -610,12 +639,12 @@ func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 	}
 }
 
-// unstorable records that the API server refuses the status of this event alone: it does not count among what is to be stored, so that it
-// holds no other delivery up.
+// unstorable records that the API server refuses the status of this event alone, so that it does not count as unsaved and block other
+// deliveries of its rules.
 func (l *ledger) unstorable(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.settle(e)
+	l.clearUnsaved(e)
 }
 
 // startList begins a list, and returns its number.
@@ -626,8 +655,8 @@ func (l *ledger) startList() int32 {
 	return l.listing
 }
 
-// endList drops the events of a namespace, "" for all, that were not observed since a list began, and returns those that were unfinished.
-// It also returns those that were first seen in the list: their lanes are complete now.
+// endList drops the events of a namespace, "" for all, that were not observed since a list began, and returns the unfinished ones among
+// them. It also returns the events that were first seen in the list: their lanes are complete now.
 func (l *ledger) endList(namespace string, list int32) (gone, ready []*entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -648,20 +677,18 @@ func (l *ledger) endList(namespace string, list int32) (gone, ready []*entry) {
 	return gone, ready
 }
 
-// keysOf returns the keys of what a rule has to deliver.
-func (l *ledger) keysOf(rule types.NamespacedName) (keys []key) {
+// unitsOf returns the units of a rule.
+func (l *ledger) unitsOf(rule types.NamespacedName) (units []*unit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, e := range l.events {
-		switch {
-		case e.name.Namespace != rule.Namespace || e.finished || !e.isPendingFor(rule.Name):
-		case slices.Contains(e.ordered, rule.Name):
-			keys = append(keys, laneKey(rule.Name, e.line.lane))
-		default:
-			keys = append(keys, eventKey(rule.Name, e.name))
+		for _, u := range e.units {
+			if u.rule == rule {
+				units = append(units, u)
+			}
 		}
 	}
-	return keys
+	return units
 }
 
 // spanOf returns the span of the work on an event.
@@ -700,13 +727,13 @@ func (l *ledger) isListed(namespaces []string) bool {
 	return !slices.ContainsFunc(namespaces, func(namespace string) bool { return !l.listed[namespace] })
 }
 
-// backlog is what is pending of one source.
+// backlog describes the pending events of a source.
 type backlog struct {
 	events int
 	oldest time.Time // when it was received
 }
 
-// backlog returns what is pending of each source that has any.
+// backlog returns the backlog of each source that has pending events.
 func (l *ledger) backlog() map[types.NamespacedName]backlog {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -715,23 +742,18 @@ func (l *ledger) backlog() map[types.NamespacedName]backlog {
 		if e.finished {
 			continue
 		}
-		of, received := sources[e.source()], time.Unix(0, e.received)
-		if of.events++; of.events == 1 || received.Before(of.oldest) {
-			of.oldest = received
+		summary, received := sources[e.source()], time.Unix(0, e.received)
+		if summary.events++; summary.events == 1 || received.Before(summary.oldest) {
+			summary.oldest = received
 		}
-		sources[e.source()] = of
+		sources[e.source()] = summary
 	}
 	return sources
 }
 
-// waitingIn returns the rules that have events of a lane to deliver in order.
-func (l *ledger) waitingIn(of lane) (rules []string) {
+// unitsIn returns the units of a lane.
+func (l *ledger) unitsIn(at *line) []*unit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if at := l.lanes[of]; at != nil {
-		for _, w := range at.waiting {
-			rules = append(rules, w.rule)
-		}
-	}
-	return rules
+	return slices.Clone(at.units)
 }

@@ -24,15 +24,15 @@ func TestOrderWhileListing(t *testing.T) {
 		later.Spec.SourceRef.Name, later.Spec.ObjectType, later.Spec.ObjectID = "s", "t", name
 		later.Spec.Timestamp = metav1.NewMicroTime(time.Unix(2, 0))
 		l.observe(t.Context(), later, true)
-		e := l.get(client.ObjectKeyFromObject(later))
-		l.begin(e, &v1alpha1.NetBoxEventStatus{
+		e := l.events[client.ObjectKeyFromObject(later)]
+		l.start(e, &v1alpha1.NetBoxEventStatus{
 			Phase: v1alpha1.PhasePending, Rules: []v1alpha1.RuleStatus{{Name: "r", State: v1alpha1.DeliveryPending}},
 		}, nil)
-		l.enter(e, func(string) bool { return true })
-		if next := l.next(laneOf(later), "r"); next != nil {
+		l.enterLane(e, func(string) bool { return true })
+		if next := l.next(l.lanes[laneOf(later)].unitOf("r")); next != nil {
 			t.Errorf("list %d: %s is delivered although an earlier event may be on the next page", list, next.name)
 		}
-		if _, ready := l.endList(metav1.NamespaceAll, number); l.next(laneOf(later), "r") != e || len(ready) != 1 {
+		if _, ready := l.endList(metav1.NamespaceAll, number); l.next(l.lanes[laneOf(later)].unitOf("r")) != e || len(ready) != 1 {
 			t.Errorf("list %d: %s is not delivered after the list", list, name)
 		}
 	}

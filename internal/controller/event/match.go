@@ -25,7 +25,7 @@ import (
 const matchTimeout = 10 * time.Second
 
 // match decides which rules an event that is new, or is replayed, matches, and starts its deliveries. An event that was matched before, by
-// another replica too, keeps what was decided.
+// even by another replica, keeps its matches.
 func (e *Engine) match(_ context.Context, event *entry) (reconcile.Result, error) {
 	if replay, ok := e.ledger.toMatch(event); ok {
 		if err := e.begin(event, replay); err != nil { //nolint:contextcheck // e.work is the context of all work
@@ -35,7 +35,7 @@ func (e *Engine) match(_ context.Context, event *entry) (reconcile.Result, error
 	return reconcile.Result{}, e.startDeliveries(event)
 }
 
-// begin matches an event.
+// begin matches an event, and sets its first status.
 func (e *Engine) begin(entry *entry, replay string) error {
 	event, err := e.body(entry)
 	if event == nil || err != nil {
@@ -58,7 +58,7 @@ func (e *Engine) begin(entry *entry, replay string) error {
 		return err
 	}
 	status := e.firstStatuses.intern(delivery.Begin(result.rules, result.errors, replay, now))
-	if !e.ledger.begin(entry, status, span) {
+	if !e.ledger.start(entry, status, span) {
 		span.End()
 		return nil
 	}
@@ -67,7 +67,7 @@ func (e *Engine) begin(entry *entry, replay string) error {
 	return nil
 }
 
-// evaluation is what came of matching an event with the rules of its namespace.
+// evaluation is the result of matching an event with the rules of its namespace.
 type evaluation struct {
 	rules  []v1alpha1.RuleStatus
 	errors map[string]error // of expressions that failed, by rule
@@ -110,7 +110,7 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time
 	return result, nil
 }
 
-// report counts an evaluation, and tells people of expressions that failed.
+// report counts an evaluation, and reports failed expressions.
 func (e *Engine) report(event *v1alpha1.NetBoxEvent, result *evaluation, now time.Time) {
 	for i := range result.rules {
 		e.Tally.Matched(types.NamespacedName{Namespace: event.Namespace, Name: result.rules[i].Name}, now)
@@ -123,7 +123,7 @@ func (e *Engine) report(event *v1alpha1.NetBoxEvent, result *evaluation, now tim
 	}
 }
 
-// startDeliveries queues the deliveries of an event, and those that waited for it to be matched.
+// startDeliveries queues the deliveries of an event, and later ones of its lane that waited for it to be matched.
 func (e *Engine) startDeliveries(entry *entry) error {
 	status := e.ledger.statusOf(entry)
 	if status == nil {
@@ -137,18 +137,14 @@ func (e *Engine) startDeliveries(entry *entry) error {
 		}
 		unordered[status.Rules[i].Name] = found != nil && found.Spec.Order == v1alpha1.OrderNone
 	}
-	inLane, byItself := e.ledger.enter(entry, func(rule string) bool { return !unordered[rule] })
-	for _, rule := range inLane {
-		e.deliveries.Add(laneKey(rule, entry.line.lane))
-	}
-	for _, rule := range byItself {
-		e.deliveries.Add(eventKey(rule, entry.name))
+	for _, u := range e.ledger.enterLane(entry, func(rule string) bool { return !unordered[rule] }) {
+		e.deliveries.Add(u)
 	}
 	e.queueWrite(entry) // where no rule matches, it is finished
 	return nil
 }
 
-// setAside fails an event at which processes died: at a piece of work that the journal names.
+// setAside fails an event at which the operator's process died several times, in a piece of work that the journal identifies.
 func (e *Engine) setAside(entry *entry, work string, deaths int) {
 	e.Log.Error(nil, "the operator's process ended several times at this event, which is therefore set aside",
 		append(entry.logValues(), "deaths", deaths)...)
@@ -157,7 +153,7 @@ func (e *Engine) setAside(entry *entry, work string, deaths int) {
 	e.queueWrite(entry)
 }
 
-// rule returns a rule of the cache, which is not to be changed; nil where there is none.
+// rule returns a cached rule, nil for none. It must not be changed.
 func (e *Engine) rule(name types.NamespacedName) (*v1alpha1.NetBoxEventRule, error) {
 	var found v1alpha1.NetBoxEventRule
 	if err := e.Rules.Get(e.work, name, &found, client.UnsafeDisableDeepCopy); err != nil {
@@ -166,7 +162,7 @@ func (e *Engine) rule(name types.NamespacedName) (*v1alpha1.NetBoxEventRule, err
 	return &found, nil
 }
 
-// body returns an event, from the API server where the ledger does not hold it; nil where it is gone.
+// body returns an event, from the API server unless the ledger holds it; nil if it was deleted.
 func (e *Engine) body(entry *entry) (*v1alpha1.NetBoxEvent, error) {
 	if held := e.ledger.bodyOf(entry); held != nil {
 		return held, nil

@@ -10,7 +10,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// Metrics count what becomes of events. They outlive the controllers, which are made again whenever this replica comes to lead.
+// Metrics counts the outcomes of events. It outlives the controllers, which are created for each leadership.
 type Metrics struct {
 	deliveries       *prometheus.CounterVec
 	expressionErrors *prometheus.CounterVec
@@ -68,7 +68,7 @@ func (m *Metrics) attempted(rule types.NamespacedName, status *v1alpha1.ActionSt
 	m.deliveries.WithLabelValues(rule.String(), status.Name, resultOf(status)).Inc()
 }
 
-// resultOf is what became of the last attempt at an action.
+// resultOf names the outcome of the last attempt at an action.
 func resultOf(status *v1alpha1.ActionStatus) string {
 	switch status.State {
 	case v1alpha1.DeliverySucceeded:
@@ -84,7 +84,7 @@ func (m *Metrics) expressionFailed(rule types.NamespacedName) {
 	m.expressionErrors.WithLabelValues(rule.String()).Inc()
 }
 
-// forget forgets a rule that is gone.
+// forget removes the series of a deleted rule.
 func (m *Metrics) forget(rule types.NamespacedName) {
 	labels := prometheus.Labels{"rule": rule.String()}
 	m.deliveries.DeletePartialMatch(labels)
@@ -105,7 +105,7 @@ func (m *Metrics) finished(entry *entry, status *v1alpha1.NetBoxEventStatus, now
 	}
 }
 
-// follow makes the metrics show what an engine knows, until the function that it returns is called.
+// follow exports the gauges of an engine until the returned function is called.
 func (m *Metrics) follow(engine *Engine) (stop func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -78,13 +78,13 @@ type replica struct {
 	model *model
 
 	matching   *queue[*entry]
-	delivering *queue[key]
+	delivering *queue[*unit]
 	writing    *queue[writeKey]
 	feeder     *feeder
 	isListing  bool
 	watched    []watched
 	seen       map[string]int  // when it learned that an event is pending, or is to be replayed
-	began      map[key]int     // when the delivery of a key began
+	began      map[*unit]int   // when the delivery of a key began
 	running    map[string]bool // rule and object
 	dead       bool
 }
@@ -172,8 +172,8 @@ func newModel(t *testing.T, seed uint64) *model {
 // lead starts a leader, which lists what is pending.
 func (m *model) lead() {
 	r := &replica{
-		model: m, matching: newQueue[*entry](m), delivering: newQueue[key](m), writing: newQueue[writeKey](m),
-		seen: map[string]int{}, began: map[key]int{}, running: map[string]bool{},
+		model: m, matching: newQueue[*entry](m), delivering: newQueue[*unit](m), writing: newQueue[writeKey](m),
+		seen: map[string]int{}, began: map[*unit]int{}, running: map[string]bool{},
 	}
 	r.Engine = NewEngine(Options{
 		Events: modelEvents{replica: r}, Rules: modelRules{model: m}, Compiled: rule.NewCache(), Actions: r, Tally: noTally{}, Status: r,
@@ -327,7 +327,7 @@ func (r *replica) Do(_ context.Context, task action.Task) (string, error) {
 		m.checkOrder(r, task)
 	}
 	r.running[busy], m.delivered = true, event.Name
-	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, r.ledger.get(client.ObjectKeyFromObject(event)).status.Replay)
+	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, r.ledger.events[client.ObjectKeyFromObject(event)].status.Replay)
 	for range m.random.IntN(4) {
 		if m.depth < 6 {
 			m.step() //nolint:contextcheck // the reconcilers do not use theirs
@@ -356,13 +356,13 @@ func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string)
 
 // checkOrder fails where an earlier event of the object is to be done first, as far as the replica knows.
 func (m *model) checkOrder(r *replica, task action.Task) {
-	began := r.began[laneKey(task.Rule.Name, laneOf(task.Event))]
+	began := r.began[r.ledger.lanes[laneOf(task.Event)].unitOf(task.Rule.Name)]
 	for name, seen := range r.seen {
 		earlier := m.stored[name]
 		if earlier == nil || earlier.Spec.ObjectID != task.Event.Spec.ObjectID || !earlier.Spec.Timestamp.Time.Before(task.Event.Spec.Timestamp.Time) {
 			continue
 		}
-		entry := r.ledger.get(types.NamespacedName{Namespace: "n", Name: name})
+		entry := r.ledger.events[types.NamespacedName{Namespace: "n", Name: name}]
 		if entry == nil || entry.finished || seen > began {
 			continue
 		}
@@ -422,10 +422,10 @@ func (r *replica) step() bool {
 		case 1:
 			did = step(r.matching, r.match)
 		case 2:
-			did = step(r.delivering, func(ctx context.Context, k key) (reconcile.Result, error) {
+			did = step(r.delivering, func(ctx context.Context, u *unit) (reconcile.Result, error) {
 				r.model.ticks++
-				r.began[k] = r.model.ticks
-				return r.deliver(ctx, k)
+				r.began[u] = r.model.ticks
+				return r.deliver(ctx, u)
 			})
 		default:
 			did = step(r.writing, r.write)

@@ -13,7 +13,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// What telling people takes:
+// RBAC for Kubernetes Events:
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Failures that are retried are logged once in logInterval for each rule, and recorded as a Kubernetes Event once in eventInterval. Each
@@ -43,7 +43,7 @@ func newNotices(options Options) *notices {
 	}
 }
 
-// failed tells of an attempt that failed, or could not be made in time; then the event is nil.
+// failed reports an attempt that failed, or, with a nil event, was not made before the deadline.
 func (n *notices) failed(
 	rule *v1alpha1.NetBoxEventRule, entry *entry, event *v1alpha1.NetBoxEvent, status *v1alpha1.ActionStatus, err error,
 ) {
@@ -66,7 +66,7 @@ func (n *notices) failed(
 		status.Name, entry.name.Name, status.Attempts, err)
 }
 
-// expressionFailed tells that the expression of a rule failed on an event.
+// expressionFailed reports that a rule's expression failed on an event.
 func (n *notices) expressionFailed(rule *v1alpha1.NetBoxEventRule, event *v1alpha1.NetBoxEvent, err error) {
 	name := types.NamespacedName{Namespace: rule.Namespace, Name: rule.Name}
 	n.record(rule, v1alpha1.ReasonExpressionError, name, "match.cel failed on %s, which therefore does not match: %v", event.Name, err)

@@ -24,7 +24,7 @@ func (e *Engine) trace(ctx context.Context, event *v1alpha1.NetBoxEvent) trace.S
 	return span
 }
 
-// endWork ends that span with what became of the event.
+// endWork ends that span with the outcome of the event.
 func endWork(span trace.Span, status *v1alpha1.NetBoxEventStatus) {
 	if span.IsRecording() {
 		span.SetAttributes(tracing.Phase.String(string(status.Phase)))
@@ -63,7 +63,7 @@ func traceAttempt(
 	return ctx, span
 }
 
-// endAttempt ends that span with what became of the action.
+// endAttempt ends that span with the outcome of the action.
 func endAttempt(span trace.Span, status *v1alpha1.ActionStatus) {
 	if span.IsRecording() {
 		result := resultOf(status)

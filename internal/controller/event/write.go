@@ -29,7 +29,7 @@ func (e *Engine) queueWrite(entry *entry) {
 	}
 }
 
-// write stores the status of an event, if it is time to.
+// write stores the status of an event if it is due.
 func (e *Engine) write(_ context.Context, k writeKey) (reconcile.Result, error) {
 	entry := k.event
 	if status := e.ledger.statusOf(entry); status == nil || delivery.IsDone(status) != k.finishes { // the other key is queued
@@ -67,8 +67,8 @@ func (e *Engine) writeAll() {
 	writing.Wait()
 }
 
-// store stores a status. The write names the version of the event that it is for: where another replica has written since, there is a
-// conflict, and nothing that it finished is unfinished.
+// store writes a status. The write carries the resource version that it is based on: if another replica has written since, it conflicts, so
+// that a finished event never becomes pending again.
 func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error {
 	version, err := e.Status.ApplyStatus(ctx, applied(entry, taken))
 	if err != nil && eventstore.IsTooLarge(err) {
@@ -91,7 +91,7 @@ func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error
 	}
 }
 
-// storeShort stores no more than that an event is finished, where it leaves no room for the states of its rules.
+// storeShort stores only that an event is finished, if there is no room for the states of its rules.
 func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) (version string, err error) {
 	log := e.Log.WithValues(entry.logValues()...)
 	if taken.status.Phase == v1alpha1.PhasePending {
@@ -109,12 +109,12 @@ func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) 
 	return version, err
 }
 
-// stored counts what a stored status finishes.
+// stored records a successful write, and counts the event if it is finished.
 func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 	finished, deadly := e.ledger.stored(entry, taken, version)
 	e.fair.Wake()
 	if !finished {
-		e.queueWrite(entry) // for what was delivered meanwhile
+		e.queueWrite(entry) // for deliveries that ended meanwhile
 		return
 	}
 	if deadly != "" {
@@ -134,7 +134,7 @@ func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 }
 
 // resolve reads an event whose status could not be stored because it was changed meanwhile: by another replica, or by a user who
-// annotated it. What another replica did counts.
+// annotated it. The stored status wins.
 func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 	var current v1alpha1.NetBoxEvent
 	if err := e.Events.Get(ctx, entry.name, &current); err != nil {
@@ -158,7 +158,7 @@ func isUnavailable(err error) bool {
 	return !ok || answered.Status().Code == http.StatusTooManyRequests || answered.Status().Code >= http.StatusInternalServerError
 }
 
-// applied is what is written.
+// applied returns the apply configuration of a status.
 func applied(entry *entry, taken *snapshot) *apply.NetBoxEventApplyConfiguration {
 	status := taken.status
 	written := apply.NetBoxEventStatus().WithPhase(status.Phase).WithStartTime(*status.StartTime)
