@@ -39,7 +39,7 @@ type NetBoxSource struct {
 type NetBoxSourceSpec struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
 	// /webhook/<namespace>/<name>. A slash at the end makes no difference. No part of it begins with a dot. Of two sources with one path
-	// the older keeps it.
+	// the one that claimed it first keeps it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
@@ -173,7 +173,7 @@ const (
 	ReasonServing = "Serving"
 	// ReasonSuspended says that spec.suspend is set.
 	ReasonSuspended = "Suspended"
-	// ReasonPathConflict says that an older source has the same path.
+	// ReasonPathConflict says that another source claimed the same path first, or that it is unknown which of them did.
 	ReasonPathConflict = "PathConflict"
 	// ReasonSecretNotFound says that the Secret does not exist.
 	ReasonSecretNotFound = "SecretNotFound"
@@ -202,6 +202,9 @@ type NetBoxSourceStatus struct {
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	// +optional
 	Path string `json:"path,omitempty"`
+	// claim records since when the source claims its path. Of two sources with one path it says which claimed it first.
+	// +optional
+	Claim *PathClaim `json:"claim,omitempty"`
 	// keys are the names of the entries of the Secret that signatures are checked with, for example secret.
 	// +optional
 	// +listType=atomic
@@ -226,6 +229,16 @@ type NetBoxSourceStatus struct {
 	// observedGeneration is the generation of the spec that this status was made from, for example 1.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+}
+
+// PathClaim records since when a source claims a path. It is void for a source whose path is another by now.
+type PathClaim struct {
+	// path is the claimed path, for example /webhook/netbox/netbox.
+	Path string `json:"path"`
+	// since is when the claim began.
+	Since metav1.MicroTime `json:"since"`
+	// held is true where the path is this source's, and false where another source claimed it first.
+	Held bool `json:"held"`
 }
 
 // NetBoxSourceList is a list of NetBoxSources.

@@ -8,9 +8,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
@@ -35,19 +37,86 @@ func CleanPath(path string) string {
 	return "/"
 }
 
-// Owner returns the source that a path belongs to, of those that claim it: the oldest. It is nil where there is none.
-func Owner(claims []v1alpha1.NetBoxSource) *v1alpha1.NetBoxSource {
-	if len(claims) == 0 {
-		return nil
+// Owner returns the source that a path belongs to, of those that claim it: the one that holds it on record, or else the one that claimed it
+// first. It is nil where there is none, and where nothing tells who was first: a path is never handed over on a guess.
+//
+// It depends on the objects alone, so that all replicas come to the same result.
+func Owner(sources []v1alpha1.NetBoxSource) *v1alpha1.NetBoxSource {
+	if len(sources) == 1 {
+		return &sources[0]
 	}
-	oldest := slices.MinFunc(claims, func(a, b v1alpha1.NetBoxSource) int {
-		return cmp.Or(
-			a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
-			strings.Compare(a.Namespace, b.Namespace),
-			strings.Compare(a.Name, b.Name),
-		)
-	})
-	return &oldest
+	var first *v1alpha1.NetBoxSource
+	for i := range sources {
+		if isKnown(&sources[i]) && (first == nil || compareClaims(&sources[i], first) < 0) {
+			first = &sources[i]
+		}
+	}
+	if first == nil || isHeld(first) {
+		return first
+	}
+	since, _ := claimedSince(first)
+	for i := range sources {
+		// Its claim may be as old as the object.
+		if !isKnown(&sources[i]) && !sources[i].CreationTimestamp.After(since) {
+			return nil
+		}
+	}
+	return first
+}
+
+// Claim returns the claim that is to be recorded of a source, in view of the owner of its path: nil where the owner is unknown and
+// so is since when the source claims the path, because a record would decide what is unknown.
+func Claim(source, owner *v1alpha1.NetBoxSource, now time.Time) *v1alpha1.PathClaim {
+	held := owner != nil && owner.UID == source.UID
+	since, known := claimedSince(source)
+	if !known {
+		if owner == nil {
+			return nil
+		}
+		since = now
+	}
+	return &v1alpha1.PathClaim{Path: Path(source), Since: metav1.NewMicroTime(since), Held: held}
+}
+
+// recorded returns the claim on record, nil where the path has changed since.
+func recorded(source *v1alpha1.NetBoxSource) *v1alpha1.PathClaim {
+	if claim := source.Status.Claim; claim != nil && claim.Path == Path(source) {
+		return claim
+	}
+	return nil
+}
+
+// claimedSince returns since when a source claims its path. Without a record it is known only where the spec has never changed: the API
+// server counts that in the generation, which no user can set.
+func claimedSince(source *v1alpha1.NetBoxSource) (since time.Time, known bool) {
+	if claim := recorded(source); claim != nil {
+		return claim.Since.Time, true
+	}
+	return source.CreationTimestamp.Time, source.Generation == 1
+}
+
+func isKnown(source *v1alpha1.NetBoxSource) bool {
+	_, known := claimedSince(source)
+	return known
+}
+
+func isHeld(source *v1alpha1.NetBoxSource) bool {
+	claim := recorded(source)
+	return claim != nil && claim.Held
+}
+
+// compareClaims orders sources whose claims are known: those that hold the path before the others, whatever the clocks of two leaders said,
+// then by age, and by name where that is the same.
+func compareClaims(a, b *v1alpha1.NetBoxSource) int {
+	if aHeld := isHeld(a); aHeld != isHeld(b) {
+		if aHeld {
+			return -1
+		}
+		return 1
+	}
+	aSince, _ := claimedSince(a)
+	bSince, _ := claimedSince(b)
+	return cmp.Or(aSince.Compare(bSince), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
 // Keys returns the keys that ref selects of a Secret, in the order of their names. White space at the end of an entry is no part of

@@ -22,29 +22,6 @@ func TestPath(t *testing.T) {
 	}
 }
 
-func TestOwner(t *testing.T) {
-	made := func(namespace, name string, at int64) v1alpha1.NetBoxSource {
-		return v1alpha1.NetBoxSource{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, CreationTimestamp: metav1.Unix(at, 0)},
-		}
-	}
-	for _, test := range []struct {
-		reason string
-		claims []v1alpha1.NetBoxSource
-		want   string
-	}{
-		{"the oldest", []v1alpha1.NetBoxSource{made("a", "new", 2), made("b", "old", 1)}, "old"},
-		{"the first by name of one age", []v1alpha1.NetBoxSource{made("b", "a", 1), made("a", "c", 1), made("a", "b", 1)}, "b"},
-	} {
-		if got := source.Owner(test.claims); got.Name != test.want {
-			t.Errorf("%s: %s", test.reason, got.Name)
-		}
-	}
-	if source.Owner(nil) != nil {
-		t.Error("nobody's path has an owner")
-	}
-}
-
 func TestKeys(t *testing.T) {
 	secret := &corev1.Secret{Data: map[string][]byte{
 		"new": []byte(" k\u00e9y \r\n"), "old": []byte("before"), "blank": []byte(" \n"), "none": nil,

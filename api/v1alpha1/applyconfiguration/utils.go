@@ -72,6 +72,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.NetBoxSourceSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxSourceStatus"):
 		return &apiv1alpha1.NetBoxSourceStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PathClaim"):
+		return &apiv1alpha1.PathClaimApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RateLimit"):
 		return &apiv1alpha1.RateLimitApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Retention"):

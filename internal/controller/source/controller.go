@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -62,11 +63,17 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		Named("source").
 		For(&v1alpha1.NetBoxSource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.NetBoxSource{}, handler.EnqueueRequestsFromMapFunc(r.rivals),
-			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.Funcs{UpdateFunc: claimChanged}))).
 		WithOptions(controller.Options{
 			SkipNameValidation: new(true), // the manager is made again when leadership was lost
 		}).
 		Complete(r)
+}
+
+// claimChanged reports whether the recorded claim of a source has changed, or was lost.
+func claimChanged(update event.UpdateEvent) bool {
+	before, after := update.ObjectOld.(*v1alpha1.NetBoxSource), update.ObjectNew.(*v1alpha1.NetBoxSource)
+	return !equality.Semantic.DeepEqual(before.Status.Claim, after.Status.Claim)
 }
 
 // rivals are the sources that claim the path of another, which may gain or lose it by what happened to that one.
@@ -99,7 +106,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, err
 	}
 	if !equality.Semantic.DeepEqual(status, from.Status) {
-		if err := r.write(ctx, &from, status); err != nil {
+		err := r.write(ctx, &from, status)
+		if apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictInterval}, nil
+		}
+		if err != nil {
 			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 	}
@@ -120,13 +131,15 @@ func (r *Reconciler) status(ctx context.Context, from *v1alpha1.NetBoxSource) (v
 	if err != nil {
 		return v1alpha1.NetBoxSourceStatus{}, err
 	}
-	ready, keys := r.ready(ctx, from, source.Owner(claims))
+	owner, now := source.Owner(claims), r.Clock.Now()
+	ready, keys := r.ready(ctx, from, owner)
 	ready.ObservedGeneration = from.Generation
-	ready.LastTransitionTime = metav1.NewTime(r.Clock.Now())
+	ready.LastTransitionTime = metav1.NewTime(now)
 
 	status := *from.Status.DeepCopy()
 	meta.SetStatusCondition(&status.Conditions, ready)
 	status.Path, status.Keys, status.ObservedGeneration = path, keys, from.Generation
+	status.Claim = source.Claim(from, owner, now)
 	return status, nil
 }
 
@@ -140,8 +153,12 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 	if from.Spec.Suspend {
 		return not(v1alpha1.ReasonSuspended, "spec.suspend is set; deliveries are answered with 503"), nil
 	}
-	if owner != nil && owner.UID != from.UID {
-		return not(v1alpha1.ReasonPathConflict, "the path %s belongs to NetBoxSource %s/%s, which is older; choose another spec.path",
+	if owner == nil {
+		return not(v1alpha1.ReasonPathConflict, "several NetBoxSources have the path %s, and it is unknown which of them claimed it first, so "+
+			"deliveries to it are answered with 404; change spec.path of all but one of them", source.Path(from)), nil
+	}
+	if owner.UID != from.UID {
+		return not(v1alpha1.ReasonPathConflict, "the path %s belongs to NetBoxSource %s/%s, which claimed it first; choose another spec.path",
 			source.Path(from), owner.Namespace, owner.Name), nil
 	}
 	serving := metav1.Condition{
@@ -174,13 +191,19 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 	return serving, names
 }
 
+// write writes the status of a source. The API server refuses it if the source has changed since it was read: a cache that lags behind must
+// not replace the record of a claim.
 func (r *Reconciler) write(ctx context.Context, from *v1alpha1.NetBoxSource, status v1alpha1.NetBoxSourceStatus) error {
 	desired := apply.NetBoxSourceStatus().
 		WithPath(status.Path).
 		WithKeys(status.Keys...).
 		WithObservedGeneration(status.ObservedGeneration)
+	if claim := status.Claim; claim != nil {
+		desired.WithClaim(apply.PathClaim().WithPath(claim.Path).WithSince(claim.Since).WithHeld(claim.Held))
+	}
 	ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) // others have field managers of their own
 	desired.WithConditions(conditions.Apply([]metav1.Condition{*ready})...)
-	return r.Status.Status().Apply(ctx, apply.NetBoxSource(from.Name, from.Namespace).WithUID(from.UID).WithStatus(desired),
+	return r.Status.Status().Apply(ctx,
+		apply.NetBoxSource(from.Name, from.Namespace).WithUID(from.UID).WithResourceVersion(from.ResourceVersion).WithStatus(desired),
 		client.FieldOwner(FieldOwner), client.ForceOwnership)
 }

@@ -137,7 +137,7 @@ func TestStatus(t *testing.T) {
 		serving := state{"True Serving: deliveries are stored", "/same", []string{"a", "b"}}
 		waitFor(t, older, serving)
 		waitFor(t, younger, state{
-			"False PathConflict: the path /same belongs to NetBoxSource " + namespace + "/older, which is older; choose another spec.path",
+			"False PathConflict: the path /same belongs to NetBoxSource " + namespace + "/older, which claimed it first; choose another spec.path",
 			"/same", nil,
 		})
 		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(older), older); err != nil {

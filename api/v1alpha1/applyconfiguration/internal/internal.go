@@ -506,6 +506,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxSourceStatus
   map:
     fields:
+    - name: claim
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.PathClaim
     - name: conditions
       type:
         list:
@@ -543,6 +546,18 @@ var schemaYAML = typed.YAMLObject(`types:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
   scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.PathClaim
+  map:
+    fields:
+    - name: held
+      type:
+        scalar: boolean
+    - name: path
+      type:
+        scalar: string
+    - name: since
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RateLimit

@@ -30,7 +30,7 @@ import (
 type NetBoxSourceSpecApplyConfiguration struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
 	// /webhook/<namespace>/<name>. A slash at the end makes no difference. No part of it begins with a dot. Of two sources with one path
-	// the older keeps it.
+	// the one that claimed it first keeps it.
 	Path *string `json:"path,omitempty"`
 	// secretRef names the Secret, in the source's namespace, whose entries are the secrets of NetBox's webhook. It may be created
 	// after the source. For example {"name": "netbox-webhook"}.

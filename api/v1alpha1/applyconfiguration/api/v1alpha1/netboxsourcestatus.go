@@ -33,6 +33,8 @@ type NetBoxSourceStatusApplyConfiguration struct {
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`
+	// claim records since when the source claims its path. Of two sources with one path it says which claimed it first.
+	Claim *PathClaimApplyConfiguration `json:"claim,omitempty"`
 	// keys are the names of the entries of the Secret that signatures are checked with, for example secret.
 	Keys []string `json:"keys,omitempty"`
 	// events is how many finished events of this source there are, for example 4711, when retention last looked: now and then, and whenever
@@ -75,6 +77,14 @@ func (b *NetBoxSourceStatusApplyConfiguration) WithConditions(values ...*v1.Cond
 // If called multiple times, the Path field is set to the value of the last call.
 func (b *NetBoxSourceStatusApplyConfiguration) WithPath(value string) *NetBoxSourceStatusApplyConfiguration {
 	b.Path = &value
+	return b
+}
+
+// WithClaim sets the Claim field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Claim field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithClaim(value *PathClaimApplyConfiguration) *NetBoxSourceStatusApplyConfiguration {
+	b.Claim = value
 	return b
 }
 
