@@ -188,6 +188,9 @@ const (
 	PhaseFailed Phase = "Failed"
 )
 
+// IsFinished reports whether no work is left.
+func (p Phase) IsFinished() bool { return p != PhasePending }
+
 // AnnotationReplay asks for an event to be matched and delivered again whenever its value changes. Any value will do.
 const AnnotationReplay = "netbox-events.io/replay"
 

@@ -193,7 +193,7 @@ func Summarize(status *v1alpha1.NetBoxEventStatus, generation int64, now time.Ti
 		return
 	}
 	status.Phase = phase(status.Rules)
-	if status.Phase != v1alpha1.PhasePending {
+	if status.Phase.IsFinished() {
 		status.CompletionTime = new(metav1.NewTime(now))
 	}
 	if found := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionMatched); found != nil {

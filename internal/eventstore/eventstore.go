@@ -174,9 +174,9 @@ func (s *Store) write(ctx context.Context, request *rest.Request) (answer []byte
 	return answer, err
 }
 
-// Finished is when the status of a finished event was written last, from its metadata alone: the API server keeps the time of a field
+// FinishedAt is when the status of a finished event was written last, from its metadata alone: the API server keeps the time of a field
 // manager's last change with the fields that it manages, to the second.
-func Finished(event metav1.Object) time.Time {
+func FinishedAt(event metav1.Object) time.Time {
 	for _, entry := range event.GetManagedFields() {
 		if entry.Manager == worker && entry.Subresource == "status" && entry.Time != nil {
 			return entry.Time.Time

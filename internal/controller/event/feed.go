@@ -5,19 +5,16 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/follow"
 )
 
 // pageSize is how many events are listed at one time. It bounds the memory of a list: an event can take 1.5 MiB.
 const pageSize = 100
-
-// pendingSelector selects the events that are not finished.
-var pendingSelector = fields.OneTermEqualSelector("status.phase", string(v1alpha1.PhasePending))
 
 // namespaces returns the followed namespaces.
 func (e *Engine) namespaces() []string {
@@ -47,7 +44,7 @@ func (e *Engine) feed(ctx context.Context) error {
 
 func (e *Engine) feedNamespace(ctx context.Context, namespace string) {
 	follower := follow.Follower{
-		Client: e.Events, List: &v1alpha1.NetBoxEventList{}, Namespace: namespace, Selector: pendingSelector, PageSize: pageSize, Log: e.Log,
+		Client: e.Events, List: &v1alpha1.NetBoxEventList{}, Namespace: namespace, Selector: eventstore.Pending, PageSize: pageSize, Log: e.Log,
 	}
 	follower.Run(ctx, &feeder{Engine: e, namespace: namespace})
 }

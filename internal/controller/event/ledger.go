@@ -594,7 +594,7 @@ func (l *ledger) isUrgent(e *entry) bool {
 func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, deadly string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	finished = s.status.Phase != v1alpha1.PhasePending
+	finished = s.status.Phase.IsFinished()
 	if l.events[e.name] != e {
 		return finished, e.deadly
 	}

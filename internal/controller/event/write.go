@@ -94,7 +94,7 @@ func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error
 // storeShort stores only that an event is finished, if there is no room for the states of its rules.
 func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) (version string, err error) {
 	log := e.Log.WithValues(entry.logValues()...)
-	if taken.status.Phase == v1alpha1.PhasePending {
+	if !taken.status.Phase.IsFinished() {
 		log.Info("the event leaves no room for its status, which is kept in memory")
 		return taken.version, nil
 	}
@@ -142,7 +142,7 @@ func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 	}
 	switch {
 	case current.UID != entry.uid: // the watch will say so
-	case current.Status.Phase != v1alpha1.PhasePending:
+	case current.Status.Phase.IsFinished():
 		e.ledger.superseded(entry)
 		e.fair.Wake()
 	default:

@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -29,9 +28,6 @@ import (
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
 
 const pageSize = 500
-
-// finished selects the events on which nothing is left to do.
-var finished = fields.OneTermNotEqualSelector("status.phase", string(v1alpha1.PhasePending))
 
 // Reconciler makes annotated events Pending again.
 type Reconciler struct {
@@ -70,7 +66,7 @@ func (r *Reconciler) follow(ctx context.Context, namespace string, queue workque
 	events := &metav1.PartialObjectMetadataList{}
 	events.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
 	follower := follow.Follower{
-		Client: r.Events, List: events, Namespace: namespace, Selector: finished, PageSize: pageSize, Log: r.Log,
+		Client: r.Events, List: events, Namespace: namespace, Selector: eventstore.Finished, PageSize: pageSize, Log: r.Log,
 	}
 	follower.Run(ctx, follow.SeenFunc(func(object client.Object) {
 		if object.GetAnnotations()[v1alpha1.AnnotationReplay] != "" {
@@ -86,7 +82,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	wanted := event.Annotations[v1alpha1.AnnotationReplay]
-	if event.Status.Phase == v1alpha1.PhasePending || wanted == "" || wanted == event.Status.Replay {
+	if !event.Status.Phase.IsFinished() || wanted == "" || wanted == event.Status.Replay {
 		return reconcile.Result{}, nil
 	}
 	r.Log.Info("replaying an event", "replay", wanted, "namespace", event.Namespace, "name", event.Name)

@@ -276,13 +276,10 @@ type sweep struct {
 // run lists the finished events and deletes those that have been kept long enough page by page, and those that are too many at the end.
 // More tells whether there are too many still.
 func (s *sweep) run(ctx context.Context) (more bool, err error) {
-	for _, phase := range []v1alpha1.Phase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed} {
+	for _, phase := range eventstore.FinishedPhases {
 		page := metav1.ListOptions{
-			Limit: pageSize,
-			FieldSelector: fields.AndSelectors(
-				fields.OneTermEqualSelector("spec.sourceRef.name", s.source.Name),
-				fields.OneTermEqualSelector("status.phase", string(phase)),
-			).String(),
+			Limit:         pageSize,
+			FieldSelector: fields.AndSelectors(eventstore.OfSource(s.source.Name), eventstore.InPhase(phase)).String(),
 		}
 		for more := true; more; more = page.Continue != "" {
 			began := s.Clock.Now()
@@ -311,7 +308,7 @@ func eventsOf(list *metav1.PartialObjectMetadataList, phase v1alpha1.Phase) []re
 		item := &list.Items[i]
 		events[i] = retention.Event{
 			Name: item.Name, UID: string(item.UID), Version: item.ResourceVersion,
-			Failed: phase == v1alpha1.PhaseFailed, Finished: eventstore.Finished(item),
+			Failed: phase == v1alpha1.PhaseFailed, Finished: eventstore.FinishedAt(item),
 		}
 	}
 	return events

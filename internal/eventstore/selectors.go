@@ -1,0 +1,26 @@
+package eventstore
+
+import (
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// Selectors of events by whether work is left on them. v1alpha1.Phase.IsFinished decides the same for one event.
+var (
+	Pending  = InPhase(v1alpha1.PhasePending)
+	Finished = fields.OneTermNotEqualSelector("status.phase", string(v1alpha1.PhasePending))
+)
+
+// FinishedPhases are the phases that Finished selects.
+var FinishedPhases = []v1alpha1.Phase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed}
+
+// InPhase selects the events in a phase.
+func InPhase(phase v1alpha1.Phase) fields.Selector {
+	return fields.OneTermEqualSelector("status.phase", string(phase))
+}
+
+// OfSource selects the events of a source, which may be gone.
+func OfSource(name string) fields.Selector {
+	return fields.OneTermEqualSelector("spec.sourceRef.name", name)
+}
