@@ -157,7 +157,8 @@ type Retention struct {
 	// +kubebuilder:default="168h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	FailedTTL metav1.Duration `json:"failedTTL,omitzero"`
-	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first.
+	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first. Events that are younger than
+	// spec.maxAge are kept beyond it: a delivery that is sent again would otherwise be stored again. The condition MaxEventsExceeded says so.
 	// +optional
 	// +kubebuilder:default=5000
 	// +kubebuilder:validation:Minimum=1
@@ -189,12 +190,22 @@ const (
 	ReasonMaxPendingReached = "MaxPendingReached"
 	// ReasonBelowMaxPending says that fewer events than spec.maxPending wait to be finished.
 	ReasonBelowMaxPending = "BelowMaxPending"
+
+	// ConditionMaxEventsExceeded is True while more finished events than spec.retention.maxEvents are kept because they are younger than
+	// spec.maxAge. A source without maxAge does not have it.
+	ConditionMaxEventsExceeded = "MaxEventsExceeded"
+
+	// ReasonYoungerThanMaxAge says that more events than spec.retention.maxEvents are younger than spec.maxAge.
+	ReasonYoungerThanMaxAge = "YoungerThanMaxAge"
+	// ReasonWithinMaxEvents says that no more events than spec.retention.maxEvents are younger than spec.maxAge.
+	ReasonWithinMaxEvents = "WithinMaxEvents"
 )
 
 // NetBoxSourceStatus says where a source is served and whether it is.
 type NetBoxSourceStatus struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// PathConflict or Suspended; and BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait.
+	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and MaxEventsExceeded:
+	// True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -78,3 +78,40 @@ func TestExcess(t *testing.T) {
 		}
 	}
 }
+
+// Events whose delivery could be stored again stay: beyond MaxEvents, and beyond their TTL while NetBox's clock may be ahead.
+func TestMaxAge(t *testing.T) {
+	const maxAge, protected = time.Hour, time.Hour + clockSkew
+	event := func(name string, failed bool, created, finished time.Duration) Event {
+		return Event{Name: name, Failed: failed, Created: now.Add(-created), Finished: now.Add(-finished)}
+	}
+	expired := event("expired", false, protected, protected-time.Second)
+	skewed := event("skewed", false, protected-time.Second, protected-time.Second)
+	old := event("old", true, 3*time.Hour, 2*time.Hour)
+	young := event("young", true, 30*time.Minute, 20*time.Minute)
+	for _, test := range []struct {
+		maxEvents       int
+		events          []Event
+		expired, excess []string
+		protected       int
+		oldest, next    time.Duration // from now
+	}{
+		{1, []Event{expired, skewed, old, young}, []string{"expired"}, []string{"old"}, 2, time.Second - protected, time.Second},
+		{2, []Event{expired, skewed, old, young}, []string{"expired"}, []string{"old"}, 2, time.Second - protected, time.Second},
+		{3, []Event{expired, skewed, old, young}, []string{"expired"}, []string{}, 2, -2 * time.Hour, time.Second},
+		{1, []Event{young, young}, []string{}, []string{}, 2, -20 * time.Minute, protected - 30*time.Minute}, // may go as too many
+		{2, []Event{young, young}, []string{}, []string{}, 2, -20 * time.Minute, 10*time.Hour - 20*time.Minute},
+	} {
+		plan := New(Policy{SucceededTTL: maxAge, FailedTTL: 10 * time.Hour, MaxEvents: test.maxEvents, MaxAge: maxAge}, now, 10)
+		gone := names(plan.Look(test.events))
+		excess, more := plan.Excess()
+		if !slices.Equal(gone, test.expired) || !slices.Equal(names(excess), test.excess) || more {
+			t.Errorf("of %v, at most %d: expired are %v, excess are %v, more: %t", names(test.events), test.maxEvents, gone, names(excess), more)
+		}
+		oldest, next := plan.Oldest().Sub(now), plan.Next().Sub(now)
+		if plan.Protected() != test.protected || oldest != test.oldest || next != test.next {
+			t.Errorf("of %v, at most %d: %d are protected, the oldest finished %s from now, and the next may go %s from now",
+				names(test.events), test.maxEvents, plan.Protected(), oldest, next)
+		}
+	}
+}

@@ -14,7 +14,9 @@ import (
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,6 +34,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/conditions"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/retention"
 )
@@ -90,6 +93,7 @@ type known struct {
 	since     int64 // events finished since
 	max       int64
 	expired   int64     // ever
+	protected bool      // the last sweep found more events younger than spec.maxAge than max, so that one more evicts nothing
 	late      bool      // the last sweep found more than behindAfter events to go
 	nextSweep time.Time // not before
 	asked     bool      // for a sweep because there may be too many
@@ -133,7 +137,7 @@ func (r *Reconciler) Finished(of types.NamespacedName) {
 	source.since++
 	pause := source.nextSweep.Sub(r.Clock.Now())
 	switch {
-	case source.kept+source.since > source.max && !source.asked:
+	case source.kept+source.since > source.max && !source.asked && !source.protected:
 		source.asked = true
 	case source.since == 1:
 		pause = max(pause, newsPause)
@@ -158,11 +162,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	}
 	sweep := sweep{
 		Reconciler: r, source: &of, late: late,
-		plan: retention.New(retention.Policy{
-			SucceededTTL: of.Spec.Retention.SucceededTTL.Duration,
-			FailedTTL:    of.Spec.Retention.FailedTTL.Duration,
-			MaxEvents:    int(of.Spec.Retention.MaxEvents),
-		}, r.Clock.Now(), maxExcess),
+		plan: retention.New(policyOf(&of.Spec), r.Clock.Now(), maxExcess),
 	}
 	more, err := sweep.run(ctx)
 	if err != nil {
@@ -174,6 +174,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	}
 	next := r.end(&sweep, more)
 	return reconcile.Result{RequeueAfter: next}, client.IgnoreNotFound(r.report(ctx, &sweep))
+}
+
+func policyOf(spec *v1alpha1.NetBoxSourceSpec) retention.Policy {
+	policy := retention.Policy{
+		SucceededTTL: spec.Retention.SucceededTTL.Duration,
+		FailedTTL:    spec.Retention.FailedTTL.Duration,
+		MaxEvents:    int(spec.Retention.MaxEvents),
+	}
+	if spec.MaxAge != nil {
+		policy.MaxAge = spec.MaxAge.Duration
+	}
+	return policy
 }
 
 // begin returns how long to wait until a source may be swept, and otherwise begins to count anew; late as the last sweep found it.
@@ -202,6 +214,7 @@ func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
 	source.add(sweep)
 	sweep.expired = source.expired
 	source.kept = int64(sweep.plan.Kept())
+	source.protected = int64(sweep.plan.Protected()) > source.max
 	pause := sweepPause * sweep.reading
 	if more {
 		pause = sweep.reading
@@ -213,7 +226,7 @@ func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
 	if due := sweep.plan.Next(); !due.IsZero() {
 		next = min(next, due.Sub(now))
 	}
-	if more || source.kept+source.since > source.max {
+	if more || source.kept+source.since > source.max && !source.protected {
 		next = 0
 	}
 	return max(next, pause)
@@ -254,11 +267,41 @@ func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 		status.WithOldest(*oldest)
 	}
 	was := sweep.source.Status
-	if was.Events != nil && *was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) {
+	exceeded, before := sweep.exceeded(), meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionMaxEventsExceeded)
+	if exceeded != nil {
+		status.WithConditions(conditions.Apply([]metav1.Condition{*exceeded})...)
+	}
+	if was.Events != nil && *was.Events == *status.Events && was.Expired == *status.Expired && was.Oldest.Equal(oldest) &&
+		equality.Semantic.DeepEqual(before, exceeded) {
 		return nil
 	}
 	return r.Status.Status().Apply(ctx, apply.NetBoxSource(name.Name, name.Namespace).WithUID(sweep.source.UID).WithStatus(status),
 		client.FieldOwner(fieldOwner), client.ForceOwnership)
+}
+
+// exceeded says whether more events are kept than spec.retention.maxEvents, because they are younger than spec.maxAge; nil where the source
+// has no maxAge.
+func (s *sweep) exceeded() *metav1.Condition {
+	spec := &s.source.Spec
+	if spec.MaxAge == nil {
+		return nil
+	}
+	exceeded := &metav1.Condition{
+		Type: v1alpha1.ConditionMaxEventsExceeded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonWithinMaxEvents,
+		Message:            "no more finished events than spec.retention.maxEvents are younger than spec.maxAge",
+		ObservedGeneration: s.source.Generation, LastTransitionTime: metav1.NewTime(s.Clock.Now()),
+	}
+	if s.plan.Protected() > int(spec.Retention.MaxEvents) {
+		exceeded.Status, exceeded.Reason = metav1.ConditionTrue, v1alpha1.ReasonYoungerThanMaxAge
+		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are younger than %s (spec.maxAge) and are kept, "+
+			"because a delivery that is sent again would otherwise be stored again; raise maxEvents, lower maxAge, or set spec.rateLimit",
+			spec.Retention.MaxEvents, spec.MaxAge.Duration)
+	}
+	before := meta.FindStatusCondition(s.source.Status.Conditions, exceeded.Type)
+	if before != nil && before.Status == exceeded.Status {
+		exceeded.LastTransitionTime = before.LastTransitionTime
+	}
+	return exceeded
 }
 
 // sweep is one look at all finished events of a source.
@@ -308,7 +351,7 @@ func eventsOf(list *metav1.PartialObjectMetadataList, phase v1alpha1.Phase) []re
 		item := &list.Items[i]
 		events[i] = retention.Event{
 			Name: item.Name, UID: string(item.UID), Version: item.ResourceVersion,
-			Failed: phase == v1alpha1.PhaseFailed, Finished: eventstore.FinishedAt(item),
+			Failed: phase == v1alpha1.PhaseFailed, Created: item.CreationTimestamp.Time, Finished: eventstore.FinishedAt(item),
 		}
 	}
 	return events

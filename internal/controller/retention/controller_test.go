@@ -11,8 +11,10 @@ import (
 
 	"github.com/go-logr/logr/testr"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -188,6 +190,56 @@ func TestTTL(t *testing.T) {
 	c.left(t, 1, 4, "failed-0")
 	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("an event whose TTL is 3 s was deleted after %s", took)
+	}
+}
+
+// Events whose delivery is not too old yet are kept beyond maxEvents: they keep it from being stored again.
+func TestMaxAge(t *testing.T) {
+	c := newControllers(t)
+	c.events(t, "event", 3, v1alpha1.PhaseSucceeded)
+	day := metav1.Duration{Duration: 24 * time.Hour}
+	source := &v1alpha1.NetBoxSource{
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "netbox"},
+		Spec: v1alpha1.NetBoxSourceSpec{
+			Unsigned: v1alpha1.UnsignedAccept, Redact: []string{}, MaxAge: &metav1.Duration{Duration: time.Hour},
+			Retention: v1alpha1.Retention{SucceededTTL: day, FailedTTL: day, MaxEvents: 2},
+		},
+	}
+	plane.Create(t, source)
+	c.start(t, hooks{})
+	exceeded := func() string {
+		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(source), source); err != nil {
+			t.Fatal(err)
+		}
+		condition := meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionMaxEventsExceeded)
+		if condition == nil {
+			return ""
+		}
+		return string(condition.Status) + " " + condition.Reason
+	}
+	c.left(t, 3, 0, "event-0", "event-1", "event-2")
+	if got := exceeded(); got != "True YoungerThanMaxAge" {
+		t.Errorf("the condition is %q", got)
+	}
+	change := func(patch string) {
+		if err := plane.Client.Patch(t.Context(), source, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(`{"spec":{"retention":{"maxEvents":3}}}`)
+	for end := time.Now().Add(time.Minute); exceeded() != "False WithinMaxEvents"; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the condition is %q", exceeded())
+		}
+	}
+	change(`{"spec":{"maxAge":null,"retention":{"maxEvents":1}}}`)
+	for end := time.Now().Add(time.Minute); exceeded() != ""; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the condition is %q", exceeded())
+		}
+	}
+	if *source.Status.Events != 1 {
+		t.Errorf("%d events are kept", *source.Status.Events)
 	}
 }
 

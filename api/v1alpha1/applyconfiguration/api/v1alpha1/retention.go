@@ -31,7 +31,8 @@ type RetentionApplyConfiguration struct {
 	SucceededTTL *v1.Duration `json:"succeededTTL,omitempty"`
 	// failedTTL is how long an event is kept after it failed, for example 168h.
 	FailedTTL *v1.Duration `json:"failedTTL,omitempty"`
-	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first.
+	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first. Events that are younger than
+	// spec.maxAge are kept beyond it: a delivery that is sent again would otherwise be stored again. The condition MaxEventsExceeded says so.
 	MaxEvents *int32 `json:"maxEvents,omitempty"`
 }
 
