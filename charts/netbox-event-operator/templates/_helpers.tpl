@@ -76,6 +76,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end }}
 
+{{/*
+Not empty where lookup asks a cluster: it finds nothing without one, as if nothing were there. Every namespace has this service account, but
+the release's may not exist yet; then it is to be created by a user who may also see that of another.
+*/}}
+{{- define "netbox-event-operator.seesCluster" -}}
+{{- if or (lookup "v1" "ServiceAccount" .Release.Namespace "default") (lookup "v1" "Namespace" "" "default") -}}
+true
+{{- end -}}
+{{- end }}
+
 {{/* What the Pod Security level "restricted" asks for, and a read-only root file system, unless values say otherwise. */}}
 {{- define "netbox-event-operator.podSecurityContext" -}}
 {{- with .Values.podSecurityContext -}}
