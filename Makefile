@@ -59,7 +59,7 @@ generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC ro
 	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxeventrules.yaml)
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths="./internal/..." output:rbac:artifacts:config=config/rbac
 	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml $(CHART)/files/
-	cp config/admission/*_authors.yaml $(CHART)/files/admission/
+	rm -f $(CHART)/files/admission/* && cp config/admission/*_*.yaml $(CHART)/files/admission/
 	rm -f $(CHART)/crds/* && cp config/crd/bases/*.yaml $(CHART)/crds/
 	go run ./hack/schemas source bin/schemas/source.json # values.yaml refers to it
 	$(VALUES_SCHEMA) --values $(CHART)/values.yaml --output $(CHART)/values.schema.json --use-helm-docs --no-additional-properties \

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,14 +19,23 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
+// policies is done once for all tests: they share the control plane.
+var policies sync.Once
+
 // installPolicies creates the policies and bindings of config/default, with the names that they are installed under.
 func installPolicies(t *testing.T) {
+	t.Helper()
+	policies.Do(func() { createPolicies(t) })
+}
+
+func createPolicies(t *testing.T) {
 	t.Helper()
 	kubectl := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), "kustomize", "../../config/default")
 	kubectl.Stderr = t.Output()
@@ -252,6 +263,75 @@ func TestNobodyGainsRights(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// TestEventNeverChanges tries to change what NetBox sent, as an administrator, and sees that nothing is evaluated where the spec is not written.
+func TestEventNeverChanges(t *testing.T) {
+	installPolicies(t)
+	namespace := plane.Namespace(t)
+	plane.Create(t, object(t, "NetBoxEvent", namespace, "e", event))
+	patch := func(text string, options ...client.PatchOption) error {
+		return plane.Client.Patch(t.Context(), object(t, "NetBoxEvent", namespace, "e", `{}`), client.RawPatch(types.MergePatchType, []byte(text)), options...)
+	}
+	const message = "to have the event processed again, set annotation " + v1alpha1.AnnotationReplay
+	eventually(t, "the policy about events", func() error {
+		if err := patch(`{"spec":{"event":"deleted"}}`, client.DryRunAll); !refused(err, message) {
+			return fmt.Errorf("a probe is answered with %q", fmt.Sprint(err))
+		}
+		return nil
+	})
+	for reason, text := range map[string]string{
+		"a field":                            `{"spec":{"event":"deleted"}}`,
+		"a new field":                        `{"spec":{"objectName":"x"}}`,
+		"a value of the data":                `{"spec":{"data":{"a":2}}}`,
+		"a key more":                         `{"spec":{"data":{"z":2}}}`,
+		"a key less":                         `{"spec":{"data":{"b":null}}}`,
+		"a key of another name":              `{"spec":{"data":{"a":null,"z":1}}}`,
+		"a key of another name further down": `{"spec":{"data":{"c":{"d":null,"e":1}}}}`,
+		"no data":                            `{"spec":{"data":null}}`,
+		"extra data":                         `{"spec":{"extra":{"a":1}}}`,
+		"the snapshots":                      `{"spec":{"snapshots":{"prechange":{}}}}`,
+		"how it came":                        `{"spec":{"delivery":{"key":"x"}}}`,
+		"a field beside an annotation":       `{"spec":{"event":"deleted"},"metadata":{"annotations":{"netbox-events.io/replay":"1"}}}`,
+	} {
+		if err := patch(text); !refused(err, message) {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
+	before := evaluations(t)
+	if err := patch(`{"metadata":{"labels":{"a":"b"},"annotations":{"netbox-events.io/replay":"1"}}}`); err != nil {
+		t.Errorf("a replay: %v", err)
+	}
+	if got := evaluations(t) - before; got != 1 {
+		t.Errorf("%v evaluations at a change of the metadata, want 1", got)
+	}
+	finished := client.RawPatch(types.MergePatchType, []byte(`{"status":{"phase":"Succeeded"}}`))
+	if err := plane.Client.Status().Patch(t.Context(), object(t, "NetBoxEvent", namespace, "e", `{}`), finished); err != nil {
+		t.Errorf("a status: %v", err)
+	}
+	plane.Create(t, object(t, "NetBoxEvent", namespace, "another", event))
+	if got := evaluations(t) - before; got != 1 {
+		t.Errorf("%v evaluations more at a creation and a status write, want none", got-1)
+	}
+}
+
+// evaluations is how often the API server has evaluated whether the spec of an event is new.
+func evaluations(t *testing.T) (count float64) {
+	t.Helper()
+	metrics, err := discovery.NewDiscoveryClientForConfigOrDie(plane.Config).RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(metrics)) {
+		if strings.HasPrefix(line, "apiserver_admission_match_condition_evaluation_seconds_count") && strings.Contains(line, "event-specs") {
+			number, err := strconv.ParseFloat(strings.Fields(line)[1], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count += number
+		}
+	}
+	return count
 }
 
 // eventually waits until something is as it should be.

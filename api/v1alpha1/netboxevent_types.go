@@ -41,8 +41,6 @@ type NetBoxEvent struct {
 }
 
 // NetBoxEventSpec is what NetBox sent.
-//
-// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="an event is what NetBox sent and cannot be changed"
 type NetBoxEventSpec struct {
 	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
 	// +required
