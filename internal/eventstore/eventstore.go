@@ -22,7 +22,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
@@ -136,20 +135,24 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	return err
 }
 
-// ApplyStatus makes the status of an event what the configuration says, and returns the event's new resource version. The configuration
-// carries the event's UID: if another event has taken its name since, there is a conflict; and so there is where it carries a resource
-// version and the event was changed since. Its errors are those of the API server.
-func (s *Store) ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error) {
+// UpdateStatus replaces the status of an event, and returns the event's new resource version. The configuration names the version and the UID of
+// the event that it is for: if the event was changed since, or another one has taken its name, there is a conflict. Its errors are those of the
+// API server.
+//
+// It is an update, of which the API server takes the status alone. The same status as a patch, server-side apply included, costs it more: it
+// builds the whole event anew, payload and all, to compare it field by field.
+func (s *Store) UpdateStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error) {
 	body, err := json.Marshal(event)
 	if err != nil {
 		return "", err
 	}
-	answer, err := s.write(ctx, s.client.Patch(types.ApplyPatchType).
+	answer, err := s.write(ctx, s.client.Put().
 		Namespace(*event.GetNamespace()).
 		Resource(resource).
 		Name(*event.GetName()).
 		SubResource("status").
-		VersionedParams(&metav1.PatchOptions{FieldManager: worker, Force: new(true)}, metav1.ParameterCodec).
+		VersionedParams(&metav1.UpdateOptions{FieldManager: worker}, metav1.ParameterCodec).
+		SetHeader("Content-Type", "application/json").
 		SetHeader(idempotencyKey, *event.GetName()).
 		Timeout(statusTimeout).
 		Body(body))

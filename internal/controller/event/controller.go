@@ -42,7 +42,7 @@ import (
 
 // RBAC of the controllers:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
-// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=update
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules,verbs=get;list;watch
 
 const (
@@ -83,7 +83,7 @@ type Doer interface {
 
 // StatusWriter stores the status of an event and returns its new resource version, as eventstore.Store does.
 type StatusWriter interface {
-	ApplyStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error)
+	UpdateStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error)
 }
 
 // Tally counts the events of a rule.

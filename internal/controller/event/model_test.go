@@ -275,8 +275,8 @@ func (m *model) checkProgress(before, after *v1alpha1.NetBoxEvent) {
 	}
 }
 
-// ApplyStatus is the API server's.
-func (r *replica) ApplyStatus(_ context.Context, event *apply.NetBoxEventApplyConfiguration) (string, error) {
+// UpdateStatus is the API server's.
+func (r *replica) UpdateStatus(_ context.Context, event *apply.NetBoxEventApplyConfiguration) (string, error) {
 	m, name := r.model, *event.GetName()
 	current := m.stored[name]
 	resource := v1alpha1.SchemeGroupVersion.WithResource("netboxevents").GroupResource()

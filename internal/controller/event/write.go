@@ -70,7 +70,7 @@ func (e *Engine) writeAll() {
 // store writes a status. The write carries the resource version that it is based on: if another replica has written since, it conflicts, so
 // that a finished event never becomes pending again.
 func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error {
-	version, err := e.Status.ApplyStatus(ctx, applied(entry, taken))
+	version, err := e.Status.UpdateStatus(ctx, applied(entry, taken))
 	if err != nil && eventstore.IsTooLarge(err) {
 		version, err = e.storeShort(ctx, entry, taken)
 	}
@@ -101,7 +101,7 @@ func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) 
 	log.Info("the event leaves no room for the states of its rules", "rules", taken.status.Rules)
 	short := *taken.status
 	short.Rules = nil
-	version, err = e.Status.ApplyStatus(ctx, applied(entry, &snapshot{status: &short, version: taken.version}))
+	version, err = e.Status.UpdateStatus(ctx, applied(entry, &snapshot{status: &short, version: taken.version}))
 	if err != nil && eventstore.IsTooLarge(err) {
 		log.Error(err, "the event leaves no room for its status and stays Pending; delete it")
 		return taken.version, nil

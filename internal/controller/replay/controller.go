@@ -25,7 +25,7 @@ import (
 
 // What the controller may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
-// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=patch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=update
 
 const pageSize = 500
 
@@ -86,7 +86,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, nil
 	}
 	r.Log.Info("replaying an event", "replay", wanted, "namespace", event.Namespace, "name", event.Name)
-	_, err := r.Status.ApplyStatus(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithUID(event.UID).
+	_, err := r.Status.UpdateStatus(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithUID(event.UID).
 		WithResourceVersion(event.ResourceVersion).
 		WithStatus(apply.NetBoxEventStatus().WithPhase(v1alpha1.PhasePending)))
 	return reconcile.Result{}, client.IgnoreNotFound(err)

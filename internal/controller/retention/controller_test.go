@@ -105,7 +105,11 @@ func (c *controllers) events(t *testing.T, name string, count int, phase v1alpha
 
 func (c *controllers) setPhase(t *testing.T, name string, phase v1alpha1.Phase) {
 	t.Helper()
-	if _, err := c.store.ApplyStatus(t.Context(), apply.NetBoxEvent(name, c.namespace).
+	var event v1alpha1.NetBoxEvent
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: c.namespace, Name: name}, &event); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.store.UpdateStatus(t.Context(), apply.NetBoxEvent(name, c.namespace).WithUID(event.UID).WithResourceVersion(event.ResourceVersion).
 		WithStatus(apply.NetBoxEventStatus().WithPhase(phase))); err != nil {
 		t.Fatal(err)
 	}
