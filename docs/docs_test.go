@@ -93,7 +93,7 @@ func TestCookbook(t *testing.T) {
 			continue
 		}
 		expressions++
-		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: block.text}})
+		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: block.text}}})
 		if err != nil {
 			t.Errorf("%v in\n%s", err, block.text)
 			continue

@@ -69,7 +69,7 @@ type NetBoxEventRuleSpec struct {
 	Actions []Action `json:"actions,omitempty"`
 }
 
-// Match says which events matter. Each list asks for any of its entries; a list that is absent asks for nothing.
+// Match says which events matter to a rule.
 type Match struct {
 	// sources are names of NetBoxSources, for example ["netbox"].
 	// +optional
@@ -79,6 +79,11 @@ type Match struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	Sources []string `json:"sources,omitempty"`
+	Filter  `json:",inline"`
+}
+
+// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing.
+type Filter struct {
 	// events are what happened, for example ["created", "updated"].
 	// +optional
 	// +listType=set
@@ -104,8 +109,8 @@ type Match struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	ChangedFields []string `json:"changedFields,omitempty"`
-	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". An event on
-	// which it fails, as where a key is missing, does not match, and says so in its status.
+	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". Where it fails on
+	// an event, as where a key is missing, a rule does not match the event, whose status says so, and a source stores it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096

@@ -101,6 +101,11 @@ type NetBoxSourceSpec struct {
 	// +kubebuilder:validation:items:MaxLength=128
 	Redact []string `json:"redact"`
 
+	// accept selects the deliveries that are stored, for example {"objectTypes": ["dcim.*"], "events": ["created", "updated"]}. All others
+	// are answered with 200 and ignored. All are stored where it is absent, and so is one on which cel fails.
+	// +optional
+	Accept *Filter `json:"accept,omitempty"`
+
 	// retention says how long events are kept, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	// +optional
 	// +kubebuilder:default={}
@@ -182,6 +187,8 @@ const (
 	ReasonKeyNotFound = "KeyNotFound"
 	// ReasonSecretUnreadable says that the Secret could not be read: the operator has no right to, or the API server failed.
 	ReasonSecretUnreadable = "SecretUnreadable"
+	// ReasonInvalidAccept says that spec.accept.cel does not compile.
+	ReasonInvalidAccept = "InvalidAccept"
 
 	// ConditionBacklogFull is True while spec.maxPending events or more wait to be finished: deliveries are then answered with 429.
 	ConditionBacklogFull = "BacklogFull"
@@ -204,8 +211,8 @@ const (
 // NetBoxSourceStatus says where a source is served and whether it is.
 type NetBoxSourceStatus struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and MaxEventsExceeded:
-	// True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
+	// InvalidAccept, PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and
+	// MaxEventsExceeded: True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -15,6 +15,7 @@ type result string
 const (
 	resultStored               result = "stored"
 	resultDuplicate            result = "duplicate"
+	resultIgnored              result = "ignored"
 	resultMalformed            result = "malformed"
 	resultUnauthorized         result = "unauthorized"
 	resultNotFound             result = "not_found"
@@ -32,6 +33,7 @@ const (
 var statuses = map[result]int{
 	resultStored:               http.StatusOK,
 	resultDuplicate:            http.StatusOK,
+	resultIgnored:              http.StatusOK,
 	resultMalformed:            http.StatusBadRequest,
 	resultUnauthorized:         http.StatusUnauthorized,
 	resultNotFound:             http.StatusNotFound,

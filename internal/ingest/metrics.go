@@ -11,6 +11,8 @@ type metrics struct {
 	stored    *prometheus.HistogramVec
 	bodyBytes *prometheus.HistogramVec
 	inFlight  prometheus.Gauge
+
+	acceptErrors *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -33,8 +35,12 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "netbox_events_receiver_in_flight_requests",
 			Help: "Requests that have no answer yet.",
 		}),
+		acceptErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "netbox_events_receiver_accept_errors_total",
+			Help: "Deliveries on which the expression of the source's spec.accept failed, and that were stored therefore, by source.",
+		}, []string{"source"}),
 	}
-	registry.MustRegister(m.requests, m.stored, m.bodyBytes, m.inFlight)
+	registry.MustRegister(m.requests, m.stored, m.bodyBytes, m.inFlight, m.acceptErrors)
 	return m
 }
 

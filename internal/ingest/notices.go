@@ -47,6 +47,9 @@ type noticeKey struct {
 	result result
 }
 
+// acceptFailed stands in a noticeKey for an expression that failed on a delivery, whatever becomes of that.
+const acceptFailed result = "accept_failed"
+
 func newNotices(options Options) *notices {
 	return &notices{
 		log: options.Log, recorder: options.Recorder,
@@ -69,6 +72,19 @@ func (n *notices) refused(from *v1alpha1.NetBoxSource, request *http.Request, an
 	if allowed, _ := n.events.Allow(key); allowed {
 		n.recorder.Eventf(from, nil, corev1.EventTypeWarning, reason, "Receive", "a delivery from %s was answered with %d: %s",
 			request.RemoteAddr, statuses[answer.result], answer.message)
+	}
+}
+
+// acceptFailed tells of an event that is stored because its source's spec.accept failed on it.
+func (n *notices) acceptFailed(source *v1alpha1.NetBoxSource, event *v1alpha1.NetBoxEvent, err error) {
+	key := noticeKey{nameOf(source), acceptFailed}
+	if allowed, withheld := n.lines.Allow(key); allowed {
+		n.log.Info("spec.accept.cel failed on an event, which is therefore stored; correct the expression", "cause", err.Error(),
+			"source", key.source, "namespace", event.Namespace, "name", event.Name, "moreSinceLastLine", withheld)
+	}
+	if allowed, _ := n.events.Allow(key); allowed {
+		n.recorder.Eventf(source, nil, corev1.EventTypeWarning, "AcceptFailed", "Receive",
+			"spec.accept.cel failed on %s, which is therefore stored: %v", event.Name, err)
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
@@ -70,6 +71,7 @@ type Receiver struct {
 	limits   limits
 	keys     *keyring
 	backlogs *backlogs
+	accept   *rule.AcceptCache
 	metrics  *metrics
 	notices  *notices
 
@@ -86,6 +88,7 @@ func NewReceiver(options Options) *Receiver {
 		limits:   newLimits(options.Clock),
 		keys:     newKeyring(options.Secrets, options.Clock),
 		backlogs: newBacklogs(options.Sources),
+		accept:   rule.NewAcceptCache(),
 		metrics:  newMetrics(options.Registry),
 		notices:  newNotices(options),
 		rates:    map[types.NamespacedName]*rate.Limiter{},
@@ -119,7 +122,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	answer := r.receive(request, from, claim, err)
 	describe(span, from, answer)
 	r.metrics.observe(nameOf(from), answer.result, r.Clock.Since(started))
-	if answer.event == "" {
+	if statuses[answer.result] != http.StatusOK {
 		r.notices.refused(from, request, answer)
 		discard(w, request, claim)
 	}
@@ -160,6 +163,8 @@ func (r *Receiver) receive(request *http.Request, from *v1alpha1.NetBoxSource, c
 		return refusal
 	case err != nil:
 		return unavailable("an error of the operator; see its log", time.Second, err)
+	case result == resultIgnored:
+		return &answer{result: result, message: "ignored"}
 	case result == resultDuplicate:
 		return &answer{result: result, message: "duplicate", event: name}
 	default:
@@ -167,7 +172,8 @@ func (r *Receiver) receive(request *http.Request, from *v1alpha1.NetBoxSource, c
 	}
 }
 
-// store takes a request the rest of the way. An error means that nothing was stored, or that nobody knows.
+// store takes a request the rest of the way. An error means that nothing was stored, or that nobody knows. There is no name where the event
+// is ignored.
 func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, claim *claim) (name string, result result, err error) {
 	if err := checkHead(request, from); err != nil {
 		return "", "", err
@@ -205,6 +211,11 @@ func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, cla
 	resource := newEvent(event, delivered{
 		source: from, body: body, key: key, receivedAt: receivedAt, traceparent: tracing.Traceparent(trace.SpanFromContext(ctx)),
 	})
+	if accepted, err := r.accepts(ctx, from, resource); err != nil {
+		return "", "", err
+	} else if !accepted {
+		return "", resultIgnored, nil
+	}
 	result, err = r.create(ctx, resource)
 	return resource.Namespace + "/" + resource.Name, result, err
 }

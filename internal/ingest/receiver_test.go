@@ -465,6 +465,10 @@ func TestContract(t *testing.T) {
 		s.Spec.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}
 	})
 	bounded := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) { s.Spec.MaxPending = 1 })
+	choosy := newSource(t, at, "", func(s *v1alpha1.NetBoxSource) {
+		s.Spec.Accept = &v1alpha1.Filter{ObjectTypes: []string{"dcim.*"}, CEL: "data.id < 3"}
+	})
+	broken := newSource(t, at, "", func(s *v1alpha1.NetBoxSource) { s.Spec.Accept = &v1alpha1.Filter{CEL: "data.id <"} })
 	now := strings.Replace(event(1), "2020-11-23T10:00:00.5", time.Now().UTC().Format("2006-01-02T15:04:05"), 1)
 	long := strings.Replace(now, "{", "{"+strings.Repeat(" ", 5000), 1)
 	big := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 1_700_000)+`",`, 1)
@@ -512,6 +516,12 @@ func TestContract(t *testing.T) {
 		{"over the rate", "POST", source.Path(limited), event(2), signed("key", event(2)), 429, ""},
 		{"within maxPending", "POST", source.Path(bounded), event(1), signed("key", event(1)), 200, "ok"},
 		{"over maxPending", "POST", source.Path(bounded), event(2), signed("key", event(2)), 429, "as many events of this source wait to be finished as its maxPending allows, 1; try again"},
+		{"accepted", "POST", source.Path(choosy), event(1), nil, 200, "ok"},
+		{"accepted, and stored before", "POST", source.Path(choosy), event(1), nil, 200, "duplicate"},
+		{"of another object type", "POST", source.Path(choosy), strings.Replace(event(2), "dcim.site", "ipam.vlan", 1), nil, 200, "ignored"},
+		{"not what the expression asks for", "POST", source.Path(choosy), event(3), nil, 200, "ignored"},
+		{"accept fails on it", "POST", source.Path(choosy), strings.Replace(event(3), `"id"`, `"no"`, 1), nil, 200, "ok"},
+		{"accept does not compile", "POST", source.Path(broken), event(1), nil, 503, "spec.accept of this source does not compile; see the source's status"},
 		{"suspended", "POST", source.Path(suspended), now, signed("key", now), 503, "this source is suspended"},
 	} {
 		for _, chunked := range []bool{false, true} {

@@ -21,8 +21,10 @@ func jobRule(t testing.TB) *v1alpha1.NetBoxEventRuleSpec {
 	t.Helper()
 	spec := &v1alpha1.NetBoxEventRuleSpec{
 		Match: v1alpha1.Match{
-			Sources: []string{"netbox"}, Events: []string{"created", "updated"}, ObjectTypes: []string{"dcim.device"},
-			CEL: `changedTo("status", "active") && data.role.slug == "leaf"`,
+			Sources: []string{"netbox"}, Filter: v1alpha1.Filter{
+				Events: []string{"created", "updated"}, ObjectTypes: []string{"dcim.device"},
+				CEL: `changedTo("status", "active") && data.role.slug == "leaf"`,
+			},
 		},
 		Actions: []v1alpha1.Action{
 			{Name: "job", Apply: &v1alpha1.ApplyAction{}},
@@ -56,13 +58,13 @@ func BenchmarkMatch1000(b *testing.B) {
 		var match v1alpha1.Match
 		switch {
 		case i%10 < 4:
-			match = v1alpha1.Match{Events: []string{"updated"}, ObjectTypes: []string{"ipam.*", "virtualization.virtualmachine"}}
+			match = v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"updated"}, ObjectTypes: []string{"ipam.*", "virtualization.virtualmachine"}}}
 		case i%10 < 7:
-			match = v1alpha1.Match{ObjectTypes: []string{"dcim.*"}, CEL: fmt.Sprintf(`data.role.slug == "role-%d" && data.tags.exists(t, t.slug == "a")`, i)}
+			match = v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"dcim.*"}, CEL: fmt.Sprintf(`data.role.slug == "role-%d" && data.tags.exists(t, t.slug == "a")`, i)}}
 		case i%10 < 9:
-			match = v1alpha1.Match{ObjectTypes: []string{"dcim.device"}, CEL: fmt.Sprintf(`changedTo("status", "active") && data.site.slug == "site-%d"`, i)}
+			match = v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"dcim.device"}, CEL: fmt.Sprintf(`changedTo("status", "active") && data.site.slug == "site-%d"`, i)}}
 		default:
-			match = v1alpha1.Match{CEL: fmt.Sprintf(`event.username == "user-%d"`, i)}
+			match = v1alpha1.Match{Filter: v1alpha1.Filter{CEL: fmt.Sprintf(`event.username == "user-%d"`, i)}}
 		}
 		rules = append(rules, compile(b, &v1alpha1.NetBoxEventRuleSpec{Match: match}))
 	}
@@ -104,7 +106,7 @@ func BenchmarkInput(b *testing.B) {
 	for name, cel := range map[string]string{
 		"event": `event.username == "admin"`, "data": `data.role.slug == "leaf"`, "changedTo": `changedTo("status", "active")`,
 	} {
-		compiled := compile(b, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: cel}})
+		compiled := compile(b, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: cel}}})
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

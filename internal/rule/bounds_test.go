@@ -84,7 +84,7 @@ func TestBombs(t *testing.T) {
 	const maxBytes, maxTook = 256 << 20, 5 * time.Second
 	for _, test := range bombs {
 		t.Run(test.reason, func(t *testing.T) {
-			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: test.expression}})
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: test.expression}}})
 			in := rule.NewInput(event, now)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -137,7 +137,7 @@ func TestUnaffected(t *testing.T) {
 		`lists.range(6000).map(x, x).filter(x, x >= 0).size() == 6000 && lists.range(6000).transformMap(i, v, v).size() == 6000`,
 		`now.getFullYear() == 2027 && now.getHours("Europe/Berlin") == 11 && duration("2h").getMinutes() == 120`,
 	} {
-		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: expression}})
+		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: expression}}})
 		if err != nil {
 			t.Errorf("%s: %v", expression, err)
 			continue
@@ -157,7 +157,7 @@ func TestMatchInTime(t *testing.T) {
 		{"comparisons of what is large", `data.names.all(a, data.names.map(b, data.names) == data.names.map(b, data.names))`},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
-			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: test.expression}})
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: test.expression}}})
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			defer cancel()
 			begin := time.Now()
@@ -177,7 +177,7 @@ func TestMatchInTime(t *testing.T) {
 	t.Run("no loop at all, after the deadline", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 0)
 		defer cancel()
-		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: `data.name == ""`}})
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == ""`}}})
 		if _, err := compiled.Match(ctx, event, rule.NewInput(event, now)); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error is %v", err)
 		}
@@ -192,7 +192,7 @@ func TestLoopsAreLinear(t *testing.T) {
 		`lists.range(40000).map(x, x).size() == 40000`, `lists.range(40000).map(x, x > 2, x).size() > 0`, `lists.range(40000).filter(x, x > 3).size() > 0`,
 		`lists.range(40000).all(i, v, i == v)`, `lists.range(40000).transformList(i, v, v).size() > 0`, `lists.range(40000).transformMap(i, v, v).size() > 0`,
 	} {
-		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: expression}})
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: expression}}})
 		begin := time.Now()
 		matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, now))
 		if took := time.Since(begin); err != nil || !matched || took > 3*time.Second { // 0.1 s; it was more than 5 s
@@ -202,7 +202,7 @@ func TestLoopsAreLinear(t *testing.T) {
 	for _, expression := range []string{ // the cost of what is in a loop counts nevertheless
 		`data.names.all(a, data.names.all(b, a == b))`, `data.names.map(a, data.names.map(b, b)).size() > 0`, `data.names.filter(a, data.names.filter(b, b != "").size() > 0).size() > 0`,
 	} {
-		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: expression}})
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: expression}}})
 		if _, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); err == nil || !strings.Contains(err.Error(), "operation cancelled") {
 			t.Errorf("%s: error is %v", expression, err)
 		}

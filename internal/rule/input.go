@@ -96,7 +96,7 @@ func value(text []byte) (decoded any) {
 	if len(text) == 0 {
 		return nil
 	}
-	// The API server gave us the text, so this cannot fail.
+	// The API server, or package netbox, has read the text before, so this cannot fail.
 	_ = json.Unmarshal(text, &decoded)
 	return decoded
 }

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/google/cel-go/cel"
-	"github.com/google/cel-go/common/types"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
@@ -18,8 +16,8 @@ import (
 type Rule struct {
 	Actions []Action
 
-	match      v1alpha1.Match
-	expression *expression // nil where there is none
+	sources []string // none: any
+	filter  *Filter
 }
 
 // Action is one compiled action. What belongs to another kind of action is empty.
@@ -38,16 +36,9 @@ type Action struct {
 // Compile compiles a rule. Its error names every expression and template that is wrong, a line each: where it is in spec, what is wrong
 // with it, and at which line and column. It fits into the message of a condition.
 func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
-	defer func() { // one rule must not end the operator, whatever CEL makes of it
-		if cause := recover(); cause != nil {
-			compiled, err = nil, fmt.Errorf("spec: a fault of the compiler: %v", cause)
-		}
-	}()
+	defer recoverCompiler(&err)
 	var c compiler
-	compiled = &Rule{match: spec.Match}
-	if spec.Match.CEL != "" {
-		compiled.expression = c.expression("spec.match.cel", spec.Match.CEL, cel.BoolType)
-	}
+	compiled = &Rule{sources: spec.Match.Sources, filter: c.filter("spec.match", &spec.Match.Filter)}
 	for i := range spec.Actions {
 		compiled.Actions = append(compiled.Actions, c.action(&spec.Actions[i]))
 	}
@@ -55,6 +46,13 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 		return nil, err
 	}
 	return compiled, nil
+}
+
+// recoverCompiler makes an error of a panic: one object must not end the operator, whatever CEL makes of it.
+func recoverCompiler(err *error) {
+	if cause := recover(); cause != nil {
+		*err = fmt.Errorf("spec: a fault of the compiler: %v", cause)
+	}
 }
 
 const (
@@ -129,34 +127,10 @@ func bounded(err error) error {
 
 // Match tells whether an event matters to the rule. An error says why the rule's expression failed on it: it does not match then.
 func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
-	if !oneOf(r.match.Sources, event.Spec.SourceRef.Name) || !oneOf(r.match.Events, event.Spec.Event) ||
-		!r.matchObjectType(event.Spec.ObjectType) || !r.matchChangedFields(&event.Spec) {
+	if !oneOf(r.sources, event.Spec.SourceRef.Name) {
 		return false, nil
 	}
-	if r.expression == nil {
-		return true, nil
-	}
-	value, err := r.expression.evaluate(ctx, in)
-	if err != nil {
-		return false, err
-	}
-	result, ok := value.(types.Bool)
-	if !ok {
-		return false, fmt.Errorf("is a %s and not true or false in %.60q", value.Type().TypeName(), r.expression.text)
-	}
-	return bool(result), nil
+	return r.filter.Match(ctx, event, in)
 }
 
 func oneOf(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
-
-func (r *Rule) matchObjectType(objectType string) bool {
-	return len(r.match.ObjectTypes) == 0 || slices.ContainsFunc(r.match.ObjectTypes, func(wanted string) bool {
-		application, all := strings.CutSuffix(wanted, "*") // with its dot
-		return wanted == objectType || all && strings.HasPrefix(objectType, application)
-	})
-}
-
-func (r *Rule) matchChangedFields(spec *v1alpha1.NetBoxEventSpec) bool {
-	return len(r.match.ChangedFields) == 0 || spec.Event != "updated" ||
-		slices.ContainsFunc(r.match.ChangedFields, func(field string) bool { return slices.Contains(spec.ChangedFields, field) })
-}

@@ -100,55 +100,57 @@ func TestMatch(t *testing.T) {
 	}{
 		{reason: "nothing is asked for", event: device, want: true},
 		{reason: "any entry of each list", event: device, want: true, match: v1alpha1.Match{
-			Sources: []string{"other", "netbox"}, Events: []string{"created", "updated"}, ObjectTypes: []string{"ipam.*", "dcim.device"},
-			ChangedFields: []string{"name", "status"},
+			Sources: []string{"other", "netbox"}, Filter: v1alpha1.Filter{
+				Events: []string{"created", "updated"}, ObjectTypes: []string{"ipam.*", "dcim.device"},
+				ChangedFields: []string{"name", "status"},
+			},
 		}},
 		{reason: "another source", event: device, match: v1alpha1.Match{Sources: []string{"netbox2"}}},
-		{reason: "another event", event: device, match: v1alpha1.Match{Events: []string{"created", "deleted"}}},
-		{reason: "another type", event: device, match: v1alpha1.Match{ObjectTypes: []string{"dcim.devicetype", "dcim.devic"}}},
-		{reason: "another application", event: device, match: v1alpha1.Match{ObjectTypes: []string{"dci.*", "dcimm.*"}}},
-		{reason: "an update of other fields", event: device, match: v1alpha1.Match{ChangedFields: []string{"name"}}},
-		{reason: "a creation changes all fields", event: created, match: v1alpha1.Match{ChangedFields: []string{"name"}}, want: true},
-		{reason: "a deletion changes all fields", event: deleted, match: v1alpha1.Match{ChangedFields: []string{"name"}}, want: true},
-		{reason: "a job has no fields", event: job, match: v1alpha1.Match{ChangedFields: []string{"name"}}, want: true},
-		{reason: "nobody knows what an update changed", event: noSnapshot, match: v1alpha1.Match{ChangedFields: []string{"name"}}},
-		{reason: "a redacted field changed", event: secret, match: v1alpha1.Match{ChangedFields: []string{"auth_psk"}}, want: true},
+		{reason: "another event", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"created", "deleted"}}}},
+		{reason: "another type", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"dcim.devicetype", "dcim.devic"}}}},
+		{reason: "another application", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"dci.*", "dcimm.*"}}}},
+		{reason: "an update of other fields", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}},
+		{reason: "a creation changes all fields", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}, want: true},
+		{reason: "a deletion changes all fields", event: deleted, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}, want: true},
+		{reason: "a job has no fields", event: job, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}, want: true},
+		{reason: "nobody knows what an update changed", event: noSnapshot, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}},
+		{reason: "a redacted field changed", event: secret, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"auth_psk"}}}, want: true},
 
-		{reason: "the example of the issue", event: device, match: v1alpha1.Match{CEL: `changedTo("status", "active") && data.role.slug == "leaf"`}, want: true},
-		{reason: "changed to another value", event: device, match: v1alpha1.Match{CEL: `changedTo("status", "planned")`}},
-		{reason: "did not change", event: device, match: v1alpha1.Match{CEL: `changedTo("name", "leaf1")`}},
-		{reason: "a field that no snapshot has", event: device, match: v1alpha1.Match{CEL: `changed("nonsense")`}},
-		{reason: "the name of a field is worked out", event: device, match: v1alpha1.Match{CEL: `["name", "status"].exists(f, changed(f))`}, want: true},
-		{reason: "numbers of snapshots", event: device, match: v1alpha1.Match{CEL: `prechange.site == 2 && postchange.site == 2.0 && !changed("site")`}, want: true},
-		{reason: "a creation changes from nothing", event: created, match: v1alpha1.Match{CEL: `prechange == null && changedTo("status", "active")`}, want: true},
-		{reason: "a deletion changes to nothing", event: deleted, match: v1alpha1.Match{CEL: `postchange == null && changedTo("status", null)`}, want: true},
-		{reason: "no snapshots: nothing is known to have changed", event: noSnapshot, match: v1alpha1.Match{CEL: `changed("status") || changedTo("status", null)`}},
-		{reason: "a redacted field that changed looks the same", event: secret, match: v1alpha1.Match{CEL: `prechange.auth_psk == postchange.auth_psk && changed("auth_psk")`}, want: true},
-		{reason: "Nautobot's snapshots are nested", event: nautobot, match: v1alpha1.Match{CEL: `changed("status") && postchange.status.id != prechange.status.id && data.status.id == postchange.status.id`}, want: true},
-		{reason: "a variable of the same name", event: device, match: v1alpha1.Match{CEL: `[1].all(event, [1].all(postchange, [1].all(prechange, changedTo("status", "active"))))`}, want: true},
+		{reason: "the example of the issue", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("status", "active") && data.role.slug == "leaf"`}}, want: true},
+		{reason: "changed to another value", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("status", "planned")`}}},
+		{reason: "did not change", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("name", "leaf1")`}}},
+		{reason: "a field that no snapshot has", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("nonsense")`}}},
+		{reason: "the name of a field is worked out", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `["name", "status"].exists(f, changed(f))`}}, want: true},
+		{reason: "numbers of snapshots", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `prechange.site == 2 && postchange.site == 2.0 && !changed("site")`}}, want: true},
+		{reason: "a creation changes from nothing", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `prechange == null && changedTo("status", "active")`}}, want: true},
+		{reason: "a deletion changes to nothing", event: deleted, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `postchange == null && changedTo("status", null)`}}, want: true},
+		{reason: "no snapshots: nothing is known to have changed", event: noSnapshot, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("status") || changedTo("status", null)`}}},
+		{reason: "a redacted field that changed looks the same", event: secret, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `prechange.auth_psk == postchange.auth_psk && changed("auth_psk")`}}, want: true},
+		{reason: "Nautobot's snapshots are nested", event: nautobot, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("status") && postchange.status.id != prechange.status.id && data.status.id == postchange.status.id`}}, want: true},
+		{reason: "a variable of the same name", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `[1].all(event, [1].all(postchange, [1].all(prechange, changedTo("status", "active"))))`}}, want: true},
 
-		{reason: "an address, which NetBox gives with its mask", event: created, match: v1alpha1.Match{CEL: `cidr("192.168.0.0/16").containsIP(cidr(data.address).ip())`}, want: true},
-		{reason: "another way to it", event: created, match: v1alpha1.Match{CEL: `cidr("192.168.0.0/16").containsIP(ip(data.address.split("/")[0]))`}, want: true},
-		{reason: "an address elsewhere", event: created, match: v1alpha1.Match{CEL: `cidr("10.0.0.0/8").containsIP(cidr(data.address).ip())`}},
-		{reason: "an address is no network", event: created, match: v1alpha1.Match{CEL: `cidr("10.0.0.0/8").containsIP(ip(data.address))`}, fault: "parse error"},
-		{reason: "a prefix within another", event: prefix, match: v1alpha1.Match{CEL: `cidr("10.0.0.0/8").containsCIDR(data.prefix) && cidr(data.prefix).prefixLength() == 16`}, want: true},
-		{reason: "IPv6", event: ipv6, match: v1alpha1.Match{CEL: `cidr("2001:db8::/32").containsIP(cidr(data.address).ip()) && ip("2001:db8::1").family() == 6`}, want: true},
-		{reason: "the other libraries", event: device, want: true, match: v1alpha1.Match{CEL: `quantity("1Gi").isGreaterThan(quantity("1000Mi")) && semver("1.10.0").isGreaterThan(semver("1.9.0")) &&
+		{reason: "an address, which NetBox gives with its mask", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("192.168.0.0/16").containsIP(cidr(data.address).ip())`}}, want: true},
+		{reason: "another way to it", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("192.168.0.0/16").containsIP(ip(data.address.split("/")[0]))`}}, want: true},
+		{reason: "an address elsewhere", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsIP(cidr(data.address).ip())`}}},
+		{reason: "an address is no network", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsIP(ip(data.address))`}}, fault: "parse error"},
+		{reason: "a prefix within another", event: prefix, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsCIDR(data.prefix) && cidr(data.prefix).prefixLength() == 16`}}, want: true},
+		{reason: "IPv6", event: ipv6, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("2001:db8::/32").containsIP(cidr(data.address).ip()) && ip("2001:db8::1").family() == 6`}}, want: true},
+		{reason: "the other libraries", event: device, want: true, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `quantity("1Gi").isGreaterThan(quantity("1000Mi")) && semver("1.10.0").isGreaterThan(semver("1.9.0")) &&
 			sets.contains(["a", "b"], ["a"]) && data.name.lowerAscii().matches("^leaf[0-9]+$") && data.name.find("[0-9]+") == "1" &&
-			url("https://h/p").getHost() == "h" && !format.dns1123Label().validate(data.name).hasValue() && "%s".format([data.id]) == "1" && [1, 2].sum() == 3`}},
+			url("https://h/p").getHost() == "h" && !format.dns1123Label().validate(data.name).hasValue() && "%s".format([data.id]) == "1" && [1, 2].sum() == 3`}}},
 
-		{reason: "all of event", event: device, want: true, match: v1alpha1.Match{CEL: `event.sourceRef.name == "netbox" && event.namespace == "netbox" && event.event == "updated" && event.objectID == "1" &&
+		{reason: "all of event", event: device, want: true, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `event.sourceRef.name == "netbox" && event.namespace == "netbox" && event.event == "updated" && event.objectID == "1" &&
 			event.changedFields == ["status"] && event.request.method == "PATCH" && event.delivery.signature == "Verified" &&
-			event.timestamp < now && now - event.timestamp < duration("1000000h") && event.data == data && event.snapshots.prechange == prechange`}},
-		{reason: "what is absent is null", event: emptyJob, match: v1alpha1.Match{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}, want: true},
-		{reason: "a key of nothing", event: emptyJob, match: v1alpha1.Match{CEL: `data.name == "x"`}, fault: "no such key: name"},
-		{reason: "a missing key", event: device, match: v1alpha1.Match{CEL: `data.rolle.slug == "leaf"`}, fault: "no such key: rolle"},
-		{reason: "a missing key that has tells of", event: device, match: v1alpha1.Match{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}},
-		{reason: "an optional key", event: device, match: v1alpha1.Match{CEL: `data.?rolle.slug.orValue("leaf") == "leaf"`}, want: true},
-		{reason: "a missing key that does not matter", event: device, match: v1alpha1.Match{CEL: `data.rolle.slug == "x" || true`}, want: true},
-		{reason: "no truth", event: device, match: v1alpha1.Match{CEL: `data.name`}, fault: "not true or false"},
-		{reason: "null is no truth", event: device, match: v1alpha1.Match{CEL: `data.tenant`}, fault: "not true or false"},
-		{reason: "the lists come first", event: device, match: v1alpha1.Match{Events: []string{"created"}, CEL: `data.rolle.slug == "x"`}},
+			event.timestamp < now && now - event.timestamp < duration("1000000h") && event.data == data && event.snapshots.prechange == prechange`}}},
+		{reason: "what is absent is null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}}, want: true},
+		{reason: "a key of nothing", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, fault: "no such key: name"},
+		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, fault: "no such key: rolle"},
+		{reason: "a missing key that has tells of", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}}},
+		{reason: "an optional key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.?rolle.slug.orValue("leaf") == "leaf"`}}, want: true},
+		{reason: "a missing key that does not matter", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "x" || true`}}, want: true},
+		{reason: "no truth", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name`}}, fault: "not true or false"},
+		{reason: "null is no truth", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.tenant`}}, fault: "not true or false"},
+		{reason: "the lists come first", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"created"}, CEL: `data.rolle.slug == "x"`}}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			event := events[test.event]
@@ -165,13 +167,13 @@ func TestMatch(t *testing.T) {
 func TestMatchRecorded(t *testing.T) {
 	events, bodies := recorded(t)
 	names := []string{"status", "name", "description", "tags", "custom_fields", "site", "auth_psk", "primary_ip4"}
-	dcim := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{ObjectTypes: []string{"dcim.*"}}})
+	dcim := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"dcim.*"}}}})
 	changed, narrowed := map[string]*rule.Rule{}, map[string]*rule.Rule{}
 	for _, name := range names {
-		changed[name] = compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: fmt.Sprintf("changed(%q)", name)}})
-		narrowed[name] = compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{ChangedFields: []string{name}}})
+		changed[name] = compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: fmt.Sprintf("changed(%q)", name)}}})
+		narrowed[name] = compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{name}}}})
 	}
-	toActive := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: `changedTo("status", "active")`}})
+	toActive := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("status", "active")`}}})
 
 	counts := map[string]int{}
 	for delivery, event := range events {
@@ -246,7 +248,7 @@ func TestEvent(t *testing.T) {
 	declare = func(path string, of reflect.Type) {
 		for field := range of.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-			match := v1alpha1.Match{CEL: fmt.Sprintf("has(%s.%s)", path, name)}
+			match := v1alpha1.Match{Filter: v1alpha1.Filter{CEL: fmt.Sprintf("has(%s.%s)", path, name)}}
 			if _, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: match}); err != nil {
 				t.Error(err)
 			}
@@ -355,7 +357,7 @@ func TestCompile(t *testing.T) {
 		}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
-			compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: test.cel}, Actions: test.actions})
+			compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: test.cel}}, Actions: test.actions})
 			var lines []string
 			if err != nil {
 				lines = strings.Split(err.Error(), "\n")
@@ -403,7 +405,7 @@ func TestLimits(t *testing.T) {
 	t.Run("a deadline", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: "data.list.all(a, data.list.all(b, a + b > 0))"}})
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: "data.list.all(a, data.list.all(b, a + b > 0))"}}})
 		if _, err := compiled.Match(ctx, event, rule.NewInput(event, now)); !errors.Is(err, context.Canceled) {
 			t.Errorf("error is %v", err)
 		}
@@ -416,7 +418,7 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	t.Run("faults fit into a condition", func(t *testing.T) {
-		spec := &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: strings.Repeat("ü)", 2000)}}
+		spec := &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: strings.Repeat("ü)", 2000)}}}
 		for range 16 {
 			spec.Actions = append(spec.Actions, v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: strings.Repeat("${"+strings.Repeat("(", 400)+"}", 10)}})
 		}
@@ -432,7 +434,7 @@ func TestCache(t *testing.T) {
 	of := func(uid string, generation int64, cel string) *v1alpha1.NetBoxEventRule {
 		return &v1alpha1.NetBoxEventRule{
 			ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Generation: generation},
-			Spec:       v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{CEL: cel}},
+			Spec:       v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: cel}}},
 		}
 	}
 	get := func(from *v1alpha1.NetBoxEventRule) *rule.Rule {

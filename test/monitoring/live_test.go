@@ -125,7 +125,7 @@ func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 	for name, spec := range map[string]v1alpha1.NetBoxEventRuleSpec{
 		"gives-up": {Actions: []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL + "/gone"}}}},
 		"retries":  {Actions: []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL + "/busy"}}}},
-		"errs":     {Match: v1alpha1.Match{CEL: "data.missing"}, Actions: []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "here"}}}},
+		"errs":     {Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: "data.missing"}}, Actions: []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "here"}}}},
 	} {
 		// Only devices wait, so that events of sites are finished.
 		if name == "retries" {

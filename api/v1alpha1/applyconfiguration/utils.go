@@ -42,6 +42,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.DeliveryApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EventAction"):
 		return &apiv1alpha1.EventActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Filter"):
+		return &apiv1alpha1.FilterApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAction"):
 		return &apiv1alpha1.HTTPActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPHeader"):

@@ -143,7 +143,7 @@ func TestBacklog(t *testing.T) {
 
 	change(100)
 	waitFor(t, get(t, name), state{
-		"True Serving: deliveries are stored, whoever sends them: the source has no secretRef", "/webhook/" + namespace + "/netbox", nil,
+		"True Serving: deliveries are stored; anybody can send them, because the source has no secretRef", "/webhook/" + namespace + "/netbox", nil,
 	})
 	if got := newsOf(get(t, name)); got.Pending != -1 {
 		t.Errorf("%+v is published before the engine knows what waits", got)

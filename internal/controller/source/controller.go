@@ -29,6 +29,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/conditions"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
@@ -115,7 +116,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		}
 	}
 	switch ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); {
-	case from.Spec.SecretRef == nil || ready.Reason == v1alpha1.ReasonSuspended || ready.Reason == v1alpha1.ReasonPathConflict:
+	case from.Spec.SecretRef == nil, ready.Reason == v1alpha1.ReasonSuspended, ready.Reason == v1alpha1.ReasonPathConflict,
+		ready.Reason == v1alpha1.ReasonInvalidAccept:
 		return reconcile.Result{}, nil
 	case ready.Status == metav1.ConditionTrue:
 		return reconcile.Result{RequeueAfter: secretInterval}, nil
@@ -164,8 +166,14 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 	serving := metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonServing, Message: "deliveries are stored",
 	}
+	if from.Spec.Accept != nil {
+		if _, err := rule.CompileAccept(from.Spec.Accept); err != nil {
+			return not(v1alpha1.ReasonInvalidAccept, "%v; deliveries are answered with 503", err), nil
+		}
+		serving.Message = "deliveries that fit spec.accept are stored, and others are answered with 200 and ignored"
+	}
 	if from.Spec.SecretRef == nil {
-		serving.Message = "deliveries are stored, whoever sends them: the source has no secretRef"
+		serving.Message += "; anybody can send them, because the source has no secretRef"
 		return serving, nil
 	}
 
@@ -182,7 +190,7 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 		return not(v1alpha1.ReasonKeyNotFound, "%v; deliveries are answered with 503", err), nil
 	}
 	if from.Spec.Unsigned == v1alpha1.UnsignedAccept {
-		serving.Message = "deliveries are stored, and so are those without a signature: spec.unsigned is Accept"
+		serving.Message += "; those without a signature are taken too, because spec.unsigned is Accept"
 	}
 	var names []string
 	for _, key := range keys {

@@ -97,7 +97,21 @@ func TestStatus(t *testing.T) {
 		},
 		"open": {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.SecretRef, s.Unsigned = nil, v1alpha1.UnsignedAccept },
-			state{"True Serving: deliveries are stored, whoever sends them: the source has no secretRef", "/webhook/" + namespace + "/open", nil},
+			state{"True Serving: deliveries are stored; anybody can send them, because the source has no secretRef", "/webhook/" + namespace + "/open", nil},
+		},
+		"choosy": {
+			func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{CEL: "data.id == 1"} },
+			state{
+				"True Serving: deliveries that fit spec.accept are stored, and others are answered with 200 and ignored",
+				"/webhook/" + namespace + "/choosy", []string{"a", "b"},
+			},
+		},
+		"broken": {
+			func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{CEL: "date.id == 1"} },
+			state{
+				"False InvalidAccept: spec.accept.cel: 1:1: undeclared reference to 'date' (in container ''); deliveries are answered with 503",
+				"/webhook/" + namespace + "/broken", nil,
+			},
 		},
 		"suspended": {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.Suspend = true },

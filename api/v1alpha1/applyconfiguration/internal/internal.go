@@ -149,6 +149,30 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: string
       default: Normal
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Filter
+  map:
+    fields:
+    - name: cel
+      type:
+        scalar: string
+    - name: changedFields
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: events
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: objectTypes
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
   map:
     fields:
@@ -460,6 +484,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxSourceSpec
   map:
     fields:
+    - name: accept
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Filter
     - name: maxAge
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration

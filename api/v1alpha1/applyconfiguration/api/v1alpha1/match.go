@@ -21,20 +21,11 @@ package v1alpha1
 // MatchApplyConfiguration represents a declarative configuration of the Match type for use
 // with apply.
 //
-// Match says which events matter. Each list asks for any of its entries; a list that is absent asks for nothing.
+// Match says which events matter to a rule.
 type MatchApplyConfiguration struct {
 	// sources are names of NetBoxSources, for example ["netbox"].
-	Sources []string `json:"sources,omitempty"`
-	// events are what happened, for example ["created", "updated"].
-	Events []string `json:"events,omitempty"`
-	// objectTypes are types of objects, or all of one application, for example ["dcim.device", "virtualization.*"].
-	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. NetBox tells what an update changed from 2.11 on; before, no update passes.
-	ChangedFields []string `json:"changedFields,omitempty"`
-	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". An event on
-	// which it fails, as where a key is missing, does not match, and says so in its status.
-	CEL *string `json:"cel,omitempty"`
+	Sources                  []string `json:"sources,omitempty"`
+	FilterApplyConfiguration `json:""`
 }
 
 // MatchApplyConfiguration constructs a declarative configuration of the Match type for use with
@@ -58,7 +49,7 @@ func (b *MatchApplyConfiguration) WithSources(values ...string) *MatchApplyConfi
 // If called multiple times, values provided by each call will be appended to the Events field.
 func (b *MatchApplyConfiguration) WithEvents(values ...string) *MatchApplyConfiguration {
 	for i := range values {
-		b.Events = append(b.Events, values[i])
+		b.FilterApplyConfiguration.Events = append(b.FilterApplyConfiguration.Events, values[i])
 	}
 	return b
 }
@@ -68,7 +59,7 @@ func (b *MatchApplyConfiguration) WithEvents(values ...string) *MatchApplyConfig
 // If called multiple times, values provided by each call will be appended to the ObjectTypes field.
 func (b *MatchApplyConfiguration) WithObjectTypes(values ...string) *MatchApplyConfiguration {
 	for i := range values {
-		b.ObjectTypes = append(b.ObjectTypes, values[i])
+		b.FilterApplyConfiguration.ObjectTypes = append(b.FilterApplyConfiguration.ObjectTypes, values[i])
 	}
 	return b
 }
@@ -78,7 +69,7 @@ func (b *MatchApplyConfiguration) WithObjectTypes(values ...string) *MatchApplyC
 // If called multiple times, values provided by each call will be appended to the ChangedFields field.
 func (b *MatchApplyConfiguration) WithChangedFields(values ...string) *MatchApplyConfiguration {
 	for i := range values {
-		b.ChangedFields = append(b.ChangedFields, values[i])
+		b.FilterApplyConfiguration.ChangedFields = append(b.FilterApplyConfiguration.ChangedFields, values[i])
 	}
 	return b
 }
@@ -87,6 +78,6 @@ func (b *MatchApplyConfiguration) WithChangedFields(values ...string) *MatchAppl
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the CEL field is set to the value of the last call.
 func (b *MatchApplyConfiguration) WithCEL(value string) *MatchApplyConfiguration {
-	b.CEL = &value
+	b.FilterApplyConfiguration.CEL = &value
 	return b
 }

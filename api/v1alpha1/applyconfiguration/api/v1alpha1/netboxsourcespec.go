@@ -57,6 +57,9 @@ type NetBoxSourceSpecApplyConfiguration struct {
 	// any depth, is replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets
 	// in clear. An empty list stores everything.
 	Redact []string `json:"redact,omitempty"`
+	// accept selects the deliveries that are stored, for example {"objectTypes": ["dcim.*"], "events": ["created", "updated"]}. All others
+	// are answered with 200 and ignored. All are stored where it is absent, and so is one on which cel fails.
+	Accept *FilterApplyConfiguration `json:"accept,omitempty"`
 	// retention says how long events are kept, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	Retention *RetentionApplyConfiguration `json:"retention,omitempty"`
 }
@@ -138,6 +141,14 @@ func (b *NetBoxSourceSpecApplyConfiguration) WithRedact(values ...string) *NetBo
 	for i := range values {
 		b.Redact = append(b.Redact, values[i])
 	}
+	return b
+}
+
+// WithAccept sets the Accept field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Accept field is set to the value of the last call.
+func (b *NetBoxSourceSpecApplyConfiguration) WithAccept(value *FilterApplyConfiguration) *NetBoxSourceSpecApplyConfiguration {
+	b.Accept = value
 	return b
 }
 

@@ -29,8 +29,8 @@ import (
 // NetBoxSourceStatus says where a source is served and whether it is.
 type NetBoxSourceStatusApplyConfiguration struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and MaxEventsExceeded:
-	// True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
+	// InvalidAccept, PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and
+	// MaxEventsExceeded: True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`

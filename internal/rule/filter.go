@@ -1,0 +1,66 @@
+package rule
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/common/types"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// Filter is a compiled filter of events: that of a rule's match, or of a source's accept. It is safe for concurrent use.
+type Filter struct {
+	spec       v1alpha1.Filter
+	expression *expression // nil where there is none
+}
+
+// CompileAccept compiles the spec.accept of a source. Its error is as that of Compile.
+func CompileAccept(spec *v1alpha1.Filter) (compiled *Filter, err error) {
+	defer recoverCompiler(&err)
+	var c compiler
+	compiled = c.filter("spec.accept", spec)
+	return compiled, c.err()
+}
+
+func (c *compiler) filter(path string, spec *v1alpha1.Filter) *Filter {
+	compiled := &Filter{spec: *spec}
+	if spec.CEL != "" {
+		compiled.expression = c.expression(path+".cel", spec.CEL, cel.BoolType)
+	}
+	return compiled
+}
+
+// Match tells whether an event passes the filter. An error says why the expression failed on it; it is then false.
+func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
+	if !oneOf(f.spec.Events, event.Spec.Event) || !f.matchObjectType(event.Spec.ObjectType) || !f.matchChangedFields(&event.Spec) {
+		return false, nil
+	}
+	if f.expression == nil {
+		return true, nil
+	}
+	value, err := f.expression.evaluate(ctx, in)
+	if err != nil {
+		return false, err
+	}
+	result, ok := value.(types.Bool)
+	if !ok {
+		return false, fmt.Errorf("is a %s and not true or false in %.60q", value.Type().TypeName(), f.expression.text)
+	}
+	return bool(result), nil
+}
+
+func (f *Filter) matchObjectType(objectType string) bool {
+	return len(f.spec.ObjectTypes) == 0 || slices.ContainsFunc(f.spec.ObjectTypes, func(wanted string) bool {
+		application, all := strings.CutSuffix(wanted, "*") // with its dot
+		return wanted == objectType || all && strings.HasPrefix(objectType, application)
+	})
+}
+
+func (f *Filter) matchChangedFields(spec *v1alpha1.NetBoxEventSpec) bool {
+	return len(f.spec.ChangedFields) == 0 || spec.Event != "updated" ||
+		slices.ContainsFunc(f.spec.ChangedFields, func(field string) bool { return slices.Contains(spec.ChangedFields, field) })
+}
