@@ -6,7 +6,7 @@
 // Writes go over HTTP/1.1, each on a connection to itself that is kept for the next. That takes fewer passes between goroutines and
 // processes than HTTP/2, and leaves the connection of the watch of pending events alone, which the API server ends when it falls behind.
 // Nor do all writes hang where a machine or a load balancer is gone without a word: client-go notices that a connection of HTTP/2 is dead
-// after 45 seconds. Here a write that is not answered in time fails, and the next ones connect anew.
+// after 45 seconds. Here a write that is not answered within its deadline fails, and the next ones open new connections.
 package eventstore
 
 import (
@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,10 +46,22 @@ const (
 	statusTimeout = 30 * time.Second
 )
 
+const (
+	// unansweredTime is how long a write must have waited before a missing answer says something about the server. A caller may have less
+	// time than that left, and a healthy server needs some milliseconds.
+	unansweredTime = time.Second
+	// closeInterval is the least time between two closings of the idle connections. A server that is gone needs one: connections in use are
+	// closed by the deadlines of their own writes. A server that is only slow would have to answer a TLS handshake for each.
+	closeInterval = 10 * time.Second
+)
+
 // Store is a client of the API server for events.
 type Store struct {
 	client    rest.Interface
 	transport http.RoundTripper
+
+	mu       sync.Mutex
+	closedAt time.Time // when the idle connections were closed last
 }
 
 // New returns a Store that connects as config says.
@@ -92,8 +105,8 @@ func keepConnections(transport http.RoundTripper) http.RoundTripper {
 }
 
 // etcdBytes is what etcd takes in one request, by default. A cluster whose etcd takes more would gain little: the API server sends it
-// 2 MiB at the most. statusBytes of it are for what comes to an event after it was sent: its metadata, and a status without which it
-// would stay Pending.
+// 2 MiB at the most. statusBytes of it are for what is added to an event after its creation: its metadata (1 KiB), and a status, without
+// which the event would stay Pending, its actions be repeated at every start, and retention never delete it.
 const (
 	etcdBytes   = 1536 << 10
 	statusBytes = 32 << 10
@@ -101,14 +114,14 @@ const (
 
 // TooLargeError says that an event is larger than can be stored.
 type TooLargeError struct {
-	// Bytes is how long the event is as JSON.
+	// Bytes is the length of the event as etcd stores it.
 	Bytes int
-	// Limit is what it met, for people.
+	// Limit is the limit that it exceeds, for people.
 	Limit string
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("the event takes %d bytes as JSON, and %s", e.Bytes, e.Limit)
+	return fmt.Sprintf("the event takes %d bytes as it is stored, and %s", e.Bytes, e.Limit)
 }
 
 // Create creates an event. Its errors are those of the API server, and *TooLargeError.
@@ -118,8 +131,9 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	if err != nil {
 		return err
 	}
-	if most := etcdBytes - statusBytes; len(body) > most {
-		return &TooLargeError{len(body), fmt.Sprintf("%d is the most that etcd takes with a status, unless it is set up otherwise", most)}
+	size := storedSize(body)
+	if most := etcdBytes - statusBytes; size > most {
+		return &TooLargeError{size, fmt.Sprintf("%d is the most: etcd takes %d, of which %d are kept for the status", most, etcdBytes, statusBytes)}
 	}
 	_, err = s.write(ctx, s.client.Post().
 		Namespace(event.Namespace).
@@ -129,8 +143,8 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 		SetHeader(idempotencyKey, event.Name).
 		MaxRetries(0). // the caller has the sender to think of, and an answer that says when to come again
 		Body(body))
-	if err != nil && IsTooLarge(err) { // numbers are longer there, 1e20 for example; or the limits are lower
-		return &TooLargeError{len(body), "the API server or etcd refuses it: " + err.Error()}
+	if err != nil && IsTooLarge(err) { // the limits of this cluster are lower
+		return &TooLargeError{size, "the API server or etcd refuses it: " + err.Error()}
 	}
 	return err
 }
@@ -168,13 +182,23 @@ func (s *Store) UpdateStatus(ctx context.Context, event *apply.NetBoxEventApplyC
 
 // write sends a request. If it is not answered in time, the server may be gone, and with it the connections that were kept.
 func (s *Store) write(ctx context.Context, request *rest.Request) (answer []byte, err error) {
+	began := time.Now()
 	result := request.SetHeader("Accept", metadataOnly).Do(ctx)
 	answer, _ = result.Raw()
 	err = result.Error() // more than the error of Raw
-	if errors.Is(err, context.DeadlineExceeded) {
-		utilnet.CloseIdleConnectionsFor(s.transport)
+	if errors.Is(err, context.DeadlineExceeded) && time.Since(began) >= unansweredTime {
+		s.closeIdle()
 	}
 	return answer, err
+}
+
+func (s *Store) closeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.closedAt) >= closeInterval {
+		s.closedAt = now
+		utilnet.CloseIdleConnectionsFor(s.transport)
+	}
 }
 
 // FinishedAt is when the status of a finished event was written last, from its metadata alone: the API server keeps the time of a field
