@@ -210,6 +210,9 @@ const (
 	ReasonRetrying = "Retrying"
 	// ReasonDeliveryFailed says that an action failed permanently.
 	ReasonDeliveryFailed = "DeliveryFailed"
+	// ReasonStatusCut says that all actions are done or failed permanently, as phase says, and that the event is so large that there is no
+	// room for their states.
+	ReasonStatusCut = "StatusCut"
 	// ReasonSetAside says that the operator's process ended several times while it evaluated expressions on the event, which is left alone
 	// since.
 	ReasonSetAside = "SetAside"
@@ -289,7 +292,8 @@ type NetBoxEventStatus struct {
 	// +optional
 	// +listType=atomic
 	Rules []RuleStatus `json:"rules,omitempty"`
-	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1".
+	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1"; of one over 64 bytes the
+	// beginning and a hash.
 	// +optional
 	Replay string `json:"replay,omitempty"`
 	// startTime is when the work began, for example 2020-10-26T18:14:19Z.

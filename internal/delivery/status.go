@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -22,6 +23,10 @@ const replayPause = 5 * time.Second
 const (
 	// maxErrorBytes is how much of an error the status keeps.
 	maxErrorBytes = 1024
+	// maxReplayBytes is how much of the annotation that asks for a replay the status keeps.
+	maxReplayBytes = 64
+	// maxCutBytes is how much the message of a cut status keeps of the whole one's.
+	maxCutBytes = 512
 	// maxShownErrors is how many expression errors the status shows.
 	maxShownErrors = 8
 )
@@ -67,6 +72,17 @@ func deferred(rules []v1alpha1.RuleStatus, until metav1.Time) []v1alpha1.RuleSta
 // IsReplay reports whether the annotation of an event asks for a replay that its status is not of.
 func IsReplay(annotation string, status *v1alpha1.NetBoxEventStatus) bool {
 	return annotation != "" && annotation != status.Replay
+}
+
+// Replay returns the value of the annotation that asks for a replay of an event, "" for none. The status repeats it, so that a long one is
+// replaced by its beginning and a hash.
+func Replay(event metav1.Object) string {
+	value := event.GetAnnotations()[v1alpha1.AnnotationReplay]
+	if len(value) <= maxReplayBytes {
+		return value
+	}
+	hash := fmt.Sprintf("…%.10x", sha256.Sum256([]byte(value)))
+	return oneline.Of(value[:maxReplayBytes-len(hash)], maxReplayBytes) + hash
 }
 
 // Outcome is the result of an attempt at an action.
@@ -239,6 +255,33 @@ func SetAside(status *v1alpha1.NetBoxEventStatus, replay string, deaths int, gen
 			deaths, v1alpha1.AnnotationReplay),
 	}, generation, now)
 	return &failed
+}
+
+// Shorten returns statuses that say less than one that does not fit into the event, the longest first: without the errors and responses of
+// actions, and, where the event is finished, without the states of its rules.
+func Shorten(status *v1alpha1.NetBoxEventStatus) []*v1alpha1.NetBoxEventStatus {
+	withoutTexts := *status
+	withoutTexts.Rules = slices.Clone(status.Rules)
+	for i := range withoutTexts.Rules {
+		rule := &withoutTexts.Rules[i]
+		rule.Actions = slices.Clone(rule.Actions)
+		for j := range rule.Actions {
+			rule.Actions[j].LastError, rule.Actions[j].Response = "", ""
+		}
+	}
+	if status.Phase == v1alpha1.PhasePending {
+		return []*v1alpha1.NetBoxEventStatus{&withoutTexts}
+	}
+	withoutRules := *status
+	withoutRules.Rules, withoutRules.Conditions = nil, nil
+	if found := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSucceeded); found != nil {
+		cut := *found
+		cut.Reason = v1alpha1.ReasonStatusCut
+		cut.Message = fmt.Sprintf("the event leaves no room for the states of its %d rules: %s", len(status.Rules),
+			oneline.Of(found.Message, maxCutBytes))
+		withoutRules.Conditions = []metav1.Condition{cut}
+	}
+	return []*v1alpha1.NetBoxEventStatus{&withoutTexts, &withoutRules}
 }
 
 // phase is the phase of an event whose rules have some states.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -609,54 +611,88 @@ func TestUnwritable(t *testing.T) {
 	}
 }
 
-// TestLarge has an event leave no room for the states of its rules: it is finished without them, and holds no other up.
+// TestLarge stores events as large as they may be: each is finished, with as much of its status as there is room for, and holds no other up.
 func TestLarge(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule", func(spec *v1alpha1.NetBoxEventRuleSpec) {
-		spec.Actions = nil
-		for n := range 16 {
-			spec.Actions = append(spec.Actions, logAction(fmt.Sprintf("a%d", n)))
-		}
-	}))
-	large, other := newEvent(namespace, 1, 0), newEvent(namespace, 2, 0)
-	createLargest(t, large)
-	sink := newSink(func(task action.Task, _ int) error {
-		if task.Event.Name == large.Name {
-			return &action.Failure{Err: errors.New(strings.Repeat("x", 1000)), Final: true}
-		}
-		return nil
+	for n := range 40 {
+		plane.Create(t, newRule(namespace, fmt.Sprintf("rule-%02d", n), func(spec *v1alpha1.NetBoxEventRuleSpec) {
+			spec.Actions = nil
+			for n := range 16 {
+				spec.Actions = append(spec.Actions, logAction(fmt.Sprintf("a%d", n)))
+			}
+			if n > 0 {
+				spec.Match.Events = []string{"updated"}
+			}
+		}))
+	}
+	store, err := eventstore.New(plane.Config, plane.Client.Scheme())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All rules match the first, and one the second. Their numbers take four times as long when they are stored.
+	manyRules, oneRule, small := newEvent(namespace, 1, 0), newEvent(namespace, 2, 0), newEvent(namespace, 3, 0)
+	manyRules.Spec.Event, oneRule.Spec.Event, small.Spec.Event = "updated", "deleted", "updated"
+	createLargest(t, store, manyRules)
+	createLargest(t, store, oneRule)
+	plane.Create(t, small)
+	sink := newSink(func(action.Task, int) error {
+		return &action.Failure{Err: errors.New(strings.Repeat("x", 1000)), Final: true}
 	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
-	eventually(t, "the large event is not finished", 20*time.Second, hasPhase(t, namespace, large.Name, v1alpha1.PhaseFailed))
-	if got := get(t, namespace, large.Name).Status.Rules; len(got) != 0 {
-		t.Fatal("the event leaves room for the states of its rules")
+	finished := func(of *v1alpha1.NetBoxEvent) v1alpha1.NetBoxEventStatus {
+		eventually(t, of.Name+" is not finished", 20*time.Second, hasPhase(t, namespace, of.Name, v1alpha1.PhaseFailed))
+		return get(t, namespace, of.Name).Status
 	}
-	plane.Create(t, other)
-	eventually(t, "another event is not finished", 10*time.Second, hasPhase(t, namespace, other.Name, v1alpha1.PhaseSucceeded))
+	if status := finished(small); len(status.Rules) != 40 || status.Rules[39].Actions[15].LastError == "" {
+		t.Errorf("the small event has the states of %d rules", len(status.Rules))
+	}
+	if status := finished(oneRule); len(status.Rules) != 1 || len(status.Rules[0].Actions) != 16 || status.Rules[0].State != v1alpha1.DeliveryFailed {
+		t.Errorf("the event that one rule matches has the states %v", status.Rules)
+	}
+	check := func(status v1alpha1.NetBoxEventStatus) {
+		t.Helper()
+		succeeded := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSucceeded)
+		if len(status.Rules) > 0 || succeeded == nil || succeeded.Status != metav1.ConditionFalse || succeeded.Reason != v1alpha1.ReasonStatusCut ||
+			!strings.HasPrefix(succeeded.Message, "the event leaves no room for the states of its 40 rules: rule rule-00, action a0 failed permanently") {
+			t.Errorf("the event that 40 rules match has the states of %d rules and %v", len(status.Rules), succeeded)
+		}
+	}
+	check(finished(manyRules))
+
+	// A replay asked for by a long annotation is done once.
+	long := strings.Repeat("again ", 4000)
+	annotate(t, namespace, manyRules.Name, long)
+	isReplayed := func() bool { return sink.attempts("rule-39/a15 "+manyRules.Name) == 2 }
+	eventually(t, "not replayed", 20*time.Second, isReplayed)
+	status := finished(manyRules)
+	check(status)
+	if len(status.Replay) > 64 || !strings.HasPrefix(status.Replay, "again again ") {
+		t.Errorf("status.replay is %q", status.Replay)
+	}
+	annotate(t, namespace, manyRules.Name, long+"and again")
+	eventually(t, "not replayed once more", 20*time.Second, func() bool { return sink.attempts("rule-39/a15 "+manyRules.Name) == 3 })
+	if again := finished(manyRules); again.Replay == status.Replay {
+		t.Errorf("two annotations have one status.replay, %q", again.Replay)
+	}
 }
 
-// createLargest creates an event with as much data as leaves room for little more.
-func createLargest(t *testing.T, event *v1alpha1.NetBoxEvent) {
+// createLargest creates an event that is as large as the store takes, with numbers that take four times as long when they are stored.
+func createLargest(t *testing.T, store *eventstore.Store, event *v1alpha1.NetBoxEvent) {
 	t.Helper()
-	const step = 4 << 10
-	pad := func(size int) v1alpha1.JSON {
-		return v1alpha1.JSON{Raw: fmt.Appendf(nil, "%q", strings.Repeat("x", size))}
+	const most = 1_540_096
+	create := func(size int) error {
+		event.Spec.Data["pad"] = v1alpha1.JSON{Raw: []byte("[" + strings.Repeat("1e+20,", 5000) + strconv.Quote(strings.Repeat("x", size)) + "]")}
+		return store.Create(t.Context(), event)
 	}
-	for size := 1536 << 10; ; size -= step {
-		probe := event.DeepCopy()
-		probe.Name, probe.Spec.Data["pad"] = "probe", pad(size)
-		err := plane.Client.Create(t.Context(), probe)
-		if err == nil {
-			if err := plane.Client.Delete(t.Context(), probe); err != nil {
-				t.Fatal(err)
-			}
-			event.Spec.Data["pad"] = pad(size - step)
-			plane.Create(t, event)
-			return
-		}
-		if !eventstore.IsTooLarge(err) {
-			t.Fatal(err)
-		}
+	tooLarge, ok := errors.AsType[*eventstore.TooLargeError](create(most))
+	if !ok {
+		t.Fatal("an event that is too large is stored")
+	}
+	if err := create(most - (tooLarge.Bytes - most) + 1); !eventstore.IsTooLarge(err) {
+		t.Fatalf("an event that is one byte too large: %v", err)
+	}
+	if err := create(most - (tooLarge.Bytes - most)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -199,7 +199,7 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 	e := &entry{
 		name: name, uid: event.UID, line: at,
 		timestamp: event.Spec.Timestamp.UnixNano(), received: event.Spec.Delivery.ReceivedAt.UnixNano(),
-		replay: event.Annotations[v1alpha1.AnnotationReplay],
+		replay: delivery.Replay(event),
 	}
 	index, _ := slices.BinarySearchFunc(at.entries, e, (*entry).compare)
 	at.entries = slices.Insert(at.entries, index, e)
@@ -220,7 +220,7 @@ func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEvent) (asked bool) {
 	if e.isStale(stored.ResourceVersion) {
 		return false
 	}
-	if replay := stored.Annotations[v1alpha1.AnnotationReplay]; replay != e.replay {
+	if replay := delivery.Replay(stored); replay != e.replay {
 		e.replay, asked = replay, true
 		l.dropBody(e) // actions see the annotation
 	}

@@ -91,22 +91,24 @@ func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error
 	}
 }
 
-// storeShort stores only that an event is finished, if there is no room for the states of its rules.
+// storeShort stores as much of a status as the event leaves room for.
 func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) (version string, err error) {
-	log := e.Log.WithValues(entry.logValues()...)
+	log := e.Log.WithValues(append(entry.logValues(), "rules", len(taken.status.Rules))...)
+	for _, shorter := range delivery.Shorten(taken.status) {
+		version, err = e.Status.UpdateStatus(ctx, applied(entry, &snapshot{status: shorter, version: taken.version}))
+		if err == nil || !eventstore.IsTooLarge(err) {
+			if err == nil {
+				log.Info("the event leaves no room for its whole status, which was cut", "phase", shorter.Phase, "storedRules", len(shorter.Rules))
+			}
+			return version, err
+		}
+	}
 	if !taken.status.Phase.IsFinished() {
-		log.Info("the event leaves no room for its status, which is kept in memory")
-		return taken.version, nil
+		log.Info("the event leaves no room for its status, which is kept in memory until the event is finished")
+	} else {
+		log.Error(err, "the event leaves no room for its status and stays Pending; delete it, or shorten its annotations")
 	}
-	log.Info("the event leaves no room for the states of its rules", "rules", taken.status.Rules)
-	short := *taken.status
-	short.Rules = nil
-	version, err = e.Status.UpdateStatus(ctx, applied(entry, &snapshot{status: &short, version: taken.version}))
-	if err != nil && eventstore.IsTooLarge(err) {
-		log.Error(err, "the event leaves no room for its status and stays Pending; delete it")
-		return taken.version, nil
-	}
-	return version, err
+	return taken.version, nil
 }
 
 // stored records a successful write, and counts the event if it is finished.

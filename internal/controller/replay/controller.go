@@ -19,6 +19,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/follow"
 )
@@ -81,8 +82,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	if err := r.Events.Get(ctx, request.NamespacedName, &event); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	wanted := event.Annotations[v1alpha1.AnnotationReplay]
-	if !event.Status.Phase.IsFinished() || wanted == "" || wanted == event.Status.Replay {
+	wanted := delivery.Replay(&event)
+	if !event.Status.Phase.IsFinished() || !delivery.IsReplay(wanted, &event.Status) {
 		return reconcile.Result{}, nil
 	}
 	r.Log.Info("replaying an event", "replay", wanted, "namespace", event.Namespace, "name", event.Name)

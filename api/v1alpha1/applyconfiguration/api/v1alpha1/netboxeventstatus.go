@@ -35,7 +35,8 @@ type NetBoxEventStatusApplyConfiguration struct {
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// rules are those that matched the event. Which ones, and their actions, is decided once.
 	Rules []RuleStatusApplyConfiguration `json:"rules,omitempty"`
-	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1".
+	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1"; of one over 64 bytes the
+	// beginning and a hash.
 	Replay *string `json:"replay,omitempty"`
 	// startTime is when the work began, for example 2020-10-26T18:14:19Z.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
