@@ -364,7 +364,7 @@ type EventAction struct {
 
 // LogAction writes a line to the operator's log.
 type LogAction struct {
-	// message is a text that may hold templates, for example ${event.objectName} by ${event.username}.
+	// message is a text that may hold templates, for example ${event.objectName} by ${event.username}. It is cut after 4096 bytes.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096

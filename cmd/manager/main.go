@@ -7,9 +7,6 @@ import (
 	"os"
 	_ "time/tzdata" // CEL's timestamps take the names of time zones, and the image holds nothing but this binary
 
-	"github.com/go-logr/logr"
-	"github.com/go-logr/zapr"
-	uberzap "go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	_ "golang.org/x/crypto/x509roots/fallback" // for http actions: the roots of Mozilla where the system has none, as in the image
 	"golang.org/x/term"
@@ -57,22 +54,4 @@ func run() error {
 		return err
 	}
 	return app.Run(ctrl.SetupSignalHandler(), config, options, log)
-}
-
-// mostVerbose is as much as is logged. At one level more, client-go logs what the API server answers, Secrets too.
-const mostVerbose = zapcore.Level(-7)
-
-// newLogger makes a logger that writes every line, up to mostVerbose. Controller-runtime's drops all but each hundredth of those over 100 a
-// second that have one message, and every event has the same.
-func newLogger(options *zap.Options) logr.Logger {
-	var unsampled zapcore.Core
-	keep := uberzap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		unsampled = core
-		if core.Enabled(mostVerbose) {
-			unsampled, _ = zapcore.NewIncreaseLevelCore(core, mostVerbose) // it fails where the core logs less than that
-		}
-		return core
-	})
-	restore := uberzap.WrapCore(func(zapcore.Core) zapcore.Core { return unsampled })
-	return zapr.NewLogger(zap.NewRaw(zap.UseFlagOptions(options), zap.RawZapOpts(keep)).WithOptions(restore))
 }

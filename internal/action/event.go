@@ -20,7 +20,6 @@ import (
 const (
 	reportingController = "netbox-events.io/netbox-event-operator"
 	reportingInstance   = "netbox-event-operator"
-	maxNoteBytes        = 1024 // of a Kubernetes Event
 )
 
 // record writes the Kubernetes Event of an event action. It has a name of its own, so that there is one however often it is tried; a
@@ -44,7 +43,7 @@ func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventActi
 		Action:              "Rule",
 		Reason:              spec.Reason,
 		Type:                spec.Type,
-		Note:                oneline.Of(message, maxNoteBytes),
+		Note:                oneline.Of(message, oneline.NoteBytes),
 		Regarding: corev1.ObjectReference{
 			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent",
 			Namespace: on.Namespace, Name: on.Name, UID: on.UID,

@@ -6,6 +6,9 @@ import (
 	"unicode"
 )
 
+// NoteBytes is how long the API server lets the note of a Kubernetes Event be.
+const NoteBytes = 1024
+
 // Of makes one line of at most some bytes of a text: control characters are spaces, bytes that are not UTF-8 U+FFFD, and what is cut off is
 // an ellipsis.
 func Of(text string, bytes int) string {
