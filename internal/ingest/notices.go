@@ -7,7 +7,6 @@ import (
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/tools/events"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/notice"
@@ -37,7 +36,7 @@ var eventReasons = map[result]string{
 // notices tells people about refused requests, now and then.
 type notices struct {
 	log      logr.Logger
-	recorder events.EventRecorder
+	recorder notice.Recorder
 	lines    *notice.Limiter[noticeKey]
 	events   *notice.Limiter[noticeKey]
 }
@@ -52,7 +51,7 @@ const acceptFailed result = "accept_failed"
 
 func newNotices(options Options) *notices {
 	return &notices{
-		log: options.Log, recorder: options.Recorder,
+		log: options.Log, recorder: notice.Recorder{EventRecorder: options.Recorder},
 		lines: notice.NewLimiter[noticeKey](logInterval, options.Clock), events: notice.NewLimiter[noticeKey](eventInterval, options.Clock),
 	}
 }

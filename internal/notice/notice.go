@@ -1,4 +1,4 @@
-// Package notice keeps notices that could come in floods to one now and then.
+// Package notice keeps notices that could come in floods to one now and then, and within what a Kubernetes Event takes.
 package notice
 
 import (

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -609,6 +610,25 @@ func TestUnwritable(t *testing.T) {
 	if got := sink.attempts("rule/act " + denied.Name); got != 1 {
 		t.Errorf("what cannot be written down was delivered %d times", got)
 	}
+}
+
+// TestLongNotes fails with errors that are longer than the note of a Kubernetes Event: it is cut.
+func TestLongNotes(t *testing.T) {
+	namespace := plane.Namespace(t)
+	plane.Create(t, newRule(namespace, "rule"), newEvent(namespace, 1, 0))
+	sink := newSink(func(action.Task, int) error {
+		return &action.Failure{Err: errors.New(strings.Repeat("é", 1000)), Final: true}
+	})
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	eventually(t, "no Kubernetes Event tells of the failure", 10*time.Second, func() bool {
+		var recorded eventsv1.EventList
+		if err := plane.Client.List(t.Context(), &recorded, client.InNamespace(namespace)); err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(recorded.Items, func(event eventsv1.Event) bool {
+			return event.Reason == v1alpha1.ReasonDeliveryFailed && strings.HasSuffix(event.Note, "é…")
+		})
+	})
 }
 
 // TestLarge stores events as large as they may be: each is finished, with as much of its status as there is room for, and holds no other up.

@@ -6,7 +6,6 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/notice"
@@ -25,7 +24,7 @@ const (
 
 type notices struct {
 	log      logr.Logger
-	recorder events.EventRecorder
+	recorder notice.Recorder
 	lines    *notice.Limiter[types.NamespacedName]
 	events   *notice.Limiter[noticeKey]
 }
@@ -37,7 +36,7 @@ type noticeKey struct {
 
 func newNotices(options Options) *notices {
 	return &notices{
-		log: options.Log, recorder: options.Recorder,
+		log: options.Log, recorder: notice.Recorder{EventRecorder: options.Recorder},
 		lines:  notice.NewLimiter[types.NamespacedName](logInterval, options.Clock),
 		events: notice.NewLimiter[noticeKey](eventInterval, options.Clock),
 	}
