@@ -40,7 +40,8 @@ type NetBoxEvent struct {
 	Status NetBoxEventStatus `json:"status,omitzero"`
 }
 
-// NetBoxEventSpec is what NetBox sent.
+// NetBoxEventSpec is what NetBox sent. The texts from event to requestID are cut after 1024 bytes, which NetBox's own never are; data and
+// delivery.envelope have the whole of them.
 type NetBoxEventSpec struct {
 	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
 	// +required

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // result is what became of a request, as the metrics count it.
@@ -78,6 +79,9 @@ func unavailable(message string, retryAfter time.Duration, cause error) *answer 
 	return &answer{result: resultUnavailable, message: message, retryAfter: retryAfter, cause: cause}
 }
 
+// maxMessageBytes bounds the texts of an answer: NetBox keeps it with the failed job, and the API server's complaints repeat what was sent.
+const maxMessageBytes = 4096
+
 func (a *answer) write(w http.ResponseWriter) {
 	type fault struct {
 		Field   string `json:"field"`
@@ -87,9 +91,9 @@ func (a *answer) write(w http.ResponseWriter) {
 		Result string  `json:"result"`
 		Event  string  `json:"event,omitempty"`
 		Errors []fault `json:"errors,omitempty"`
-	}{Result: a.message, Event: a.event}
+	}{Result: oneline.Of(a.message, maxMessageBytes), Event: a.event}
 	for _, f := range a.faults {
-		body.Errors = append(body.Errors, fault(f))
+		body.Errors = append(body.Errors, fault{f.Field, oneline.Of(f.Message, maxMessageBytes)})
 	}
 
 	header := w.Header()

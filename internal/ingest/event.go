@@ -10,6 +10,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // delivered is a body that is to be stored, with what is known of its way here.
@@ -31,14 +32,14 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 		ObjectMeta: metav1.ObjectMeta{Namespace: from.source.Namespace, Name: eventName(event, string(from.source.UID))},
 		Spec: v1alpha1.NetBoxEventSpec{
 			SourceRef:     v1alpha1.SourceReference{Name: from.source.Name},
-			Event:         event.Event,
-			ObjectType:    event.ObjectType,
-			Model:         event.Model,
-			ObjectID:      event.ObjectID,
-			ObjectURL:     event.ObjectURL,
-			ObjectName:    event.ObjectName,
-			Username:      event.Username,
-			RequestID:     event.RequestID,
+			Event:         bounded(event.Event),
+			ObjectType:    bounded(event.ObjectType),
+			Model:         bounded(event.Model),
+			ObjectID:      bounded(event.ObjectID),
+			ObjectURL:     bounded(event.ObjectURL),
+			ObjectName:    bounded(event.ObjectName),
+			Username:      bounded(event.Username),
+			RequestID:     bounded(event.RequestID),
 			Request:       jsonObject(event.Request),
 			Timestamp:     metav1.NewMicroTime(event.Timestamp),
 			ChangedFields: event.ChangedFields,
@@ -59,6 +60,17 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 			},
 		},
 	}
+}
+
+// maxFieldBytes bounds the fields that are shown in columns, selected by, and logged. NetBox's own values are shorter.
+const maxFieldBytes = 1024
+
+// bounded cuts a text that is too long. The whole of it is stored where it came from, in data or in delivery.envelope.
+func bounded(text string) string {
+	if len(text) <= maxFieldBytes {
+		return text
+	}
+	return oneline.Of(text, maxFieldBytes)
 }
 
 func jsonObject(object netbox.Object) v1alpha1.JSONObject {

@@ -426,6 +426,34 @@ func TestEmptyObjects(t *testing.T) {
 	}
 }
 
+// TestLongTexts sends a text of 100 kB in each field that is shown in a column: it is cut there, and nothing is lost.
+func TestLongTexts(t *testing.T) {
+	at := start(t, plane.Config)
+	from := newSource(t, at, "", nil)
+	long := strings.Repeat("é", 50_000)
+	body := fmt.Sprintf(`{"event":%q,"timestamp":"2020-11-23T10:00:00.5+00:00","object_type":"dcim.%s","username":%q,"request_id":%q,`+
+		`"data":{"id":%q,"url":%q,"display":%q}}`, long, long, long, long, long, long, long)
+	answer := post(t, at.URL+source.Path(from), body, nil)
+	if answer.status != 200 {
+		t.Fatal(answer.status, answer.Result)
+	}
+	_, name, _ := strings.Cut(answer.Event, "/")
+	var stored v1alpha1.NetBoxEvent
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: from.Namespace, Name: name}, &stored); err != nil {
+		t.Fatal(err)
+	}
+	spec := stored.Spec
+	for field, text := range map[string]string{
+		"event": spec.Event, "objectType": spec.ObjectType, "model": spec.Model, "username": spec.Username, "requestID": spec.RequestID,
+		"objectID": spec.ObjectID, "objectURL": spec.ObjectURL, "objectName": spec.ObjectName,
+	} {
+		if len(text) > 1024 || !strings.HasSuffix(text, "é…") {
+			t.Errorf("%s takes %d bytes", field, len(text))
+		}
+	}
+	compare(t, deliveries.Delivery{Body: body}, stored)
+}
+
 // TestOneEvent sends the same delivery a hundred times at once to two replicas.
 func TestOneEvent(t *testing.T) {
 	replicas := []receiver{start(t, plane.Config), start(t, plane.Config)}

@@ -29,6 +29,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/conditions"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
@@ -40,6 +41,9 @@ import (
 
 // FieldOwner is the field manager of a source's status.
 const FieldOwner = "netbox-event-operator"
+
+// maxMessageBytes bounds the message of a condition, which may repeat what the API server says. It takes 32 KiB.
+const maxMessageBytes = 1024
 
 // Secrets are not watched, so the status looks at them now and then: sooner where one is missing and somebody waits for it.
 const (
@@ -149,7 +153,8 @@ func (r *Reconciler) status(ctx context.Context, from *v1alpha1.NetBoxSource) (v
 func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSource) (metav1.Condition, []string) {
 	not := func(reason, format string, args ...any) metav1.Condition {
 		return metav1.Condition{
-			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: fmt.Sprintf(format, args...),
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason,
+			Message: oneline.Of(fmt.Sprintf(format, args...), maxMessageBytes),
 		}
 	}
 	if from.Spec.Suspend {

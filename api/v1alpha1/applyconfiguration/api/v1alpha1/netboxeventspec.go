@@ -26,7 +26,8 @@ import (
 // NetBoxEventSpecApplyConfiguration represents a declarative configuration of the NetBoxEventSpec type for use
 // with apply.
 //
-// NetBoxEventSpec is what NetBox sent.
+// NetBoxEventSpec is what NetBox sent. The texts from event to requestID are cut after 1024 bytes, which NetBox's own never are; data and
+// delivery.envelope have the whole of them.
 type NetBoxEventSpecApplyConfiguration struct {
 	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
 	SourceRef *SourceReferenceApplyConfiguration `json:"sourceRef,omitempty"`
