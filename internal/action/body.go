@@ -12,14 +12,14 @@ import (
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/payload"
 )
 
 // encode returns the body of a request, and the headers that belong to it.
 func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HTTPFormat) ([]byte, http.Header, error) {
 	switch format {
 	case v1alpha1.FormatNetBox:
-		body, err := netboxBody(event)
+		body, err := payload.Body(event)
 		return body, http.Header{"Content-Type": {"application/json"}}, err
 	case v1alpha1.FormatCloudEventBinary:
 		return encodeCloudEvent(binding.WithForceBinary(ctx), event, percentEncode)
@@ -70,30 +70,4 @@ func percentEncode(text string) string {
 		}
 	}
 	return encoded.String()
-}
-
-// netboxBody makes the body again that NetBox sent.
-func netboxBody(event *v1alpha1.NetBoxEvent) ([]byte, error) {
-	spec := &event.Spec
-	sent := netbox.Event{
-		Envelope:    netboxObject(spec.Delivery.Envelope),
-		Data:        netboxObject(spec.Data),
-		Snapshots:   netboxObject(spec.Snapshots),
-		Context:     netboxObject(spec.Context),
-		Request:     netboxObject(spec.Request),
-		Extra:       netboxObject(spec.Extra),
-		Stringified: spec.Delivery.Stringified,
-	}
-	return sent.Body()
-}
-
-func netboxObject(object v1alpha1.JSONObject) netbox.Object {
-	if object == nil {
-		return nil
-	}
-	converted := make(netbox.Object, len(object))
-	for name, value := range object {
-		converted[name] = value.Raw
-	}
-	return converted
 }

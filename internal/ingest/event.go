@@ -11,6 +11,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/payload"
 )
 
 // delivered is a body that is to be stored, with what is known of its way here.
@@ -40,13 +41,13 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 			ObjectName:    bounded(event.ObjectName),
 			Username:      bounded(event.Username),
 			RequestID:     bounded(event.RequestID),
-			Request:       jsonObject(event.Request),
+			Request:       payload.Stored(event.Request),
 			Timestamp:     metav1.NewMicroTime(event.Timestamp),
 			ChangedFields: event.ChangedFields,
-			Data:          jsonObject(event.Data),
-			Snapshots:     jsonObject(event.Snapshots),
-			Context:       jsonObject(event.Context),
-			Extra:         jsonObject(event.Extra),
+			Data:          payload.Stored(event.Data),
+			Snapshots:     payload.Stored(event.Snapshots),
+			Context:       payload.Stored(event.Context),
+			Extra:         payload.Stored(event.Extra),
 			Delivery: v1alpha1.Delivery{
 				ReceivedAt:  metav1.NewMicroTime(from.receivedAt),
 				Signature:   signature,
@@ -55,7 +56,7 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 				BodyBytes:   int64(len(from.body)),
 				Stringified: event.Stringified,
 				Redacted:    event.Redacted,
-				Envelope:    jsonObject(event.Envelope),
+				Envelope:    payload.Stored(event.Envelope),
 				Traceparent: from.traceparent,
 			},
 		},
@@ -71,17 +72,6 @@ func bounded(text string) string {
 		return text
 	}
 	return oneline.Of(text, maxFieldBytes)
-}
-
-func jsonObject(object netbox.Object) v1alpha1.JSONObject {
-	if object == nil {
-		return nil
-	}
-	converted := make(v1alpha1.JSONObject, len(object))
-	for name, value := range object {
-		converted[name] = v1alpha1.JSON{Raw: value}
-	}
-	return converted
 }
 
 // hashBytes makes 80 bits: among 10 million events of a source the chance that two share a hash is 1 in 24 billion.

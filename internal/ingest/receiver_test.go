@@ -33,6 +33,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs/apidocstest"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/payload"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
@@ -301,7 +302,11 @@ func compare(t *testing.T, delivery deliveries.Delivery, stored v1alpha1.NetBoxE
 	var body, sent, again map[string]any
 	number(t, []byte(delivery.Body), &body)
 	number(t, []byte(delivery.Body), &sent)
-	number(t, bodyOf(t, stored.Spec), &again)
+	remade, err := payload.Body(&stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number(t, remade, &again)
 	redacted := stored.Spec.Delivery.Redacted
 	if diff := cmp.Diff(normal(sent, "", redacted), normal(again, "", redacted)); diff != "" {
 		t.Errorf("%s: body (-sent +made again):\n%s", delivery, diff)
@@ -331,29 +336,6 @@ func compare(t *testing.T, delivery deliveries.Delivery, stored v1alpha1.NetBoxE
 	if stored.Status.Phase != v1alpha1.PhasePending {
 		t.Errorf("%s: phase %q", delivery, stored.Status.Phase)
 	}
-}
-
-// bodyOf makes the body of an event again, as it is sent on.
-func bodyOf(t *testing.T, spec v1alpha1.NetBoxEventSpec) []byte {
-	t.Helper()
-	object := func(stored v1alpha1.JSONObject) netbox.Object {
-		if stored == nil {
-			return nil
-		}
-		object := netbox.Object{}
-		for name, value := range stored {
-			object[name] = value.Raw
-		}
-		return object
-	}
-	body, err := (&netbox.Event{
-		Data: object(spec.Data), Snapshots: object(spec.Snapshots), Context: object(spec.Context), Request: object(spec.Request),
-		Extra: object(spec.Extra), Envelope: object(spec.Delivery.Envelope), Stringified: spec.Delivery.Stringified,
-	}).Body()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return body
 }
 
 func number(t *testing.T, encoded []byte, into any) {
