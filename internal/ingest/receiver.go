@@ -317,7 +317,7 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 	if invalid, ok := errors.AsType[*netbox.InvalidError](err); ok {
 		return nil, &answer{result: resultInvalid, message: "the body is not an event: " + invalid.Error(), faults: invalid.Faults}
 	}
-	if errors.Is(err, netbox.ErrTooLarge) {
+	if errors.Is(err, netbox.ErrTooLarge) || errors.Is(err, netbox.ErrTooManyValues) {
 		return nil, refuse(resultTooLarge, err.Error())
 	}
 	if err != nil {

@@ -55,7 +55,7 @@ type Event struct {
 // Decode reads the body of a delivery. Values under a name in redact, at any depth, are replaced by the text Redacted.
 //
 // It fails with a *SyntaxError if the body is not one JSON object, and with an *InvalidError, which names every fault, if it is
-// not an event. See also ErrTooLarge.
+// not an event. See also ErrTooLarge and ErrTooManyValues.
 func Decode(body []byte, redact []string) (*Event, error) {
 	found, err := scan(body, redact)
 	if err != nil {

@@ -346,6 +346,24 @@ func TestDecodeLongPointers(t *testing.T) {
 	}
 }
 
+// TestDecodeManyValues counts values of all kinds, and no names.
+func TestDecodeManyValues(t *testing.T) {
+	// The members of valid, and context and its list, are values too.
+	const others = 8
+	for _, value := range []string{"0", `"0"`, "null", "[]", `{"a":[]}`} {
+		each := 1 + strings.Count(value, "a")
+		for _, test := range []struct {
+			count int
+			want  error
+		}{{(netbox.MaxValues - others) / each, nil}, {(netbox.MaxValues-others)/each + 1, netbox.ErrTooManyValues}} {
+			body := valid + `"context":{"x":[` + strings.Repeat(value+",", test.count-1) + value + "]}}"
+			if _, err := netbox.Decode([]byte(body), nil); !errors.Is(err, test.want) {
+				t.Errorf("%d of %s: %v, want %v", test.count, value, err, test.want)
+			}
+		}
+	}
+}
+
 func TestDecodeChangedFields(t *testing.T) {
 	for _, test := range []struct {
 		reason, event, before, after string

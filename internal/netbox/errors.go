@@ -10,6 +10,10 @@ import (
 // them is longer than what Kubernetes takes of a whole event.
 var ErrTooLarge = errors.New("the list of what is redacted, or too long for a number, is larger than can be stored with the event, 3 MiB")
 
+// ErrTooManyValues says that a body has more than MaxValues.
+var ErrTooManyValues = fmt.Errorf("the body has more than %d values (objects, arrays, texts, numbers and so on), which is more than is stored; "+
+	"let a body template in NetBox leave out what is large", MaxValues)
+
 // SyntaxError says that a body is not a JSON object that can be kept.
 type SyntaxError struct {
 	// Reason is what is wrong, for a person: "invalid character 'N' at start of value".

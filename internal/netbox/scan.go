@@ -13,6 +13,10 @@ import (
 // MaxDepth is how deeply objects and arrays of a body may be nested. NetBox's own bodies stay below 20.
 const MaxDepth = 200
 
+// MaxValues is how many values a body may have, objects and arrays included. The largest body that was recorded from a NetBox has 27,100, in
+// 785 kB. An API server takes half a second of a processor to store 100,000, and as many 100 MB of memory.
+const MaxValues = 100_000
+
 // Redacted stands in place of a value that is not stored.
 const Redacted = "[redacted]"
 
@@ -37,13 +41,14 @@ type edits struct {
 // maxPointerBytes is the API server's limit for a request. A pointer repeats all names above a value, so that a body of 1 MB may have 2 GB.
 const maxPointerBytes = 3 << 20
 
-// scan checks that the body is one JSON object and finds what cannot be stored in it as it is.
+// scan checks that the body is one JSON object of a bounded size and finds what cannot be stored in it as it is.
 func scan(body []byte, redact []string) (edits, error) {
 	var found edits
 	if err := checkEncoding(body); err != nil {
 		return found, err
 	}
 	var member string // of the body, in which the decoder is
+	var values int
 	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenient)
 	if kind := dec.PeekKind(); kind != '{' && kind != jsontext.KindInvalid {
 		return found, syntaxError(body, dec.InputOffset(), "the body must be a JSON object, is %s", describe(kind))
@@ -55,6 +60,11 @@ func scan(body []byte, redact []string) (edits, error) {
 		}
 		if err != nil {
 			return found, explain(body, dec, err)
+		}
+		if kind := token.Kind(); kind != '}' && kind != ']' && !(kind == '"' && atName(dec)) {
+			if values++; values > MaxValues {
+				return found, ErrTooManyValues
+			}
 		}
 		switch token.Kind() {
 		case '{', '[':
