@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -18,21 +19,24 @@ import (
 )
 
 const (
-	// keysTTL is how long keys are used before the Secret is read again: so long an entry that was removed may still sign.
-	keysTTL = 2 * time.Second
+	// freshTime is how long keys are used before the Secret is read again, while deliveries are verified with the keys that are known.
+	freshTime = 2 * time.Second
+	// staleTime is how long keys are used without a read that was at least tried: the upper bound on how long a removed key is still
+	// accepted while the API server is there, also by a source that gets a delivery now and then.
+	staleTime = 10 * time.Second
 	// readInterval is the least time between two reads of one source's Secret, whatever signatures come.
 	readInterval = time.Second
 	// readTimeout bounds one read of a Secret.
 	readTimeout = time.Second
 )
 
-// keyring keeps the keys of each source for a short time. No Secret is watched.
+// keyring keeps the keys of each source. No Secret is watched.
 type keyring struct {
 	secrets client.Reader
 	clock   clock.PassiveClock
 
 	mu      sync.Mutex
-	sources map[types.NamespacedName]*sourceKeys // grows with the sources that ever were, which are few
+	sources map[types.NamespacedName]*sourceKeys
 }
 
 func newKeyring(secrets client.Reader, clock clock.PassiveClock) *keyring {
@@ -42,7 +46,7 @@ func newKeyring(secrets client.Reader, clock clock.PassiveClock) *keyring {
 // verify returns the name of the key of a source that made the signature of a body, or "" if none did.
 func (k *keyring) verify(ctx context.Context, s *v1alpha1.NetBoxSource, body []byte, signature string) (string, error) {
 	held := k.of(s)
-	keys, err := held.get(ctx, keysTTL)
+	keys, err := held.known(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -50,12 +54,19 @@ func (k *keyring) verify(ctx context.Context, s *v1alpha1.NetBoxSource, body []b
 		return name, nil
 	}
 	// The key may be newer than ours.
-	newer, err := held.get(ctx, 0)
+	newer, err := held.read(ctx)
 	if err != nil || newer.version == keys.version {
 		return "", err
 	}
 	name, _ := netbox.Verify(newer.list, body, signature)
 	return name, nil
+}
+
+// forget forgets the keys of sources that are gone.
+func (k *keyring) forget(isGone func(types.NamespacedName) bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.sources, func(name types.NamespacedName, _ *sourceKeys) bool { return isGone(name) })
 }
 
 func (k *keyring) of(s *v1alpha1.NetBoxSource) *sourceKeys {
@@ -76,10 +87,11 @@ type sourceKeys struct {
 	namespace string
 	ref       v1alpha1.SecretKeysReference
 
-	mu     sync.Mutex // held during a read, so that all who wait share it
-	readAt time.Time  // when the last read ended, well or badly
-	keys   keys
-	err    error
+	mu      sync.Mutex
+	reading chan struct{} // closed when the read in flight ends; nil if there is none
+	readAt  time.Time     // when the last read ended, successful or not
+	keys    keys
+	err     error // set only where no keys are known
 }
 
 type keys struct {
@@ -87,28 +99,68 @@ type keys struct {
 	version string // of the Secret
 }
 
-// get returns keys that were read at most maxAge ago, or within the last readInterval. While the API server cannot be reached it
-// returns those it has.
-func (s *sourceKeys) get(ctx context.Context, maxAge time.Duration) (keys, error) {
+// known returns the keys that are known. It waits for a read of the Secret only if there are none, or if they are stale.
+func (s *sourceKeys) known(ctx context.Context) (keys, error) {
+	s.mu.Lock()
+	age := s.keyring.clock.Since(s.readAt)
+	if s.err != nil || s.keys.list == nil || age >= staleTime {
+		s.mu.Unlock()
+		return s.read(ctx)
+	}
+	defer s.mu.Unlock()
+	if age >= freshTime {
+		s.startRead(ctx)
+	}
+	return s.keys, nil
+}
+
+// read returns keys that were read within the last readInterval. While the API server cannot be reached it returns those that are known.
+func (s *sourceKeys) read(ctx context.Context) (keys, error) {
+	s.mu.Lock()
+	if s.keyring.clock.Since(s.readAt) >= readInterval {
+		s.startRead(ctx)
+	}
+	reading := s.reading
+	s.mu.Unlock()
+	if reading != nil {
+		select {
+		case <-reading:
+		case <-ctx.Done():
+			return keys{}, ctx.Err()
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if age := s.keyring.clock.Since(s.readAt); age >= readInterval && (age >= maxAge || s.err != nil) {
-		s.read(ctx)
-		s.readAt = s.keyring.clock.Now()
-	}
 	return s.keys, s.err
 }
 
-func (s *sourceKeys) read(ctx context.Context) {
-	// The read serves everybody who waits, so it does not end when this sender hangs up.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-	defer cancel()
-	var secret corev1.Secret
-	err := s.keyring.secrets.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: s.ref.Name}, &secret)
+// startRead starts a read unless one is in flight. It serves all deliveries to the source, so it does not end with that of ctx.
+func (s *sourceKeys) startRead(ctx context.Context) {
+	if s.reading != nil {
+		return
+	}
+	s.reading = make(chan struct{})
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		var secret corev1.Secret
+		err := s.keyring.secrets.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: s.ref.Name}, &secret)
+
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.take(&secret, err)
+		s.readAt = s.keyring.clock.Now()
+		close(s.reading)
+		s.reading = nil
+	}()
+}
+
+// take takes the result of a read.
+func (s *sourceKeys) take(secret *corev1.Secret, err error) {
 	switch {
 	case err == nil:
 		s.keys.version = string(secret.UID) + "/" + secret.ResourceVersion
-		s.keys.list, s.err = source.Keys(&secret, &s.ref)
+		s.keys.list, s.err = source.Keys(secret, &s.ref)
 	case apierrors.IsNotFound(err):
 		s.keys, s.err = keys{}, fmt.Errorf("Secret %s/%s does not exist", s.namespace, s.ref.Name)
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err): // taken away on purpose, perhaps

@@ -1,0 +1,91 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+)
+
+// slowSecrets has one Secret with one key, and takes a time for each read.
+type slowSecrets struct {
+	client.Reader
+	key   string
+	err   error
+	takes time.Duration
+	reads atomic.Int32
+}
+
+func (s *slowSecrets) Get(ctx context.Context, _ client.ObjectKey, object client.Object, _ ...client.GetOption) error {
+	s.reads.Add(1)
+	key, err := s.key, s.err
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.takes):
+	}
+	secret := object.(*corev1.Secret)
+	secret.ResourceVersion, secret.Data = key, map[string][]byte{"secret": []byte(key)}
+	return err
+}
+
+// TestKeysAreRefreshedBehind verifies deliveries with keys that are read slowly.
+func TestKeysAreRefreshedBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slow = 500 * time.Millisecond
+		secrets := &slowSecrets{key: "old", takes: slow}
+		ring := newKeyring(secrets, clock.RealClock{})
+		source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: "netbox", Name: "netbox"}}
+		source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+		expect := func(reason, key string, accepted bool, waited time.Duration, reads int32) {
+			t.Helper()
+			began := time.Now()
+			name, err := ring.verify(t.Context(), source, []byte("body"), netbox.Sign([]byte(key), []byte("body")))
+			if err != nil || (name != "") != accepted || time.Since(began) != waited || secrets.reads.Load() != reads {
+				t.Errorf("%s: key %q, %v, after %s, with %d reads; want accepted %t after %s with %d reads",
+					reason, name, err, time.Since(began), secrets.reads.Load(), accepted, waited, reads)
+			}
+		}
+		expect("the first delivery waits", "old", true, slow, 1)
+		expect("keys that are fresh", "old", true, 0, 1)
+		for n := range 5 {
+			time.Sleep(freshTime + slow)
+			expect("keys that are read again are used meanwhile", "old", true, 0, 1+int32(n))
+			synctest.Wait() // until the read has begun
+		}
+
+		time.Sleep(readInterval + slow)
+		secrets.key = "new"
+		expect("a mismatch reads at once", "new", true, slow, 7)
+		expect("the removed key, within readInterval", "old", false, 0, 7)
+		time.Sleep(readInterval)
+		expect("a mismatch reads once in readInterval", "old", false, slow, 8)
+
+		secrets.key = "newer"
+		time.Sleep(staleTime)
+		expect("stale keys are not used", "new", false, slow, 9)
+
+		secrets.err, secrets.takes = errors.New("the API server is away"), time.Hour
+		time.Sleep(staleTime)
+		expect("the API server is away: stale keys are used after a read", "newer", true, readTimeout, 10)
+		expect("and then without one", "newer", true, 0, 10)
+
+		ring.forget(func(name types.NamespacedName) bool { return name.Name == "other" })
+		expect("another source is gone", "newer", true, 0, 10)
+		ring.forget(func(name types.NamespacedName) bool { return name.Name == "netbox" })
+		if _, err := ring.verify(t.Context(), source, nil, ""); err == nil {
+			t.Error("the keys of a source that is gone are kept")
+		}
+	})
+}
