@@ -116,6 +116,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		Secrets:  outer.GetAPIReader(),
 		Events:   store,
 		Recorder: outer.GetEventRecorder("netbox-event-operator"),
+		Hold:     options.Hold,
 		Registry: metrics.Registry,
 		Tracer:   tracer,
 		Clock:    clock.RealClock{},
@@ -125,10 +126,10 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		return err
 	}
 	server := &ingest.Server{
-		Address: options.WebhookBindAddress,
-		CertDir: options.WebhookCertDir,
-		Log:     log.WithName("receiver"),
-		Handler: receiver,
+		Address:  options.WebhookBindAddress,
+		CertDir:  options.WebhookCertDir,
+		Log:      log.WithName("receiver"),
+		Receiver: receiver,
 	}
 	err = errors.Join(
 		outer.AddHealthzCheck("ping", healthz.Ping),

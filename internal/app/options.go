@@ -1,10 +1,12 @@
 package app
 
 import (
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 )
 
 // Options are what a user sets on the command line.
@@ -14,7 +16,9 @@ type Options struct {
 	MetricsBindAddress     string
 	HealthProbeBindAddress string
 	// WebhookCertDir holds tls.crt and tls.key; webhooks are received by plain HTTP where it is empty.
-	WebhookCertDir          string
+	WebhookCertDir string
+	// Hold is how long a delivery that cannot be stored yet is held before it is refused; at least a second.
+	Hold                    time.Duration
 	LeaderElect             bool
 	LeaderElectionID        string
 	LeaderElectionNamespace string
@@ -26,6 +30,9 @@ type Options struct {
 	SinkAllowCIDRs []netip.Prefix
 }
 
+// defaultHold is less than the 30 to 60 seconds for which common load balancers and Ingress controllers wait for an answer.
+const defaultHold = 25 * time.Second
+
 // Bind defines the flags of the options, with their defaults.
 func (o *Options) Bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.WebhookBindAddress, "webhook-bind-address", ":8080",
@@ -33,6 +40,17 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.WebhookCertDir, "webhook-cert-dir", "",
 		"`directory` that holds tls.crt and tls.key: webhooks are then received by HTTPS, and the files read again when they change; "+
 			"empty for plain HTTP, where TLS ends at the Ingress")
+	o.Hold = defaultHold
+	flags.Func("hold",
+		"`duration` for which a delivery that cannot be stored yet is held and tried again before it is answered with 503, from when its body "+
+			"was read, 1s to 5m; proxies on the way must wait longer for an answer (default 25s)", func(value string) (err error) {
+			hold, err := time.ParseDuration(value)
+			if err == nil && (hold < time.Second || hold > 5*time.Minute) {
+				err = errors.New("must be between 1s and 5m")
+			}
+			o.Hold = hold
+			return err
+		})
 	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", ":8443",
 		"`address` (host:port) to serve Prometheus metrics at, by HTTPS, to clients that may get the non-resource URL /metrics, and profiles to "+
 			"clients that may get /debug/pprof/*; 0 turns it off")

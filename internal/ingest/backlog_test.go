@@ -35,7 +35,7 @@ func publish(t *testing.T, of *v1alpha1.NetBoxSource, pending int64, at time.Tim
 // TestBacklogAlone has no leader: what the replica has stored is all that is known.
 func TestBacklogAlone(t *testing.T) {
 	outage, config := plane.NewOutage(t)
-	at := start(t, config)
+	at := startHolding(t, config, time.Second)
 	described := apidocstest.Validator(t)
 	from, other := newSource(t, at, "key", maxPending(3)), newSource(t, at, "key", maxPending(3))
 	send := func(to *v1alpha1.NetBoxSource, body, key string) response {

@@ -101,10 +101,10 @@ func readAll(sent io.Reader, limit int64, claim *claim) ([]byte, error) {
 	}
 }
 
-// startWork waits until a body of some bytes may be decoded and stored; done gives the place to the next.
-func (l limits) startWork(ctx context.Context, source string, bytes int) (done func(), err error) {
+// startWork waits until a body of some bytes, received at a time, may be decoded and stored; done gives the place to the next.
+func (l limits) startWork(ctx context.Context, source string, bytes int, receivedAt time.Time) (done func(), err error) {
 	units := min(1+int64(bytes)/unitBytes, workUnits)
-	done, err = l.work.start(ctx, flow{source: source, small: units == 1}, units)
+	done, err = l.work.start(ctx, flow{source: source, small: units == 1}, units, receivedAt)
 	if err != nil {
 		return nil, unavailable("events are stored more slowly than they come; try again", time.Second, err)
 	}

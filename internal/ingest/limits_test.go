@@ -70,7 +70,7 @@ func TestWork(t *testing.T) {
 	begin := func(source string, units int64) (done func(), err error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
-		return work.start(ctx, flow{source: source}, units)
+		return work.start(ctx, flow{source: source}, units, time.Now())
 	}
 	first, err := begin("a", 10)
 	if err != nil {
@@ -84,7 +84,7 @@ func TestWork(t *testing.T) {
 	order := make(chan string, 4)
 	for n, source := range []string{"a", "a", "a", "b"} {
 		go func() {
-			if _, err := work.start(t.Context(), flow{source: source}, 4); err == nil {
+			if _, err := work.start(t.Context(), flow{source: source}, 4, time.Now()); err == nil {
 				order <- source
 			}
 		}()

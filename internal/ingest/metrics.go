@@ -11,6 +11,7 @@ type metrics struct {
 	stored    *prometheus.HistogramVec
 	bodyBytes *prometheus.HistogramVec
 	inFlight  prometheus.Gauge
+	held      prometheus.Gauge
 
 	acceptErrors *prometheus.CounterVec
 }
@@ -24,7 +25,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		stored: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netbox_events_receiver_stored_seconds",
 			Help:    "Seconds from the head of a request to the event stored, by source.",
-			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10},
+			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10, 25},
 		}, []string{"source"}),
 		bodyBytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netbox_events_receiver_body_bytes",
@@ -35,12 +36,16 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "netbox_events_receiver_in_flight_requests",
 			Help: "Requests that have no answer yet.",
 		}),
+		held: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "netbox_events_receiver_held_requests",
+			Help: "Requests that could not be stored yet and are tried again, because the API server is away, slow or asks to wait, or their Secret cannot be read.",
+		}),
 		acceptErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_receiver_accept_errors_total",
 			Help: "Deliveries on which the expression of the source's spec.accept failed, and that were stored therefore, by source.",
 		}, []string{"source"}),
 	}
-	registry.MustRegister(m.requests, m.stored, m.bodyBytes, m.inFlight, m.acceptErrors)
+	registry.MustRegister(m.requests, m.stored, m.bodyBytes, m.inFlight, m.held, m.acceptErrors)
 	return m
 }
 

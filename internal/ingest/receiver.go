@@ -34,10 +34,6 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// answerTimeout is how long the work on a request may take once its body is there: the sender learns within two seconds that nothing
-// can be stored.
-const answerTimeout = 1600 * time.Millisecond
-
 // What the receiver may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=create
@@ -54,6 +50,8 @@ type Options struct {
 	Events *eventstore.Store
 	// Recorder makes Kubernetes Events on sources whose deliveries are refused.
 	Recorder events.EventRecorder
+	// Hold is how long a delivery is held that cannot be stored yet, from when its body was read.
+	Hold time.Duration
 	// Registry takes the receiver's metrics.
 	Registry prometheus.Registerer
 	// Tracer begins a trace for each request; nil for none.
@@ -69,6 +67,7 @@ type Receiver struct {
 	docs     http.Handler
 	routes   routes
 	limits   limits
+	holds    *holds
 	keys     *keyring
 	backlogs *backlogs
 	accept   *rule.AcceptCache
@@ -81,15 +80,17 @@ type Receiver struct {
 
 // NewReceiver returns a Receiver that is ready to serve. It registers its metrics.
 func NewReceiver(options Options) *Receiver {
+	metrics := newMetrics(options.Registry)
 	return &Receiver{
 		Options:  options,
 		docs:     apidocs.Handler(),
 		routes:   newRoutes(options.Sources),
 		limits:   newLimits(options.Clock),
+		holds:    newHolds(options.Hold, metrics.held),
 		keys:     newKeyring(options.Secrets, options.Clock),
 		backlogs: newBacklogs(options.Sources),
 		accept:   rule.NewAcceptCache(),
-		metrics:  newMetrics(options.Registry),
+		metrics:  metrics,
 		notices:  newNotices(options),
 		rates:    map[types.NamespacedName]*rate.Limiter{},
 	}
@@ -184,41 +185,63 @@ func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, cla
 	}
 	r.metrics.bodyBytes.WithLabelValues(nameOf(from)).Observe(float64(len(body)))
 	receivedAt := r.Clock.Now()
-	ctx, cancel := context.WithTimeout(request.Context(), answerTimeout)
-	defer cancel()
+	hold := r.holds.begin(request.Context(), nameOf(from), receivedAt)
+	defer hold.end()
 
-	key, err := r.verify(ctx, from, body, request.Header.Values(netbox.SignatureHeader))
+	var key string
+	err = hold.until(func(int) (err error) {
+		key, err = r.verify(hold.ctx, from, body, request.Header.Values(netbox.SignatureHeader))
+		return err
+	})
 	if err != nil {
 		return "", "", err
 	}
 	if !r.withinRate(from) {
 		return "", "", throttled("over the rate limit of this source; try again")
 	}
-	settle, err := r.backlogs.admit(ctx, from)
+	settle, err := r.backlogs.admit(hold.ctx, from)
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { settle(result == resultStored) }()
-	done, err := r.limits.startWork(ctx, nameOf(from), len(body))
+	verified := delivered{
+		source: from, body: body, key: key, receivedAt: receivedAt, traceparent: tracing.Traceparent(trace.SpanFromContext(hold.ctx)),
+	}
+	err = hold.until(func(n int) (err error) {
+		name, result, err = r.tryToStore(hold, verified, n)
+		return err
+	})
+	return name, result, err
+}
+
+// tryToStore decodes and stores a verified delivery, for the n-th time. What it holds beside the body it gives back when the try is over.
+func (r *Receiver) tryToStore(hold *hold, delivery delivered, n int) (name string, result result, err error) {
+	done, err := r.limits.startWork(hold.ctx, nameOf(delivery.source), len(delivery.body), delivery.receivedAt)
 	if err != nil {
 		return "", "", err
 	}
 	defer done()
-	event, err := decode(body, from, receivedAt)
+	event, err := decode(delivery.body, delivery.source, delivery.receivedAt)
 	if err != nil {
 		return "", "", err
 	}
-	resource := newEvent(event, delivered{
-		source: from, body: body, key: key, receivedAt: receivedAt, traceparent: tracing.Traceparent(trace.SpanFromContext(ctx)),
-	})
-	if accepted, err := r.accepts(ctx, from, resource); err != nil {
+	resource := newEvent(event, delivery)
+	accepted, err := r.accepts(hold.ctx, delivery.source, resource)
+	if err != nil {
+		hold.over = true // it compiles no better at another try
 		return "", "", err
-	} else if !accepted {
+	}
+	if !accepted {
 		return "", resultIgnored, nil
 	}
-	result, err = r.create(ctx, resource)
+	if result, err = r.create(hold, resource, n); err == nil {
+		r.holds.stored(hold.source)
+	}
 	return resource.Namespace + "/" + resource.Name, result, err
 }
+
+// EndHolds answers all deliveries that are held, and lets none be held from now on: the receiver is about to stop.
+func (r *Receiver) EndHolds() { r.holds.stop() }
 
 // SourcesChanged makes the receiver look its sources up again. It is to be called after each change of what Options.Sources reads.
 func (r *Receiver) SourcesChanged() {
@@ -331,10 +354,10 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 }
 
 // create stores an event. That it exists already is success: its name says that it is the same.
-func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (result, error) {
-	ctx, span := tracing.Start(ctx, trace.SpanFromContext(ctx), "create", trace.SpanKindClient)
+func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (result, error) {
+	_, span := tracing.Start(hold.ctx, trace.SpanFromContext(hold.ctx), "create", trace.SpanKindClient)
 	defer span.End()
-	err := r.createWhenAsked(ctx, event)
+	err := r.createWhenAsked(hold, event, n)
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		span.SetStatus(codes.Error, "")
 	}
@@ -354,20 +377,15 @@ func (r *Receiver) create(ctx context.Context, event *v1alpha1.NetBoxEvent) (res
 	}
 }
 
-// createWhenAsked tries again when an API server that has too much to do asks for it, if that is soon. Meanwhile the event keeps its place
+// createWhenAsked tries again when an API server that has too much to do asks for it, within the hold. Meanwhile the event keeps its place
 // among those that are worked on, so that the API server gets less to do.
-func (r *Receiver) createWhenAsked(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
+func (r *Receiver) createWhenAsked(hold *hold, event *v1alpha1.NetBoxEvent, n int) error {
 	for {
+		ctx, cancel := context.WithTimeout(hold.ctx, tryTime(n))
 		err := r.Events.Create(ctx, event)
-		_, asked := apierrors.SuggestsClientDelay(err)
-		pause := retryAfter(err)
-		if deadline, _ := ctx.Deadline(); !asked || time.Until(deadline) < pause {
+		cancel()
+		if _, asked := apierrors.SuggestsClientDelay(err); !asked || !hold.obey(retryAfter(err)) {
 			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause):
 		}
 	}
 }

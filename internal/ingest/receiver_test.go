@@ -2,6 +2,7 @@ package ingest_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +48,7 @@ func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 // receiver is a Receiver behind an HTTP server, as one replica has it.
 type receiver struct {
 	*httptest.Server
+	handler *ingest.Receiver
 	// recorded takes the Kubernetes Events that it makes.
 	recorded chan string
 	metrics  *prometheus.Registry
@@ -74,6 +77,11 @@ func (r receiver) counted(t *testing.T) (counts []string) {
 }
 
 func start(t *testing.T, config *rest.Config) receiver {
+	return startHolding(t, config, 25*time.Second)
+}
+
+// startHolding starts a receiver with another hold than the default.
+func startHolding(t *testing.T, config *rest.Config, hold time.Duration) receiver {
 	t.Helper()
 	scheme := plane.Client.Scheme()
 	sources, err := cache.New(config, cache.Options{Scheme: scheme})
@@ -98,14 +106,14 @@ func start(t *testing.T, config *rest.Config) receiver {
 	recorder, registry := events.NewFakeRecorder(1000), prometheus.NewRegistry()
 	handler := ingest.NewReceiver(ingest.Options{
 		Sources: sources, Secrets: api, Events: store, Recorder: recorder, Registry: registry, Clock: clock.RealClock{},
-		Log: testr.New(t),
+		Hold: hold, Log: testr.New(t),
 	})
 	if err := app.OnSourceChange(t.Context(), sources, handler.SourcesChanged); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	return receiver{server, recorder.Events, registry}
+	return receiver{server, handler, recorder.Events, registry}
 }
 
 // newSource creates a source with one key, and waits until it is served.
@@ -628,60 +636,151 @@ func TestKeys(t *testing.T) {
 
 // TestSecretLater creates the Secret after the source.
 func TestSecretLater(t *testing.T) {
-	at := start(t, plane.Config)
+	impatient, patient := startHolding(t, plane.Config, time.Second), start(t, plane.Config)
 	namespace := plane.Namespace(t)
 	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
 	from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook", Key: "token"}
 	plane.Create(t, from)
-	served(t, at, source.Path(from))
-	send := func() response {
+	served(t, impatient, source.Path(from))
+	served(t, patient, source.Path(from))
+	send := func(at receiver) response {
 		return post(t, at.URL+source.Path(from), event(1), signed("key", event(1)))
 	}
-	if answer := send(); answer.status != 503 || answer.header.Get("Retry-After") == "" || strings.Contains(answer.Result, "webhook") {
+	if answer := send(impatient); answer.status != 503 || answer.header.Get("Retry-After") == "" || strings.Contains(answer.Result, "webhook") ||
+		answer.took < time.Second || answer.took > 2*time.Second {
 		t.Errorf("without a Secret: %+v", answer)
 	}
-	plane.Create(t, secret(namespace, map[string]string{"token": "key"}))
-	created := time.Now()
-	for send().status != 200 {
-		if time.Since(created) > 2*time.Second {
-			t.Fatal("the Secret is not used after 2 s")
-		}
-		time.Sleep(50 * time.Millisecond)
+	time.AfterFunc(2*time.Second, func() { plane.Create(t, secret(namespace, map[string]string{"token": "key"})) })
+	if answer := send(patient); answer.status != 200 || answer.took < time.Second || answer.took > 6*time.Second {
+		t.Errorf("the Secret is created while the delivery is held: %+v", answer)
 	}
 }
 
-// TestOutage takes the API server away in both ways.
-func TestOutage(t *testing.T) {
-	outage, config := plane.NewOutage(t)
-	at := start(t, config)
-	from := newSource(t, at, "key", nil)
-	n := 0
-	send := func() response {
-		n++
-		return post(t, at.URL+source.Path(from), event(n), signed("key", event(n)))
+// stored returns how many events of a namespace are stored.
+func stored(t *testing.T, namespace string) int {
+	t.Helper()
+	var events v1alpha1.NetBoxEventList
+	if err := plane.Client.List(t.Context(), &events, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
 	}
-	for _, state := range []controlplane.OutageState{controlplane.Refused, controlplane.Hung} {
-		eventually(t, "nothing is stored while the API server is up", func() bool { return send().status == 200 })
-		outage.Set(state)
-		var all sync.WaitGroup
-		for range 3 {
-			for range 10 {
+	return len(events.Items)
+}
+
+// outages are the two ways in which the API server goes away.
+var outages = map[string]controlplane.OutageState{"refused": controlplane.Refused, "hung": controlplane.Hung}
+
+// TestOutage takes the API server away for less long than deliveries are held.
+func TestOutage(t *testing.T) {
+	const senders, outageTime = 20, 4 * time.Second
+	for name, state := range outages {
+		t.Run(name, func(t *testing.T) {
+			outage, config := plane.NewOutage(t)
+			at := start(t, config)
+			from := newSource(t, at, "key", nil)
+			send := func(n int) response { return post(t, at.URL+source.Path(from), event(n), signed("key", event(n))) }
+			if answer := send(0); answer.status != 200 {
+				t.Fatalf("before: %d %s", answer.status, answer.Result)
+			}
+			outage.Set(state)
+			began := time.Now()
+			var all sync.WaitGroup
+			var sent atomic.Int64
+			for range senders {
 				all.Go(func() {
-					body := event(1000)
-					answer := post(t, at.URL+source.Path(from), body, signed("key", body))
-					if answer.status != 503 || answer.took > 2*time.Second || answer.header.Get("Retry-After") == "" {
-						t.Errorf("API server %v: %d %q after %s", state, answer.status, answer.Result, answer.took)
+					for time.Since(began) < outageTime {
+						if answer := send(int(sent.Add(1))); answer.status != 200 {
+							t.Errorf("%d %s after %s", answer.status, answer.Result, answer.took)
+						}
+					}
+				})
+			}
+			// A sender that hangs up before the outage ends.
+			all.Go(func() {
+				body := event(1000)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.URL+source.Path(from), strings.NewReader(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				request.Header.Set("Content-Type", "application/json")
+				request.Header.Set(netbox.SignatureHeader, signed("key", body)[netbox.SignatureHeader])
+				if answer, err := http.DefaultTransport.RoundTrip(request); err == nil {
+					t.Errorf("answered with %d during the outage", answer.StatusCode)
+					_ = answer.Body.Close()
+				}
+			})
+			if answer := post(t, at.URL+source.Path(from), event(1), signed("wrong", event(1))); answer.status != 401 || answer.took > 2*time.Second {
+				t.Errorf("a wrong signature during an outage: %d after %s, want the keys to survive it", answer.status, answer.took)
+			}
+			time.Sleep(outageTime - time.Since(began))
+			outage.Set(controlplane.Up)
+			all.Wait()
+			eventually(t, "the delivery of a sender that hung up is not stored", func() bool {
+				return stored(t, from.Namespace) >= int(sent.Load())+2
+			})
+			if got, want := stored(t, from.Namespace), int(sent.Load())+2; got != want {
+				t.Errorf("%d events are stored, want %d", got, want)
+			}
+		})
+	}
+}
+
+// TestLongOutage takes the API server away for longer than deliveries are held.
+func TestLongOutage(t *testing.T) {
+	for name, state := range outages {
+		t.Run(name, func(t *testing.T) {
+			outage, config := plane.NewOutage(t)
+			at := startHolding(t, config, 2*time.Second)
+			from := newSource(t, at, "", nil)
+			send := func(n int) response { return post(t, at.URL+source.Path(from), event(n), nil) }
+			outage.Set(state)
+			var all sync.WaitGroup
+			for n := range 20 {
+				all.Go(func() {
+					if answer := send(n); answer.status != 503 || answer.took < 2*time.Second || answer.took > 3*time.Second ||
+						answer.header.Get("Retry-After") == "" {
+						t.Errorf("%d %q after %s", answer.status, answer.Result, answer.took)
 					}
 				})
 			}
 			all.Wait()
-			if answer := post(t, at.URL+source.Path(from), event(1), signed("wrong", event(1))); answer.status != 401 {
-				t.Errorf("a wrong signature during an outage: %d, want the keys to survive it", answer.status)
+			outage.Set(controlplane.Up)
+			if answer := send(1000); answer.status != 200 {
+				t.Errorf("after the outage: %d %s", answer.status, answer.Result)
 			}
-		}
-		outage.Set(controlplane.Up)
+		})
 	}
-	eventually(t, "nothing is stored after the API server is back", func() bool { return send().status == 200 })
+}
+
+// TestEndHolds stops a receiver that holds deliveries.
+func TestEndHolds(t *testing.T) {
+	outage, config := plane.NewOutage(t)
+	at := start(t, config)
+	from := newSource(t, at, "", nil)
+	outage.Set(controlplane.Refused)
+	var all sync.WaitGroup
+	var ended atomic.Pointer[time.Time]
+	for n := range 20 {
+		all.Go(func() {
+			answer := post(t, at.URL+source.Path(from), event(n), nil)
+			if end := ended.Load(); answer.status != 503 || end == nil || time.Since(*end) > 2*time.Second {
+				t.Errorf("%d %q after %s", answer.status, answer.Result, answer.took)
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	ended.Store(new(time.Now()))
+	at.handler.EndHolds()
+	all.Wait()
+	if answer := post(t, at.URL+source.Path(from), event(1), nil); answer.status != 503 || answer.took > 2*time.Second {
+		t.Errorf("a delivery that comes later: %d after %s", answer.status, answer.took)
+	}
+	outage.Set(controlplane.Up)
+	if answer := post(t, at.URL+source.Path(from), event(1), nil); answer.status != 200 {
+		t.Errorf("a receiver that is about to stop does not store: %d", answer.status)
+	}
 }
 
 // TestGone takes the API server away without a word, with connections to it that were kept, and brings another in its place.
@@ -700,12 +799,9 @@ func TestGone(t *testing.T) {
 	}
 	all.Wait()
 	outage.Set(controlplane.Hung)
-	if answer := send(20); answer.status != 503 {
-		t.Errorf("meanwhile: %d %s", answer.status, answer.Result)
-	}
 	outage.Set(controlplane.Up)
-	if answer := send(20); answer.status != 200 {
-		t.Errorf("afterwards: %d %s", answer.status, answer.Result)
+	if answer := send(20); answer.status != 200 || answer.took > 5*time.Second {
+		t.Errorf("afterwards: %d %s after %s, want one try to be lost on a connection that was kept", answer.status, answer.Result, answer.took)
 	}
 }
 
@@ -743,7 +839,7 @@ func TestAPIServer(t *testing.T) {
 		proxy.ServeHTTP(w, request)
 	}))
 	t.Cleanup(between.CloseClientConnections)
-	at := start(t, &rest.Config{Host: between.URL})
+	at := startHolding(t, &rest.Config{Host: between.URL}, 5*time.Second)
 	from := newSource(t, at, "", nil)
 	send := func() response { return post(t, at.URL+source.Path(from), event(1), nil) }
 

@@ -29,6 +29,8 @@ const (
 	idleConnectionsMost = 1024
 	// lameDuckTime is how long requests are still taken when the receiver is no longer ready: Ingress controllers learn of it late.
 	lameDuckTime = 3 * time.Second
+	// answerTime is how long an answer may take to be written, after the request was read and its hold is over.
+	answerTime = 5 * time.Second
 	// drainTimeout is how long requests that have begun may take when the receiver stops.
 	drainTimeout = 20 * time.Second
 )
@@ -38,9 +40,9 @@ type Server struct {
 	// Address is where to listen, ":8080".
 	Address string
 	// CertDir holds tls.crt and tls.key, which are read again when they change. Plain HTTP is served where it is empty.
-	CertDir string
-	Handler http.Handler
-	Log     logr.Logger
+	CertDir  string
+	Receiver *Receiver
+	Log      logr.Logger
 
 	ready atomic.Bool
 }
@@ -68,10 +70,10 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 	}
 	server := &http.Server{
-		Handler:           s.Handler,
+		Handler:           s.Receiver,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
-		WriteTimeout:      requestTimeout + 2*answerTimeout,
+		WriteTimeout:      requestTimeout + s.Receiver.Hold + answerTime,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         newIdleConnections(idleConnectionsMost).changed,
@@ -92,6 +94,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.ready.Store(false)
 	s.Log.Info("no longer ready; requests are taken for a little while, and those that have begun are answered")
+	s.Receiver.EndHolds()              // the sender, or NetBox's queue, has another replica to try
 	server.SetKeepAlivesEnabled(false) // so that nobody sends the next request on a connection that is about to be closed
 	select {
 	case err := <-served:

@@ -5,10 +5,11 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 )
 
-// work is a number of units that requests take while they are worked on. Who waits gets them in the order of coming, within a flow; of the
-// flows, the one that has the fewest is next.
+// work is a number of units that requests take while they are worked on. Within a flow, the request that was received first gets them first; of
+// the flows, the one that has the fewest is next.
 type work struct {
 	mu      sync.Mutex
 	free    int64
@@ -24,6 +25,7 @@ type flow struct {
 
 type turn struct {
 	units int64
+	since time.Time
 	begun chan struct{}
 }
 
@@ -31,11 +33,11 @@ func newWork(units int64) *work {
 	return &work{free: units, taken: map[flow]int64{}, waiting: map[flow][]*turn{}}
 }
 
-// start waits for units, until ctx is done; done gives them back.
-func (w *work) start(ctx context.Context, from flow, units int64) (done func(), err error) {
-	mine := &turn{units: units, begun: make(chan struct{})}
+// start waits for units for a request that was received at a time, until ctx is done; done gives them back.
+func (w *work) start(ctx context.Context, from flow, units int64, since time.Time) (done func(), err error) {
+	mine := &turn{units: units, since: since, begun: make(chan struct{})}
 	w.mu.Lock()
-	w.waiting[from] = append(w.waiting[from], mine)
+	w.waiting[from] = insertBySince(w.waiting[from], mine, func(t *turn) time.Time { return t.since })
 	w.next()
 	w.mu.Unlock()
 
