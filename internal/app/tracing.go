@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -17,9 +18,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	"k8s.io/utils/clock"
+	"golang.org/x/time/rate"
 
-	"github.com/netbox-events/netbox-event-operator/internal/notice"
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
@@ -86,11 +86,13 @@ func newExporter(ctx context.Context) (*otlptrace.Exporter, error) {
 
 // exportErrors logs what goes wrong with traces, now and then: a collector that is down fails every batch.
 func exportErrors(log logr.Logger) otel.ErrorHandler {
-	lines := notice.NewLimiter[struct{}](exportNoticeInterval, clock.RealClock{})
+	lines := rate.Sometimes{Interval: exportNoticeInterval}
+	var failures atomic.Int64 // since the last line
 	return otel.ErrorHandlerFunc(func(err error) {
-		if allowed, withheld := lines.Allow(struct{}{}); allowed {
+		failures.Add(1)
+		lines.Do(func() {
 			log.Info("traces are lost; check the collector that OTEL_EXPORTER_OTLP_ENDPOINT names", "cause", err.Error(),
-				"moreSinceLastLine", withheld)
-		}
+				"suppressed", failures.Swap(0)-1)
+		})
 	})
 }
