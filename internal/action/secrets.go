@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/source"
+	"github.com/netbox-events/netbox-event-operator/internal/secretkeys"
 )
 
 // What http actions may read:
@@ -57,7 +57,7 @@ func (s *secretReader) entry(ctx context.Context, namespace string, ref v1alpha1
 	if err != nil {
 		return nil, err
 	}
-	keys, err := source.Keys(secret, &v1alpha1.SecretKeysReference{Name: ref.Name, Key: ref.Key})
+	keys, err := secretkeys.Of(secret, &v1alpha1.SecretKeysReference{Name: ref.Name, Key: ref.Key})
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
-	"github.com/netbox-events/netbox-event-operator/internal/source"
+	"github.com/netbox-events/netbox-event-operator/internal/secretkeys"
 )
 
 const (
@@ -160,7 +160,7 @@ func (s *sourceKeys) take(secret *corev1.Secret, err error) {
 	switch {
 	case err == nil:
 		s.keys.version = string(secret.UID) + "/" + secret.ResourceVersion
-		s.keys.list, s.err = source.Keys(secret, &s.ref)
+		s.keys.list, s.err = signingKeys(secret, &s.ref)
 	case apierrors.IsNotFound(err):
 		s.keys, s.err = keys{}, fmt.Errorf("Secret %s/%s does not exist", s.namespace, s.ref.Name)
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err): // taken away on purpose, perhaps
@@ -168,4 +168,14 @@ func (s *sourceKeys) take(secret *corev1.Secret, err error) {
 	case s.keys.list == nil:
 		s.err = fmt.Errorf("Secret %s/%s cannot be read: %w", s.namespace, s.ref.Name, err)
 	}
+}
+
+// signingKeys returns the keys that a source's reference selects of a Secret.
+func signingKeys(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]netbox.Key, error) {
+	entries, err := secretkeys.Of(secret, ref)
+	var keys []netbox.Key
+	for _, entry := range entries {
+		keys = append(keys, netbox.Key(entry))
+	}
+	return keys, err
 }

@@ -1,21 +1,15 @@
-// Package source holds what the receiver and the source controller must agree on: which path a source is served at, which of two
-// sources with one path is served, and which entries of a Secret are keys.
+// Package source holds what the receiver and the source controller must agree on: which path a source is served at, and which of two
+// sources with one path is served.
 package source
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
-	"unicode"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
 // PathIndex is the name of the cache's index of sources by Path.
@@ -117,24 +111,4 @@ func compareClaims(a, b *v1alpha1.NetBoxSource) int {
 	aSince, _ := claimedSince(a)
 	bSince, _ := claimedSince(b)
 	return cmp.Or(aSince.Compare(bSince), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-}
-
-// Keys returns the keys that ref selects of a Secret, in the order of their names. White space at the end of an entry is no part of
-// the key: NetBox's form strips it, and editors and echo add it. An entry that is empty otherwise is no key.
-func Keys(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]netbox.Key, error) {
-	var keys []netbox.Key
-	for _, name := range slices.Sorted(maps.Keys(secret.Data)) {
-		value := []byte(strings.TrimRightFunc(string(secret.Data[name]), unicode.IsSpace))
-		if len(value) > 0 && (ref.Key == "" || ref.Key == name) {
-			keys = append(keys, netbox.Key{Name: name, Value: value})
-		}
-	}
-	switch {
-	case len(keys) > 0:
-		return keys, nil
-	case ref.Key != "":
-		return nil, fmt.Errorf("Secret %s has no entry %s, or it is empty", ref.Name, ref.Key)
-	default:
-		return nil, fmt.Errorf("Secret %s has no entry that is not empty", ref.Name)
-	}
 }

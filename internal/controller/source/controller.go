@@ -31,6 +31,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/conditions"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/internal/secretkeys"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
@@ -190,7 +191,7 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 	} else if err != nil {
 		return not(v1alpha1.ReasonSecretUnreadable, "%v", err), nil
 	}
-	keys, err := source.Keys(&secret, from.Spec.SecretRef)
+	keys, err := secretkeys.Of(&secret, from.Spec.SecretRef)
 	if err != nil {
 		return not(v1alpha1.ReasonKeyNotFound, "%v; deliveries are answered with 503", err), nil
 	}

@@ -1,0 +1,41 @@
+// Package secretkeys reads keys from the entries of a Secret.
+package secretkeys
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+)
+
+// Key is one key of a Secret.
+type Key struct {
+	// Name is that of the entry. It is not confidential.
+	Name  string
+	Value []byte
+}
+
+// Of returns the keys that ref selects of a Secret, in the order of their names. White space at the end of an entry is no part of the key:
+// NetBox's form strips it, and editors and echo add it. An entry that is empty otherwise is no key.
+func Of(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]Key, error) {
+	var keys []Key
+	for _, name := range slices.Sorted(maps.Keys(secret.Data)) {
+		value := []byte(strings.TrimRightFunc(string(secret.Data[name]), unicode.IsSpace))
+		if len(value) > 0 && (ref.Key == "" || ref.Key == name) {
+			keys = append(keys, Key{Name: name, Value: value})
+		}
+	}
+	switch {
+	case len(keys) > 0:
+		return keys, nil
+	case ref.Key != "":
+		return nil, fmt.Errorf("Secret %s has no entry %s, or it is empty", ref.Name, ref.Key)
+	default:
+		return nil, fmt.Errorf("Secret %s has no entry that is not empty", ref.Name)
+	}
+}
