@@ -112,15 +112,16 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
-		Sources:  outer.GetClient(),
-		Secrets:  outer.GetAPIReader(),
-		Events:   store,
-		Recorder: outer.GetEventRecorder("netbox-event-operator"),
-		Hold:     options.Hold,
-		Registry: metrics.Registry,
-		Tracer:   tracer,
-		Clock:    clock.RealClock{},
-		Log:      log.WithName("receiver"),
+		Sources:       outer.GetClient(),
+		Secrets:       outer.GetAPIReader(),
+		Events:        store,
+		Recorder:      outer.GetEventRecorder("netbox-event-operator"),
+		Hold:          options.Hold,
+		ForgetSources: shared.metrics.ForgetSources,
+		Registry:      metrics.Registry,
+		Tracer:        tracer,
+		Clock:         clock.RealClock{},
+		Log:           log.WithName("receiver"),
 	})
 	if err := OnSourceChange(ctx, outer.GetCache(), receiver.SourcesChanged); err != nil {
 		return err

@@ -82,6 +82,9 @@ func unavailable(message string, retryAfter time.Duration, cause error) *answer 
 // maxMessageBytes bounds the texts of an answer: NetBox keeps it with the failed job, and the API server's complaints repeat what was sent.
 const maxMessageBytes = 4096
 
+// challenge says how to sign. HTTP wants one with each 401, and has registered no scheme for a signature of NetBox's kind.
+const challenge = `HMAC-SHA512 header="` + netbox.SignatureHeader + `"`
+
 func (a *answer) write(w http.ResponseWriter) {
 	type fault struct {
 		Field   string `json:"field"`
@@ -99,8 +102,11 @@ func (a *answer) write(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	header.Set("X-Content-Type-Options", "nosniff")
-	if a.result == resultMethodNotAllowed {
+	switch a.result {
+	case resultMethodNotAllowed:
 		header.Set("Allow", http.MethodPost)
+	case resultUnauthorized:
+		header.Set("WWW-Authenticate", challenge)
 	}
 	if a.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(int(a.retryAfter.Round(time.Second)/time.Second)))

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,8 @@ type metrics struct {
 	held      prometheus.Gauge
 
 	acceptErrors *prometheus.CounterVec
+
+	sources sync.Map // names of those that have series
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -49,9 +52,31 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	return m
 }
 
+// read counts a body that was read.
+func (m *metrics) read(source string, bytes int) {
+	m.sources.Store(source, nil)
+	m.bodyBytes.WithLabelValues(source).Observe(float64(bytes))
+}
+
+// observe counts a request and its result.
 func (m *metrics) observe(source string, result result, took time.Duration) {
+	m.sources.Store(source, nil)
 	m.requests.WithLabelValues(source, string(result)).Inc()
 	if result == resultStored {
 		m.stored.WithLabelValues(source).Observe(took.Seconds())
+	}
+}
+
+// forget deletes the series of sources that are gone.
+func (m *metrics) forget(isGone func(source string) bool) {
+	for name := range m.sources.Range {
+		if source := name.(string); isGone(source) {
+			m.sources.Delete(source)
+			labels := prometheus.Labels{"source": source}
+			m.requests.DeletePartialMatch(labels)
+			m.stored.DeletePartialMatch(labels)
+			m.bodyBytes.DeletePartialMatch(labels)
+			m.acceptErrors.DeletePartialMatch(labels)
+		}
 	}
 }

@@ -87,6 +87,12 @@ func (n *notices) acceptFailed(source *v1alpha1.NetBoxSource, event *v1alpha1.Ne
 	}
 }
 
+// forget forgets the sources that are gone.
+func (n *notices) forget(isGone func(source string) bool) {
+	n.lines.Forget(func(key noticeKey) bool { return isGone(key.source) })
+	n.events.Forget(func(key noticeKey) bool { return isGone(key.source) })
+}
+
 func causeOf(answer *answer) string {
 	if answer.cause == nil {
 		return ""

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
 	"strings"
@@ -52,6 +53,8 @@ type Options struct {
 	Recorder events.EventRecorder
 	// Hold is how long a delivery is held that cannot be stored yet, from when its body was read.
 	Hold time.Duration
+	// ForgetSources, if set, is called after sources have changed, so that others forget those that are gone as well.
+	ForgetSources func(isGone func(source string) bool)
 	// Registry takes the receiver's metrics.
 	Registry prometheus.Registerer
 	// Tracer begins a trace for each request; nil for none.
@@ -75,7 +78,7 @@ type Receiver struct {
 	notices  *notices
 
 	mu    sync.Mutex
-	rates map[types.NamespacedName]*rate.Limiter // grows with the sources that ever had a limit, which are few
+	rates map[types.NamespacedName]*rate.Limiter
 }
 
 // NewReceiver returns a Receiver that is ready to serve. It registers its metrics.
@@ -183,7 +186,7 @@ func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, cla
 	if err != nil {
 		return "", "", err
 	}
-	r.metrics.bodyBytes.WithLabelValues(nameOf(from)).Observe(float64(len(body)))
+	r.metrics.read(nameOf(from), len(body))
 	receivedAt := r.Clock.Now()
 	hold := r.holds.begin(request.Context(), nameOf(from), receivedAt)
 	defer hold.end()
@@ -243,12 +246,40 @@ func (r *Receiver) tryToStore(hold *hold, delivery delivered, n int) (name strin
 // EndHolds answers all deliveries that are held, and lets none be held from now on: the receiver is about to stop.
 func (r *Receiver) EndHolds() { r.holds.stop() }
 
-// SourcesChanged makes the receiver look its sources up again. It is to be called after each change of what Options.Sources reads.
+// SourcesChanged makes the receiver look its sources up again, and forget those that are gone. It is to be called after each change of what
+// Options.Sources reads.
 func (r *Receiver) SourcesChanged() {
 	r.routes.forget()
-	if err := r.backlogs.refresh(context.Background()); err != nil {
+	ctx := context.Background()
+	if err := r.backlogs.refresh(ctx); err != nil {
 		r.Log.Error(err, "cannot read how many events of each source wait")
 	}
+	var sources v1alpha1.NetBoxSourceList
+	if err := r.Sources.List(ctx, &sources, client.UnsafeDisableDeepCopy); err != nil { // they are only read
+		r.Log.Error(err, "cannot list the sources")
+		return
+	}
+	r.forgetGone(sources.Items)
+}
+
+// forgetGone forgets all that is kept of sources beside some, their metrics included. A request that was received before its source was deleted
+// may bring back some of it, until the next change of a source.
+func (r *Receiver) forgetGone(sources []v1alpha1.NetBoxSource) {
+	present := map[string]bool{"": true} // requests without a source have metrics too
+	for i := range sources {
+		present[nameOf(&sources[i])] = true
+	}
+	isGone := func(source string) bool { return !present[source] }
+	isNameGone := func(name types.NamespacedName) bool { return isGone(name.String()) }
+	r.metrics.forget(isGone)
+	r.notices.forget(isGone)
+	r.keys.forget(isNameGone)
+	if r.ForgetSources != nil {
+		r.ForgetSources(isGone)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.rates, func(name types.NamespacedName, _ *rate.Limiter) bool { return isNameGone(name) })
 }
 
 // route returns the source that a delivery is for, by its path.

@@ -565,6 +565,9 @@ func TestContract(t *testing.T) {
 			if test.method != "HEAD" {
 				described(answer.status, answer.header, answer.body)
 			}
+			if test.want == 401 && answer.header.Get("WWW-Authenticate") != `HMAC-SHA512 header="X-Hook-Signature"` {
+				t.Errorf("%s: WWW-Authenticate is %q", test.reason, answer.header.Get("WWW-Authenticate"))
+			}
 			if test.want == 405 && answer.header.Get("Allow") != "POST" {
 				t.Errorf("%s: Allow is %q", test.reason, answer.header.Get("Allow"))
 			}
@@ -654,6 +657,52 @@ func TestSecretLater(t *testing.T) {
 	if answer := send(patient); answer.status != 200 || answer.took < time.Second || answer.took > 6*time.Second {
 		t.Errorf("the Secret is created while the delivery is held: %+v", answer)
 	}
+}
+
+// TestSourcesGone deletes sources to which something was sent. Nothing may be left of them.
+func TestSourcesGone(t *testing.T) {
+	const count = 20
+	at := start(t, plane.Config)
+	stays := newSource(t, at, "key", nil)
+	var gone []*v1alpha1.NetBoxSource
+	for range count {
+		gone = append(gone, newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
+			s.Spec.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 10}
+		}))
+	}
+	for n, from := range append(gone, stays) {
+		if answer := post(t, at.URL+source.Path(from), event(n), signed("key", event(n))); answer.status != 200 {
+			t.Errorf("%d %s", answer.status, answer.Result)
+		}
+	}
+	if kept := at.handler.Kept(); kept < 2*count {
+		t.Fatalf("%d things are kept of %d sources", kept, count)
+	}
+	for _, from := range gone {
+		if err := plane.Client.Delete(t.Context(), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	series := func() (names []string) {
+		families, err := at.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				for _, label := range metric.GetLabel() {
+					if label.GetName() == "source" {
+						names = append(names, label.GetValue())
+					}
+				}
+			}
+		}
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	want := []string{"", stays.Namespace + "/" + stays.Name}
+	eventually(t, "series of sources that are gone stay", func() bool { return slices.Equal(series(), want) })
+	eventually(t, "limiters and keys of sources that are gone stay", func() bool { return at.handler.Kept() == 1 })
 }
 
 // stored returns how many events of a namespace are stored.

@@ -2,6 +2,7 @@
 package notice
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ type Limiter[K comparable] struct {
 	clock    clock.PassiveClock
 
 	mu   sync.Mutex
-	last map[K]*state // grows with the keys that ever were, which should be few
+	last map[K]*state
 }
 
 type state struct {
@@ -25,6 +26,13 @@ type state struct {
 // NewLimiter returns a Limiter that has let nothing through yet.
 func NewLimiter[K comparable](interval time.Duration, clock clock.PassiveClock) *Limiter[K] {
 	return &Limiter[K]{interval: interval, clock: clock, last: map[K]*state{}}
+}
+
+// Forget forgets the keys that are gone, so that the Limiter does not grow with the keys that ever were.
+func (l *Limiter[K]) Forget(isGone func(K) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.last, func(key K, _ *state) bool { return isGone(key) })
 }
 
 // Allow tells whether a notice of a key may be given now, and how many were not since the last that was.

@@ -16,6 +16,7 @@ type Metrics struct {
 	expressionErrors *prometheus.CounterVec
 	sinceChange      *prometheus.HistogramVec
 	sinceReceipt     *prometheus.HistogramVec
+	sources          sync.Map // names of those that have series in the last two
 
 	mu     sync.Mutex
 	engine *Engine // nil where this replica does not lead
@@ -91,9 +92,22 @@ func (m *Metrics) forget(rule types.NamespacedName) {
 	m.expressionErrors.DeletePartialMatch(labels)
 }
 
+// ForgetSources deletes the series of sources that are gone.
+func (m *Metrics) ForgetSources(isGone func(source string) bool) {
+	for name := range m.sources.Range {
+		if source := name.(string); isGone(source) {
+			m.sources.Delete(source)
+			labels := prometheus.Labels{"source": source}
+			m.sinceChange.DeletePartialMatch(labels)
+			m.sinceReceipt.DeletePartialMatch(labels)
+		}
+	}
+}
+
 // finished counts an event on which all is done.
 func (m *Metrics) finished(entry *entry, status *v1alpha1.NetBoxEventStatus, now time.Time) {
 	source, phase := entry.source().String(), string(status.Phase)
+	m.sources.Store(source, nil)
 	m.sinceChange.WithLabelValues(source, phase).Observe(now.Sub(time.Unix(0, entry.timestamp)).Seconds())
 	m.sinceReceipt.WithLabelValues(source, phase).Observe(now.Sub(time.Unix(0, entry.received)).Seconds())
 	for _, rule := range status.Rules {
