@@ -53,6 +53,8 @@ type hold struct {
 	since  time.Time
 	failed bool // at least one try
 	over   bool
+	// mayBeStored says that the result of a try is unknown: the API server did not answer, or could not tell.
+	mayBeStored bool
 
 	// ctx ends with the hold. It does not end with the request: a proxy on the way may wait less long than the hold, and then the event is
 	// stored all the same. If it is sent again, it is a duplicate.

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -384,7 +385,8 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 	return event, nil
 }
 
-// create stores an event. That it exists already is success: its name says that it is the same.
+// create stores an event. That it exists already is success: its name says that it is the same. It is no duplicate if an earlier try of this
+// delivery may have stored it.
 func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (result, error) {
 	_, span := tracing.Start(hold.ctx, trace.SpanFromContext(hold.ctx), "create", trace.SpanKindClient)
 	defer span.End()
@@ -393,7 +395,7 @@ func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (resul
 		span.SetStatus(codes.Error, "")
 	}
 	switch {
-	case err == nil:
+	case err == nil, apierrors.IsAlreadyExists(err) && hold.mayBeStored:
 		return resultStored, nil
 	case apierrors.IsAlreadyExists(err):
 		return resultDuplicate, nil
@@ -415,7 +417,11 @@ func (r *Receiver) createWhenAsked(hold *hold, event *v1alpha1.NetBoxEvent, n in
 		ctx, cancel := context.WithTimeout(hold.ctx, tryTime(n))
 		err := r.Events.Create(ctx, event)
 		cancel()
-		if _, asked := apierrors.SuggestsClientDelay(err); !asked || !hold.obey(retryAfter(err)) {
+		_, asked := apierrors.SuggestsClientDelay(err)
+		if err != nil && !asked && !apierrors.IsAlreadyExists(err) && !utilnet.IsConnectionRefused(err) {
+			hold.mayBeStored = true
+		}
+		if !asked || !hold.obey(retryAfter(err)) {
 			return err
 		}
 	}

@@ -491,6 +491,8 @@ func TestContract(t *testing.T) {
 	long := strings.Replace(now, "{", "{"+strings.Repeat(" ", 5000), 1)
 	big := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 1_700_000)+`",`, 1)
 	bigger := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 2_300_000)+`",`, 1)
+	bigAsStored := strings.Replace(event(2), `"data":{`, `"data":{"x":[1e20`+strings.Repeat(",1e20", 70_300)+`],`, 1) // 22 bytes each
+	tooMany := strings.Replace(event(2), `"data":{`, `"data":{"x":[0`+strings.Repeat(",0", netbox.MaxValues)+`],`, 1)
 	hugeWhenEscaped := strings.Replace(event(2), `"data":{`, `"data":{"x":"`+strings.Repeat("<", 900_000)+`",`, 1)
 
 	described := apidocstest.Validator(t)
@@ -524,6 +526,8 @@ func TestContract(t *testing.T) {
 		{"PUT", "PUT", source.Path(from), now, signed("key", now), 405, ""},
 		{"over the source's limit", "POST", source.Path(from), long, signed("key", long), 413, ""},
 		{"over etcd's limit", "POST", "/open", big, nil, 413, ""},
+		{"over etcd's limit as it is stored", "POST", "/open", bigAsStored, nil, 413, ""},
+		{"too many values", "POST", "/open", tooMany, nil, 413, netbox.ErrTooManyValues.Error()},
 		{"over the limit of the API server's connection to etcd", "POST", "/open", bigger, nil, 413, ""},
 		{"over the API server's limit", "POST", "/open", hugeWhenEscaped, nil, 413, ""},
 		{"a form", "POST", source.Path(from), now, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, 415, ""},
@@ -899,6 +903,14 @@ func TestAPIServer(t *testing.T) {
 	refusals <- tooMuch("1")
 	if answer := send(); answer.status != 200 || answer.took < time.Second {
 		t.Errorf("it wants to be asked in a second: %d %s after %s", answer.status, answer.Result, answer.took)
+	}
+	refusals <- func(_ http.ResponseWriter, request *http.Request) {
+		proxy.ServeHTTP(httptest.NewRecorder(), request)
+		<-request.Context().Done()
+	}
+	body := event(2)
+	if answer := post(t, at.URL+source.Path(from), body, nil); answer.status != 200 || answer.Result != "ok" {
+		t.Errorf("it stores an event and does not answer: %d %s after %s, want no duplicate", answer.status, answer.Result, answer.took)
 	}
 	refusals <- func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	if answer := send(); answer.status != 200 {
