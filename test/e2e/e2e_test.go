@@ -136,7 +136,7 @@ func TestRelease(t *testing.T) {
 		target.served(t, route, path)
 		ways = append(ways, route)
 	}
-	sent, events := stream.stop(t)
+	sent, events := stream.stop()
 
 	stream = startStream(t, ways, path, key, 20)
 	time.Sleep(2 * time.Second)
@@ -146,7 +146,7 @@ func TestRelease(t *testing.T) {
 	stream.check(t, "while a pod was deleted")
 	rotate(t, namespace, stream)
 	stream.check(t, "while the key was rotated")
-	more, moreEvents := stream.stop(t)
+	more, moreEvents := stream.stop()
 	stream.check(t, "until the end")
 	maps.Copy(events, moreEvents)
 	if len(events) != sent+more {

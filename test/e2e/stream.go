@@ -92,7 +92,6 @@ type stream struct {
 	sent    int
 	stored  map[string]bool // <namespace>/<name>
 	wrong   []string
-	slow    int // answers that said in time that the API server did not store the event in time
 	slowest time.Duration
 }
 
@@ -120,7 +119,7 @@ func startStream(t *testing.T, ways []way, path, key string, perSecond int) *str
 }
 
 func (s *stream) sendOne(ctx context.Context, way way, path, key string, delivery deliveries.Delivery) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second) // deliveries are held for 25 s while the API server is slow
 	defer cancel()
 	began := time.Now()
 	got, err := way.send(ctx, path, key, delivery)
@@ -129,8 +128,6 @@ func (s *stream) sendOne(ctx context.Context, way way, path, key string, deliver
 	s.sent++
 	s.slowest = max(s.slowest, time.Since(began))
 	switch {
-	case err == nil && got.status == http.StatusServiceUnavailable && strings.HasPrefix(got.Result, "the event could not be stored in Kubernetes"):
-		s.slow++
 	case err != nil:
 		s.wrong = append(s.wrong, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), way.name, err))
 	case got.status != http.StatusOK || got.Result != "ok":
@@ -156,17 +153,9 @@ func (s *stream) check(t *testing.T, during string) {
 	s.wrong, s.slowest = nil, 0
 }
 
-// stop ends the stream and returns how many deliveries were not refused, and the names of the events that were stored. An API server of one
-// node that also runs all else may take longer for a write than NetBox should wait: a few such refusals are not the operator's.
-func (s *stream) stop(t *testing.T) (taken int, stored map[string]bool) {
-	t.Helper()
+// stop ends the stream and returns how many deliveries were sent, and the names of the events that were stored.
+func (s *stream) stop() (sent int, stored map[string]bool) {
 	s.cancel()
 	s.senders.Wait()
-	if s.slow > 0 {
-		t.Logf("%d of %d deliveries were refused in time because the API server was too slow", s.slow, s.sent)
-	}
-	if s.slow*50 > s.sent {
-		t.Errorf("that is more than one in fifty")
-	}
-	return s.sent - s.slow, s.stored
+	return s.sent, s.stored
 }
