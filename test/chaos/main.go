@@ -3,7 +3,8 @@
 //
 // Replicas are killed; the leader is stopped, in part for longer than its lease, so that another leads when it goes on; the API server is
 // stopped (it hangs, and comes back) or killed and started again; etcd is stopped; the sink fails one request in ten, is down, or hangs. These
-// come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up.
+// come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up. No outage is longer than a delivery
+// is held, so none may be answered with 503.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"syscall"
@@ -32,8 +34,8 @@ const (
 	failing = 0.1
 	// objects is how many objects the deliveries are of: few, so that several wait of each, and can be out of order.
 	objects = 100
-	// answerTime is how long a sender waits for an answer: a replica that hangs must not keep all senders.
-	answerTime = 4 * time.Second
+	// answerTime is how long a sender waits for an answer: longer than a delivery is held, which is 25 s.
+	answerTime = 30 * time.Second
 	// settle is how long the operator may take to finish every event after the last answer.
 	settle = 4 * time.Minute
 	// rest is how long all may take that is not sending: the last retries too.
@@ -134,6 +136,7 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	var promises fleet.Promises
 	promises.HoldsVerdict(verdict)
 	promises.Holds(finished == nil, "%v", finished)
+	promises.None(unavailable(answers, harm.faults), "deliveries were answered with 503")
 	promises.None(undelivered, "events were never delivered")
 	promises.None(twice, "deliveries came to the sink as more than one event")
 	promises.None(result.Undone, "events were finished, and then were not, or were finished again")
@@ -144,6 +147,19 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 		return err
 	}
 	return fleet.Publish("chaos", began, f.Machine, promises, result)
+}
+
+// unavailable counts answers of 503. Those of a replica that was stopped meanwhile do not count: the hold may have ended before it continued.
+func unavailable(answers []fleet.Answer, faults []figures.Fault) (count int) {
+	for _, answer := range answers {
+		from, to := (answer.At - answer.Took).Seconds(), answer.At.Seconds()
+		if answer.Status == http.StatusServiceUnavailable && !slices.ContainsFunc(faults, func(fault figures.Fault) bool {
+			return fault.Kind == leaderStopped && fault.From <= to && fault.To >= from
+		}) {
+			count++
+		}
+	}
+	return count
 }
 
 func rows(result figures.Chaos) []string {
