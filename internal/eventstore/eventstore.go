@@ -133,7 +133,7 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	}
 	size := storedSize(body)
 	if most := etcdBytes - statusBytes; size > most {
-		return &TooLargeError{size, fmt.Sprintf("%d is the most: etcd takes %d, of which %d are kept for the status", most, etcdBytes, statusBytes)}
+		return &TooLargeError{size, fmt.Sprintf("%d is the most: etcd takes %d, and %d are kept for the status", most, etcdBytes, statusBytes)}
 	}
 	_, err = s.write(ctx, s.client.Post().
 		Namespace(event.Namespace).

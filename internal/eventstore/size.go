@@ -6,8 +6,8 @@ import (
 )
 
 // storedSize returns the length of an event as the API server stores it, given its JSON as encoding/json writes it. The API server decodes
-// the JSON and encodes it again, also by encoding/json. Text keeps its length or becomes shorter ("\u00e9"). Numbers with an exponent become
-// longer: 1e20 is stored as 100000000000000000000.
+// the JSON and encodes it again, also by encoding/json. Text keeps its length or becomes shorter ("\u00e9"). Numbers with an exponent
+// become longer: 1e20 is stored as 100000000000000000000.
 func storedSize(event []byte) int {
 	size := len(event)
 	for at := 0; at < len(event); at++ {

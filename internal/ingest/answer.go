@@ -102,10 +102,10 @@ func (a *answer) write(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	header.Set("X-Content-Type-Options", "nosniff")
-	switch a.result {
-	case resultMethodNotAllowed:
+	if a.result == resultMethodNotAllowed {
 		header.Set("Allow", http.MethodPost)
-	case resultUnauthorized:
+	}
+	if a.result == resultUnauthorized {
 		header.Set("WWW-Authenticate", challenge)
 	}
 	if a.retryAfter > 0 {

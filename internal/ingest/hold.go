@@ -19,8 +19,8 @@ const (
 	// that deliveries that failed together do not come again together.
 	firstPause = 100 * time.Millisecond
 	maxPause   = 2 * time.Second
-	// resumed is how many held deliveries of a source are tried again when one of it was stored. Each of these resumes as many, so the number of
-	// tries grows from one, by doubling, to what the API server takes: its return is not met by all at once.
+	// resumed is how many held deliveries of a source are tried again when one of it was stored. Each of these resumes as many, so the
+	// number of tries grows from one, by doubling, to what the API server takes: its return is not met by all at once.
 	resumed = 2
 )
 
@@ -106,7 +106,7 @@ func tryTime(n int) time.Duration { return firstTryTime << min(n, 10) }
 // pauseAfter is the pause after the n-th try.
 func pauseAfter(n int) time.Duration {
 	longest := min(firstPause<<min(n, 10), maxPause)
-	return longest - rand.N(longest/2)
+	return longest - rand.N(longest/2) //nolint:gosec // G404: it spreads load; guessing it gains nothing
 }
 
 // wait waits for the next try: for a pause, or until others of the source are stored again. It returns false if the hold is over.

@@ -41,7 +41,8 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		}),
 		held: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "netbox_events_receiver_held_requests",
-			Help: "Requests that could not be stored yet and are tried again, because the API server is away, slow or asks to wait, or their Secret cannot be read.",
+			Help: "Requests that could not be stored yet and are tried again, because the API server is away, slow or asks to wait, " +
+				"or their Secret cannot be read.",
 		}),
 		acceptErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_receiver_accept_errors_total",

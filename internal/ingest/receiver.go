@@ -203,15 +203,16 @@ func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, cla
 	if !r.withinRate(from) {
 		return "", "", throttled("over the rate limit of this source; try again")
 	}
-	settle, err := r.backlogs.admit(hold.ctx, from)
+	settle, err := r.backlogs.admit(hold.ctx, from) //nolint:contextcheck // hold.ctx is made of the request's
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { settle(result == resultStored) }()
 	verified := delivered{
-		source: from, body: body, key: key, receivedAt: receivedAt, traceparent: tracing.Traceparent(trace.SpanFromContext(hold.ctx)),
+		source: from, body: body, key: key, receivedAt: receivedAt,
+		traceparent: tracing.Traceparent(trace.SpanFromContext(request.Context())),
 	}
-	err = hold.until(func(n int) (err error) {
+	err = hold.until(func(n int) (err error) { //nolint:contextcheck // as above
 		name, result, err = r.tryToStore(hold, verified, n)
 		return err
 	})
@@ -263,8 +264,8 @@ func (r *Receiver) SourcesChanged() {
 	r.forgetGone(sources.Items)
 }
 
-// forgetGone forgets all that is kept of sources beside some, their metrics included. A request that was received before its source was deleted
-// may bring back some of it, until the next change of a source.
+// forgetGone forgets all that is kept of sources beside some, their metrics included. A request that was received before its source was
+// deleted may bring back some of it, until the next change of a source.
 func (r *Receiver) forgetGone(sources []v1alpha1.NetBoxSource) {
 	present := map[string]bool{"": true} // requests without a source have metrics too
 	for i := range sources {
@@ -385,8 +386,8 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 	return event, nil
 }
 
-// create stores an event. That it exists already is success: its name says that it is the same. It is no duplicate if an earlier try of this
-// delivery may have stored it.
+// create stores an event. That it exists already is success: its name says that it is the same. It is no duplicate if an earlier try of
+// this delivery may have stored it.
 func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (result, error) {
 	_, span := tracing.Start(hold.ctx, trace.SpanFromContext(hold.ctx), "create", trace.SpanKindClient)
 	defer span.End()

@@ -77,6 +77,7 @@ func (r receiver) counted(t *testing.T) (counts []string) {
 }
 
 func start(t *testing.T, config *rest.Config) receiver {
+	t.Helper()
 	return startHolding(t, config, 25*time.Second)
 }
 

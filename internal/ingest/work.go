@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// work is a number of units that requests take while they are worked on. Within a flow, the request that was received first gets them first; of
-// the flows, the one that has the fewest is next.
+// work is a number of units that requests take while they are worked on. Within a flow, the request that was received first gets them
+// first; of the flows, the one that has the fewest is next.
 type work struct {
 	mu      sync.Mutex
 	free    int64

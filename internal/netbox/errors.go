@@ -11,8 +11,8 @@ import (
 var ErrTooLarge = errors.New("the list of what is redacted, or too long for a number, is larger than can be stored with the event, 3 MiB")
 
 // ErrTooManyValues says that a body has more than MaxValues.
-var ErrTooManyValues = fmt.Errorf("the body has more than %d values (objects, arrays, texts, numbers and so on), which is more than is stored; "+
-	"let a body template in NetBox leave out what is large", MaxValues)
+var ErrTooManyValues = fmt.Errorf("the body has more than %d values (objects, arrays, texts, numbers), which is more than is stored; "+
+	"let a body template in NetBox leave some out", MaxValues)
 
 // SyntaxError says that a body is not a JSON object that can be kept.
 type SyntaxError struct {

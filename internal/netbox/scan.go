@@ -13,8 +13,8 @@ import (
 // MaxDepth is how deeply objects and arrays of a body may be nested. NetBox's own bodies stay below 20.
 const MaxDepth = 200
 
-// MaxValues is how many values a body may have, objects and arrays included. The largest body that was recorded from a NetBox has 27,100, in
-// 785 kB. An API server takes half a second of a processor to store 100,000, and as many 100 MB of memory.
+// MaxValues is how many values a body may have, objects and arrays included. The largest body that was recorded from a NetBox has 27,100,
+// in 785 kB. An API server takes up to half a second of a processor to store 100,000.
 const MaxValues = 100_000
 
 // Redacted stands in place of a value that is not stored.
