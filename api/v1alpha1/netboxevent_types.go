@@ -33,10 +33,12 @@ type NetBoxEvent struct {
 
 	// spec is what NetBox sent. It never changes.
 	// +required
+	// +structType=atomic
 	Spec NetBoxEventSpec `json:"spec,omitzero"`
 	// status is what became of it.
 	// +optional
 	// +kubebuilder:default={phase: Pending}
+	// +structType=atomic
 	Status NetBoxEventStatus `json:"status,omitzero"`
 }
 

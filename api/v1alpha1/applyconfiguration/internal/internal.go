@@ -295,9 +295,11 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: spec
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventSpec
+        elementRelationship: atomic
     - name: status
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventStatus
+        elementRelationship: atomic
       default:
         phase: Pending
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRule
