@@ -18,9 +18,6 @@ GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguratio
 # Starts a recipe that needs kube-apiserver, etcd and kubectl.
 WITH_CONTROL_PLANE = assets=$$(hack/control-plane.sh) && export KUBEBUILDER_ASSETS="$$assets" &&
 
-# The API server drops null from a map whose values are not nullable, and no marker of controller-gen says so of a map's values.
-ALLOW_NULL_JSON = awk '{ print } sub(/description: JSON is any JSON value.*/, "nullable: true")' $(1) >$(1).new && mv $(1).new $(1)
-
 FUZZTIME ?= 20s
 
 # How long make soak and make chaos send. SOAK=60s and CHAOS=60s are for trying.
@@ -55,8 +52,6 @@ generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC ro
 	rm -rf api/v1alpha1/applyconfiguration config/crd/bases # so that nothing stays of a kind that is gone
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt \
 		crd paths="./api/..." output:crd:artifacts:config=config/crd/bases
-	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxevents.yaml)
-	$(call ALLOW_NULL_JSON,config/crd/bases/netbox-events.io_netboxeventrules.yaml)
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths="./internal/..." output:rbac:artifacts:config=config/rbac
 	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml $(CHART)/files/
 	rm -f $(CHART)/files/admission/* && cp config/admission/*_*.yaml $(CHART)/files/admission/

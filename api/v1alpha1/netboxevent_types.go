@@ -79,7 +79,9 @@ type NetBoxEventSpec struct {
 	// request is what NetBox 4.6 and later say of that request, for example {"id": "…", "method": "PATCH", "path":
 	// "/api/dcim/sites/14/", "user": "admin"}.
 	// +optional
-	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Request JSONObject `json:"request,omitzero"`
 	// timestamp is when NetBox made the delivery, for example 2020-10-26T18:14:18.764443Z.
 	// +required
@@ -94,20 +96,28 @@ type NetBoxEventSpec struct {
 	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is what the
 	// job put out. It is absent where NetBox sent null.
 	// +optional
-	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Data JSONObject `json:"data,omitzero"`
 	// snapshots are the object's fields before and after the change, for example {"prechange": {"status": "planned", …}, "postchange":
 	// {"status": "active", …}}. They are flat: foreign keys are numbers. NetBox sends them from 2.11 on.
 	// +optional
-	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Snapshots JSONObject `json:"snapshots,omitzero"`
 	// context is what plugins of NetBox 4.4 and later add, for example {"ticket": "CHG-1"}.
 	// +optional
-	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Context JSONObject `json:"context,omitzero"`
 	// extra holds the keys of the body that NetBox does not define, for example {"team": "dc"}; a webhook's body template makes them.
 	// +optional
-	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Extra JSONObject `json:"extra,omitzero"`
 	// delivery says how the event came here, for example {"signature": "Verified", "key": "secret", …}.
 	// +required
@@ -166,7 +176,9 @@ type Delivery struct {
 	// envelope holds the members of the body that are not stored as they were sent, so that the body can be sent on: text that became
 	// fields of the event, and null. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model": "site", …}.
 	// +optional
-	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Envelope JSONObject `json:"envelope,omitzero"`
 	// traceparent is the OpenTelemetry span in which the event was received, as the W3C's Trace Context writes it, for example
 	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent where no trace was recorded.

@@ -310,6 +310,9 @@ type ApplyAction struct {
 	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
 	// +required
 	// +mapType=atomic
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
 	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where

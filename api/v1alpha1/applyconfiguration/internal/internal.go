@@ -93,8 +93,18 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: boolean
     - name: template
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
+          elementRelationship: atomic
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Delivery
@@ -108,8 +118,17 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
     - name: envelope
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: key
       type:
         scalar: string
@@ -230,20 +249,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: clientCertSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
-- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
-  scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
-  map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
-- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-  map:
-    elementType:
-      namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
   map:
     fields:
@@ -385,12 +390,30 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: atomic
     - name: context
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: data
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: delivery
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Delivery
@@ -399,8 +422,17 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
     - name: extra
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: model
       type:
         scalar: string
@@ -418,15 +450,33 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
     - name: request
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: requestID
       type:
         scalar: string
     - name: snapshots
       type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSONObject
-        elementRelationship: atomic
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: sourceRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SourceReference
