@@ -2,15 +2,23 @@
 //
 //   - deliveries stored by a receiver whose replica does not lead, beside bare creates of the same objects;
 //   - refused signatures, beside a bare HTTP handler that only reads and hashes;
-//   - deliveries finished, beside bare creates each followed by one status write;
-//   - deliveries that one of 1, 10 or 100 rules sends on to a sink, beside the same, and how many writes to the API server each takes.
+//   - deliveries finished, beside bare creates each followed by one status write, and beside ConfigMaps of the same size created and changed once;
+//   - deliveries that one of 1, 10 or 100 rules sends on to a sink, beside the same bare creates and status writes.
 //
-// The two of a pair take turns, and take turns at being first. Rates are medians of the turns; the ratio is the median of the ratios turn by
-// turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where all of
-// that is below the aim: a ratio at its aim would be found below it every other time.
+// All sides of a comparison take turns, and take turns at being first. Rates are medians of the turns; the ratio is the median of the ratios turn
+// by turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where all of
+// that is below the aim: a ratio at its aim would be found below it every other time. What the API server takes for each, in CPU, heap and
+// writes, is a median too.
 //
-// With -before, another manager, of a build before this one for example, takes turns with them too, on the same control plane: it has a
-// namespace and a lease of its own.
+// With -before, another manager, of a build before this one for example, takes turns with them too, on a control plane of its own with the CRDs
+// of its build.
+//
+// It measures managers by themselves as well, and holds them against what is promised:
+//
+//   - memory: with more and more finished events stored, and how soon a new manager is ready; and how nearly all events are deleted;
+//   - connections: many that send nothing, or a byte a second, beside deliveries.
+//
+// Each has a control plane of its own. It needs Linux: it reads /proc.
 package main
 
 import (
@@ -53,20 +61,20 @@ import (
 )
 
 const (
-	// namespace is that of the operator, beforeNamespace that of the other one beside it.
-	namespace       = "bench"
-	beforeNamespace = "before"
+	// namespace is that of the operator.
+	namespace = "bench"
 	// bareNamespace is not watched by the operator, which would otherwise finish what is not its own.
 	bareNamespace = "bare"
 	key           = "a key of the benchmark"
 	// limit is how long all may take.
-	limit = 40 * time.Minute
+	limit = 3 * time.Hour
 )
 
 // settings are what a run is told.
 type settings struct {
 	stored, refused, turns int
-	before                 string
+	before, beforeCRDs     string
+	size                   size
 	only                   *regexp.Regexp
 }
 
@@ -76,8 +84,10 @@ func main() {
 	flag.IntVar(&s.stored, "stored", 600, "deliveries in each turn of a pair")
 	flag.IntVar(&s.refused, "refused", 20000, "requests with a wrong signature in each turn")
 	flag.IntVar(&s.turns, "turns", 15, "how many turns each side of a pair has")
-	flag.StringVar(&s.before, "before", "", "`path` of another manager to measure beside bin/manager; it must work with the CRDs of this one")
-	only := flag.String("only", "", "measure the pairs whose name has a match of this `expression`: "+strings.Join(names(), ", "))
+	flag.StringVar(&s.before, "before", "", "`path` of another manager to measure beside bin/manager")
+	flag.StringVar(&s.beforeCRDs, "before-crds", crds, "`directory` of its CRDs")
+	short := flag.Bool("short", false, "memory, connections: do little, to try it")
+	only := flag.String("only", "", "measure those whose name has a match of this `expression`: "+strings.Join(names(), ", "))
 	flag.Parse()
 	fleet.Main("bench", limit, func(ctx context.Context) (err error) {
 		if *bare != "" {
@@ -85,6 +95,10 @@ func main() {
 		}
 		if s.only, err = regexp.Compile(*only); err != nil {
 			return err
+		}
+		s.size = full
+		if *short {
+			s.size = small
 		}
 		return run(ctx, s)
 	})
@@ -115,14 +129,12 @@ func serveBare(ctx context.Context, address string) error {
 type bench struct {
 	settings
 
-	plane     *controlplane.ControlPlane
 	operators []*operator            // bin/manager, and the one before it, if any
 	bodies    []string               // of recorded deliveries
 	events    []v1alpha1.NetBoxEvent // what is stored of them
+	lengths   []int                  // of their specs, as JSON
 	serial    atomic.Int64           // makes each delivery and each object another
 	table     *tabwriter.Writer
-
-	apiServer discovery.DiscoveryInterface
 
 	load     float64
 	machine  figures.Machine
@@ -130,15 +142,21 @@ type bench struct {
 	promises fleet.Promises
 }
 
-// operator is a manager that is measured.
+// crds is where those of this build are.
+const crds = "config/crd/bases"
+
+// operator is a manager that is measured, with a control plane.
 type operator struct {
-	program   string
-	namespace string // the one that it watches
+	who, program, crds string
+
+	plane     *controlplane.ControlPlane
+	api       discovery.DiscoveryInterface
+	apiServer fleet.Process
 	url       string
 	last      atomic.Value // the name of the event that was stored last
 }
 
-// comparison is a row of the table, or several.
+// comparison is an operation, or several, and all sides of it.
 type comparison struct {
 	name    string
 	measure func(*bench, context.Context) error
@@ -162,53 +180,66 @@ func names() (names []string) {
 	for _, one := range comparisons() {
 		names = append(names, one.name)
 	}
-	return names
+	return append(names, "memory", "connections")
 }
 
 func run(ctx context.Context, s settings) (err error) {
 	b := &bench{settings: s, load: fleet.Load(), table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
 	defer func() { err = errors.Join(b.table.Flush(), err) }()
-	b.operators = []*operator{{program: "bin/manager", namespace: namespace}}
+	b.operators = []*operator{{who: "operator", program: "bin/manager", crds: crds}}
 	if s.before != "" {
-		b.operators = append(b.operators, &operator{program: s.before, namespace: beforeNamespace})
+		b.operators = append(b.operators, &operator{who: "before", program: s.before, crds: s.beforeCRDs})
 	}
 	if err := b.read(ctx); err != nil {
 		return err
 	}
 	began := time.Now()
-	fmt.Fprint(b.table, "what\tat once\tbare/s\toperator/s\tratio\tfrom\tto\taim\tbare p50\tp99\toperator p50\tp99\twrites each")
-	if s.before != "" {
-		fmt.Fprint(b.table, "\tbefore/s\tto bare\toperator to before\tfrom\tto\tbefore p50\tp99\twrites each")
-	}
-	fmt.Fprintln(b.table)
 	for _, one := range comparisons() {
 		if !s.only.MatchString(one.name) {
 			continue
 		}
 		// What is stored stays in the API server's memory, and its garbage collection comes to take half of a turn.
-		if err := b.onNewPlane(ctx, func(ctx context.Context) error { return one.measure(b, ctx) }); err != nil {
+		if err := b.onNewPlanes(ctx, func() error { return one.measure(b, ctx) }); err != nil {
 			return err
 		}
 	}
-	return fleet.Publish("bench", began, b.machine, b.promises, b.figures)
+	var broken []error
+	if len(b.figures.Pairs) > 0 {
+		broken = append(broken, fleet.Publish("bench", began, b.machine, b.promises, b.figures))
+	}
+	if s.only.MatchString("memory") {
+		broken = append(broken, memory(ctx, s.size))
+	}
+	if s.only.MatchString("connections") {
+		broken = append(broken, connections(ctx, s.size))
+	}
+	return errors.Join(broken...)
 }
 
-// onNewPlane does something with a control plane that nothing is stored in but a source.
-func (b *bench) onNewPlane(ctx context.Context, do func(context.Context) error) (err error) {
-	if b.plane, err = controlplane.Start(); err != nil {
+// onNewPlanes does something with control planes that nothing is stored in but a source.
+func (b *bench) onNewPlanes(ctx context.Context, do func() error) (err error) {
+	for _, o := range b.operators {
+		next := do
+		do = func() error { return o.onNewPlane(ctx, next) }
+	}
+	return do()
+}
+
+func (o *operator) onNewPlane(ctx context.Context, do func() error) (err error) {
+	if o.plane, err = controlplane.StartWith(o.crds); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.plane.Stop()) }()
-	if b.apiServer, err = discovery.NewDiscoveryClientForConfig(b.plane.Config); err != nil {
+	defer func() { err = errors.Join(err, o.plane.Stop()) }()
+	if o.apiServer, err = fleet.APIServerOf(o.plane); err != nil {
 		return err
 	}
-	if err := b.prepare(ctx); err != nil {
+	if o.api, err = discovery.NewDiscoveryClientForConfig(o.plane.Config); err != nil {
 		return err
 	}
-	if b.machine, err = fleet.ThisMachine(ctx, b.load, b.apiServer); err != nil {
+	if err := o.prepare(ctx); err != nil {
 		return err
 	}
-	return do(ctx)
+	return do()
 }
 
 // compareStored measures a receiver whose replica does not lead.
@@ -242,7 +273,9 @@ func (b *bench) compareRefused(ctx context.Context) error {
 // compareFinished measures a replica that leads, without rules.
 func (b *bench) compareFinished(ctx context.Context, senders, count int) error {
 	return b.withManagers(ctx, func() error {
-		return b.compare(ctx, b.toTheEnd(pair{what: "finished", senders: senders, count: count, aim: 0.9}))
+		finished := b.toTheEnd(pair{what: "finished", senders: senders, count: count, aim: 0.9})
+		finished.configMap = b.createAndChangeConfigMap
+		return b.compare(ctx, finished)
 	})
 }
 
@@ -256,7 +289,7 @@ func (b *bench) compareDelivered(ctx context.Context, rules, count int) error {
 	defer sink.Close()
 	return b.withManagers(ctx, func() error {
 		for _, o := range b.operators {
-			if err := b.createRules(ctx, o.namespace, rules, sink.URL); err != nil {
+			if err := o.createRules(ctx, rules, sink.URL); err != nil {
 				return err
 			}
 		}
@@ -275,7 +308,7 @@ func (b *bench) toTheEnd(of pair) pair {
 }
 
 // createRules creates rules of which the first sends each event on, and waits until the operator has taken up all.
-func (b *bench) createRules(ctx context.Context, namespace string, count int, url string) error {
+func (o *operator) createRules(ctx context.Context, count int, url string) error {
 	for n := range count {
 		rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("rule-%d", n)}}
 		rule.Spec.Match.CEL = `has(data.id) && event.sourceRef.name == "netbox"`
@@ -283,18 +316,18 @@ func (b *bench) createRules(ctx context.Context, namespace string, count int, ur
 			rule.Spec.Match.CEL = fmt.Sprintf(`data.?status.value.orValue("") == "active" && changedTo("status", "state-%d")`, n)
 		}
 		rule.Spec.Actions = []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: url}}}
-		if err := b.plane.Client.Create(ctx, rule); err != nil {
+		if err := o.plane.Client.Create(ctx, rule); err != nil {
 			return err
 		}
 	}
-	return b.allAccepted(ctx, namespace)
+	return o.allAccepted(ctx)
 }
 
 // allAccepted waits until the operator has taken up every rule.
-func (b *bench) allAccepted(ctx context.Context, namespace string) error {
+func (o *operator) allAccepted(ctx context.Context) error {
 	for {
 		var rules v1alpha1.NetBoxEventRuleList
-		if err := b.plane.Client.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
+		if err := o.plane.Client.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(rules.Items, func(rule v1alpha1.NetBoxEventRule) bool {
@@ -306,22 +339,18 @@ func (b *bench) allAccepted(ctx context.Context, namespace string) error {
 	}
 }
 
-// prepare creates a source for each operator.
-func (b *bench) prepare(ctx context.Context) error {
-	objects := []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: bareNamespace}}}
-	for _, o := range b.operators {
-		source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: "netbox"}}
-		source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
-		source.Spec.Retention.MaxEvents = 1 << 20 // nobody deletes what the bare clients create
-		objects = append(objects,
-			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: o.namespace}},
-			&corev1.Secret{
-				ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: "webhook"}, StringData: map[string]string{"secret": key},
-			},
-			source)
-	}
-	for _, object := range objects {
-		if err := b.plane.Client.Create(ctx, object); err != nil {
+// prepare creates a source.
+func (o *operator) prepare(ctx context.Context) error {
+	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+	source.Spec.Retention.MaxEvents = 1 << 20 // nobody deletes what the bare clients create
+	for _, object := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: bareNamespace}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook"}, StringData: map[string]string{"secret": key}},
+		source,
+	} {
+		if err := o.plane.Client.Create(ctx, object); err != nil {
 			return err
 		}
 	}
@@ -357,7 +386,7 @@ func (b *bench) read(ctx context.Context) error {
 func (b *bench) withFollowers(ctx context.Context, do func() error) error {
 	for _, o := range b.operators {
 		lease := &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: o.namespace},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: namespace},
 			Spec: coordinationv1.LeaseSpec{
 				HolderIdentity:       new("somebody else"),
 				LeaseDurationSeconds: new(int32(24 * 60 * 60)),
@@ -365,7 +394,7 @@ func (b *bench) withFollowers(ctx context.Context, do func() error) error {
 				RenewTime:            new(metav1.NowMicro()),
 			},
 		}
-		if err := b.plane.Client.Create(ctx, lease); err != nil {
+		if err := o.plane.Client.Create(ctx, lease); err != nil {
 			return err
 		}
 	}
@@ -377,20 +406,20 @@ func (b *bench) withManagers(ctx context.Context, do func() error) error {
 	inner := func() error { return errors.Join(b.record(ctx), do()) }
 	for _, o := range b.operators {
 		next := inner
-		inner = func() error { return b.withManager(ctx, o, next) }
+		inner = func() error { return o.withManager(ctx, next) }
 	}
 	return inner()
 }
 
 // withManager runs an operator while do runs.
-func (b *bench) withManager(ctx context.Context, o *operator, do func() error) (err error) {
+func (o *operator) withManager(ctx context.Context, do func() error) (err error) {
 	directory, err := os.MkdirTemp("", "netbox-event-operator-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
 	kubeconfig := filepath.Join(directory, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, b.plane.Kubeconfig(), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, o.plane.Kubeconfig(), 0o600); err != nil {
 		return err
 	}
 	log, err := os.Create(filepath.Join(directory, "log"))
@@ -402,10 +431,10 @@ func (b *bench) withManager(ctx context.Context, o *operator, do func() error) (
 	if err != nil {
 		return err
 	}
-	o.url = "http://" + address + "/webhook/" + o.namespace + "/netbox"
+	o.url = "http://" + address + "/webhook/" + namespace + "/netbox"
 	command := exec.CommandContext(ctx, o.program, "--kubeconfig="+kubeconfig, "--webhook-bind-address="+address,
-		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--watch-namespaces="+o.namespace,
-		"--leader-elect", "--leader-election-id="+o.namespace, "--sink-allow-cidrs=127.0.0.0/8")
+		"--health-probe-bind-address=0", "--metrics-bind-address=0", "--watch-namespaces="+namespace,
+		"--leader-elect", "--leader-election-id="+namespace, "--sink-allow-cidrs=127.0.0.0/8")
 	command.Stderr = log
 	return during(ctx, command, o.url, do)
 }
@@ -453,8 +482,15 @@ func (b *bench) record(ctx context.Context) error {
 		}
 	}
 	var stored v1alpha1.NetBoxEventList
-	if err := b.plane.Client.List(ctx, &stored, client.InNamespace(namespace)); err != nil {
+	if err := b.operators[0].plane.Client.List(ctx, &stored, client.InNamespace(namespace)); err != nil {
 		return err
+	}
+	for _, event := range stored.Items {
+		text, err := json.Marshal(event.Spec)
+		if err != nil {
+			return err
+		}
+		b.lengths = append(b.lengths, len(text))
 	}
 	b.events = stored.Items
 	return nil
@@ -499,7 +535,7 @@ func (b *bench) post(ctx context.Context, to *operator) error {
 	if err := json.Unmarshal(answer, &stored); err != nil {
 		return err
 	}
-	to.last.Store(strings.TrimPrefix(stored.Event, to.namespace+"/"))
+	to.last.Store(strings.TrimPrefix(stored.Event, namespace+"/"))
 	return nil
 }
 
@@ -528,13 +564,13 @@ func (b *bench) nextEvent() *v1alpha1.NetBoxEvent {
 
 // create creates an event without the receiver.
 func (b *bench) create(ctx context.Context) error {
-	return b.plane.Client.Create(ctx, b.nextEvent())
+	return b.operators[0].plane.Client.Create(ctx, b.nextEvent())
 }
 
 // createAndFinish creates an event and writes its status, as the controller would.
 func (b *bench) createAndFinish(ctx context.Context) error {
-	event := b.nextEvent()
-	if err := b.plane.Client.Create(ctx, event); err != nil {
+	event, api := b.nextEvent(), b.operators[0].plane.Client
+	if err := api.Create(ctx, event); err != nil {
 		return err
 	}
 	now := metav1.Now()
@@ -547,13 +583,30 @@ func (b *bench) createAndFinish(ctx context.Context) error {
 	}
 	// The API server takes the status alone, so that a bare client need not send the rest either.
 	event.Spec = v1alpha1.NetBoxEventSpec{}
-	return b.plane.Client.Status().Update(ctx, event)
+	return api.Status().Update(ctx, event)
+}
+
+// createAndChangeConfigMap creates a ConfigMap that is as long as an event, and changes it once.
+func (b *bench) createAndChangeConfigMap(ctx context.Context) error {
+	n := int(b.serial.Add(1))
+	length := b.lengths[n%len(b.lengths)]
+	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: bareNamespace, Name: fmt.Sprintf("as-long-as-an-event-%d", n)}}
+	object.Data = map[string]string{"n": fmt.Sprint(n), "text": strings.Repeat("x", length)}
+	api := b.operators[0].plane.Client
+	if err := api.Create(ctx, object); err != nil {
+		return err
+	}
+	object.Data["n"] += " changed"
+	return api.Update(ctx, object)
 }
 
 // turn is what one turn of one side took.
 type turn struct {
 	rate  float64 // a second
 	times []time.Duration
+
+	// What the API server took for each: milliseconds of CPU, bytes of its heap that stay, and writes.
+	cpu, heap, writes float64
 }
 
 // drive does an operation count times, some at once, and then waits until the last has come to its end.
@@ -582,43 +635,46 @@ func drive(ctx context.Context, senders, count int, do, finish func(context.Cont
 	return turn{rate: float64(count) / time.Since(started).Seconds(), times: slices.Concat(times...)}, err
 }
 
-// pair is an operation and the least that could do the same.
+// pair is an operation and the least that could do the same, or something like it.
 type pair struct {
-	what     string
-	senders  int
-	count    int     // in each turn
-	aim      float64 // the ratio at the least, 0 for none
-	bare     func(context.Context) error
-	operator func(context.Context, *operator) error
-	finish   func(context.Context, *operator) error // waits for what the operator has begun, if any
+	what      string
+	senders   int
+	count     int     // in each turn
+	aim       float64 // the ratio at the least, 0 for none
+	bare      func(context.Context) error
+	operator  func(context.Context, *operator) error
+	configMap func(context.Context) error            // nil where it is not compared
+	finish    func(context.Context, *operator) error // waits for what the operator has begun, if any
 }
 
 // side is one of those that take turns.
 type side struct {
+	who        string
+	at         *operator // whose control plane it writes to
 	do, finish func(context.Context) error
 	turns      []turn
-	writes     float64
 }
 
-func (s *side) rates() []float64 { return rates(s.turns) }
-
-// compare measures a pair and adds a row to the table.
-func (b *bench) compare(ctx context.Context, of pair) error {
-	sides := []*side{{do: of.bare}}
+// compare measures a pair and adds its rows to the table.
+func (b *bench) compare(ctx context.Context, of pair) (err error) {
+	if b.machine, err = fleet.ThisMachine(ctx, b.load, b.operators[0].api); err != nil {
+		return err
+	}
+	var sides []*side
 	for _, o := range b.operators {
-		next := &side{do: func(ctx context.Context) error { return of.operator(ctx, o) }}
+		next := &side{who: o.who, at: o, do: func(ctx context.Context) error { return of.operator(ctx, o) }}
 		if of.finish != nil {
 			next.finish = func(ctx context.Context) error { return of.finish(ctx, o) }
 		}
 		sides = append(sides, next)
 	}
+	sides = append(sides, &side{who: "bare", at: b.operators[0], do: of.bare})
+	if of.configMap != nil {
+		sides = append(sides, &side{who: "ConfigMap", at: b.operators[0], do: of.configMap})
+	}
 	for round := range b.turns {
 		fmt.Fprintf(os.Stderr, "%s, %d at once: turn %d of %d\n", of.what, of.senders, round+1, b.turns)
 		for _, next := range order(sides, round) {
-			// Where a collection of the API server's garbage falls into one turn, and not into the other, the ratio is off by up to 0.2.
-			if err := fleet.CollectGarbage(ctx, b.apiServer.RESTClient()); err != nil {
-				return err
-			}
 			if err := b.takeTurn(ctx, next, of); err != nil {
 				return err
 			}
@@ -639,7 +695,7 @@ func order(sides []*side, round int) []*side {
 }
 
 func (b *bench) takeTurn(ctx context.Context, next *side, of pair) error {
-	before, err := fleet.Writes(ctx, b.apiServer.RESTClient())
+	before, err := next.at.count(ctx)
 	if err != nil {
 		return err
 	}
@@ -647,9 +703,32 @@ func (b *bench) takeTurn(ctx context.Context, next *side, of pair) error {
 	if err != nil {
 		return err
 	}
-	after, err := fleet.Writes(ctx, b.apiServer.RESTClient())
-	next.turns, next.writes = append(next.turns, turn), next.writes+after-before
+	cpu, err := next.at.apiServer.CPU() // before it collects garbage
+	if err != nil {
+		return err
+	}
+	after, err := next.at.count(ctx)
+	each := float64(of.count)
+	turn.cpu, turn.heap, turn.writes = 1000*(cpu-before.cpu)/each, (after.heap-before.heap)/each, (after.writes-before.writes)/each
+	next.turns = append(next.turns, turn)
 	return err
+}
+
+// counters are those of an API server.
+type counters struct{ cpu, heap, writes float64 }
+
+// count has the API server collect its garbage first: where that falls into one turn, and not into the other, the ratio is off by up to 0.2.
+func (o *operator) count(ctx context.Context) (now counters, err error) {
+	heap, err := fleet.CollectGarbage(ctx, o.api.RESTClient())
+	if err != nil {
+		return now, err
+	}
+	now.heap = float64(heap)
+	if now.writes, err = fleet.Writes(ctx, o.api.RESTClient()); err != nil {
+		return now, err
+	}
+	now.cpu, err = o.apiServer.CPU()
+	return now, err
 }
 
 // ratio is the median of the ratios of two sides, turn by turn, and where it lies with a confidence of 96 %.
@@ -679,48 +758,39 @@ func leastOf(values int) int {
 	return max(least, 1)
 }
 
-// report adds a row to the table.
+// report adds the rows of a pair to the table.
 func (b *bench) report(of pair, sides []*side) {
-	bare, operator := sides[0], sides[1]
-	writesEach := func(of pair, side *side) float64 { return side.writes / float64(b.turns*of.count) }
 	milliseconds := func(time time.Duration) float64 { return float64(time.Microseconds()) / 1000 }
-	ratio := ratioOf(operator, bare)
-	bareRate, operatorRate := median(bare.rates()), median(operator.rates())
-	bare50, bare99 := quantiles(bare.turns)
-	operator50, operator99 := quantiles(operator.turns)
-	aimed := ""
-	if of.aim > 0 {
-		aimed = fmt.Sprintf("%.2f", of.aim)
-		b.promises.Holds(ratio.to >= of.aim, "%s, %d at once: %.2f (%.2f to %.2f) of the bare rate, not %.2f",
-			of.what, of.senders, ratio.median, ratio.from, ratio.to, of.aim)
+	if len(b.figures.Pairs) == 0 {
+		fmt.Fprintln(b.table, "what\tat once\twho\ta second\toperator to it\tfrom\tto\taim\tp50\tp99\tCPU\theap\twrites")
 	}
-	row := figures.Pair{
-		What: of.what, AtOnce: of.senders, Bare: bareRate, Operator: operatorRate, Ratio: ratio.median, From: ratio.from, To: ratio.to, Aim: of.aim,
-		BareP50: milliseconds(bare50), BareP99: milliseconds(bare99),
-		OperatorP50: milliseconds(operator50), OperatorP99: milliseconds(operator99), WritesEach: writesEach(of, operator),
-	}
-	fmt.Fprintf(b.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.2f",
-		of.what, of.senders, bareRate, operatorRate, ratio.median, ratio.from, ratio.to, aimed, bare50, bare99, operator50, operator99, row.WritesEach)
-	if len(sides) > 2 {
-		before := sides[2]
-		toBefore := ratioOf(operator, before)
-		before50, before99 := quantiles(before.turns)
-		row.Before = &figures.Before{
-			Rate: median(before.rates()), Ratio: toBefore.median, From: toBefore.from, To: toBefore.to,
-			P50: milliseconds(before50), P99: milliseconds(before99), WritesEach: writesEach(of, before),
+	row := figures.Pair{What: of.what, AtOnce: of.senders, Aim: of.aim}
+	for _, one := range sides {
+		middle := func(value func(turn) float64) float64 {
+			var values []float64
+			for _, turn := range one.turns {
+				values = append(values, value(turn))
+			}
+			return median(values)
 		}
-		fmt.Fprintf(b.table, "\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%.2f", row.Before.Rate, ratioOf(before, bare).median,
-			toBefore.median, toBefore.from, toBefore.to, before50, before99, row.Before.WritesEach)
+		ratio := ratioOf(sides[0], one)
+		p50, p99 := quantiles(one.turns)
+		side := figures.Side{
+			Who: one.who, Rate: middle(func(t turn) float64 { return t.rate }), Ratio: ratio.median, From: ratio.from, To: ratio.to,
+			P50: milliseconds(p50), P99: milliseconds(p99), CPU: middle(func(t turn) float64 { return t.cpu }),
+			Heap: middle(func(t turn) float64 { return t.heap }), Writes: middle(func(t turn) float64 { return t.writes }),
+		}
+		aimed := ""
+		if of.aim > 0 && one.who == "bare" {
+			aimed = fmt.Sprintf("%.2f", of.aim)
+			b.promises.Holds(ratio.to >= of.aim, "%s, %d at once: %.2f (%.2f to %.2f) of the bare rate, not %.2f",
+				of.what, of.senders, ratio.median, ratio.from, ratio.to, of.aim)
+		}
+		fmt.Fprintf(b.table, "%s\t%d\t%s\t%.0f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%.2f ms\t%.1f kB\t%.2f\n",
+			of.what, of.senders, side.Who, side.Rate, side.Ratio, side.From, side.To, aimed, p50, p99, side.CPU, side.Heap/1000, side.Writes)
+		row.Sides = append(row.Sides, side)
 	}
-	fmt.Fprintln(b.table)
 	b.figures.Pairs = append(b.figures.Pairs, row)
-}
-
-func rates(turns []turn) (rates []float64) {
-	for _, turn := range turns {
-		rates = append(rates, turn.rate)
-	}
-	return rates
 }
 
 func median(values []float64) float64 {
@@ -742,10 +812,10 @@ func quantiles(turns []turn) (p50, p99 time.Duration) {
 
 // allFinished waits until no event is pending. A list of all that is stored costs the API server as much as many events, so that the last is
 // waited for before.
-func (b *bench) allFinished(ctx context.Context, by *operator) error {
-	last := v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: by.namespace, Name: by.last.Load().(string)}}
+func (*bench) allFinished(ctx context.Context, by *operator) error {
+	last := v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: by.last.Load().(string)}}
 	for {
-		if err := b.plane.Client.Get(ctx, client.ObjectKeyFromObject(&last), &last); err != nil {
+		if err := by.plane.Client.Get(ctx, client.ObjectKeyFromObject(&last), &last); err != nil {
 			return err
 		}
 		if last.Status.Phase != v1alpha1.PhasePending {
@@ -756,7 +826,7 @@ func (b *bench) allFinished(ctx context.Context, by *operator) error {
 	for {
 		pending := metav1.PartialObjectMetadataList{}
 		pending.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
-		err := b.plane.Client.List(ctx, &pending, client.InNamespace(by.namespace), client.Limit(1),
+		err := by.plane.Client.List(ctx, &pending, client.InNamespace(namespace), client.Limit(1),
 			client.MatchingFields{"status.phase": string(v1alpha1.PhasePending)})
 		if err != nil || len(pending.Items) == 0 {
 			return err

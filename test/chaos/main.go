@@ -5,6 +5,8 @@
 // stopped (it hangs, and comes back) or killed and started again; etcd is stopped; the sink fails one request in ten, is down, or hangs. These
 // come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up. No outage is longer than a delivery
 // is held, so none may be answered with 503.
+//
+// With -calm nothing fails: a steady stream, of which the memory of the replicas must not grow.
 package main
 
 import (
@@ -46,11 +48,16 @@ func main() {
 	duration := flag.Duration("duration", 10*time.Minute, "how long to send and to harm; it takes some minutes more to come to rest")
 	rate := flag.Float64("rate", 20, "deliveries a second")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults' kinds, lengths and pauses; what they meet differs all the same")
+	calm := flag.Bool("calm", false, "make no faults, and watch the memory of the replicas instead")
 	flag.Parse()
-	fleet.Main("chaos", *duration+rest, func(ctx context.Context) error { return run(ctx, *duration, *rate, *seed) })
+	name := "chaos"
+	if *calm {
+		name = "soak"
+	}
+	fleet.Main(name, *duration+rest, func(ctx context.Context) error { return run(ctx, name, *calm, *duration, *rate, *seed) })
 }
 
-func run(ctx context.Context, duration time.Duration, rate float64, seed uint64) (err error) {
+func run(ctx context.Context, name string, calm bool, duration time.Duration, rate float64, seed uint64) (err error) {
 	began := time.Now()
 	f, err := fleet.Start(ctx, fleet.Options{Replicas: replicas, MaxEvents: maxEvents})
 	if err != nil {
@@ -78,7 +85,6 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 		return err
 	}
 	defer sink.Close()
-	sink.Set(fleet.SinkUp, failing)
 	// Nothing is given up: a fault of the sink must not look like one of the operator.
 	retry := v1alpha1.Retry{
 		MaxAttempts: 1000, Backoff: metav1.Duration{Duration: time.Second}, MaxBackoff: metav1.Duration{Duration: 10 * time.Second},
@@ -91,18 +97,28 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	watcher := f.Watch(watching)
-	fleet.Say("sending %g deliveries a second for %s, and harming; seed %d", rate, duration, seed)
 	harm := &harm{fleet: f, sink: sink, began: sender.Began}
-	var harmed error
-	var harming sync.WaitGroup
-	harming.Go(func() { harmed = harm.all(ctx, duration, seed) })
+	var samples []figures.Sample
+	meanwhile := func() (err error) {
+		if calm {
+			fleet.Say("sending %g deliveries a second for %s", rate, duration)
+			samples, err = watchMemory(ctx, f, sender, duration)
+			return err
+		}
+		fleet.Say("sending %g deliveries a second for %s, and harming; seed %d", rate, duration, seed)
+		sink.Set(fleet.SinkUp, failing)
+		defer sink.Set(fleet.SinkUp, 0)
+		return harm.all(ctx, duration, seed)
+	}
+	var failed error
+	var both sync.WaitGroup
+	both.Go(func() { failed = meanwhile() })
 	sender.Steady(ctx, rate, duration)
-	harming.Wait()
-	sink.Set(fleet.SinkUp, 0)
-	if err := errors.Join(harmed, ctx.Err()); err != nil {
+	both.Wait()
+	if err := errors.Join(failed, ctx.Err()); err != nil {
 		return err
 	}
-	fleet.Say("no more faults; waiting until every event is finished")
+	fleet.Say("waiting until every event is finished")
 	finished := f.Finished(ctx, settle)
 	healed := time.Since(sender.Began).Seconds() - harm.last()
 	verdict, err := f.Judge(ctx, sender)
@@ -120,6 +136,7 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	result := figures.Chaos{
 		Verdict: verdict, Rate: rate, Seed: seed, Faults: harm.faults, Healed: healed,
 		Answers: fleet.Quantiles(answers, true), Refusals: fleet.Quantiles(answers, false), Seconds: seconds(answers, sink.First()),
+		Samples: samples,
 	}
 	for _, replica := range f.Replicas {
 		starts, kills := replica.Lives()
@@ -143,10 +160,17 @@ func run(ctx context.Context, duration time.Duration, rate float64, seed uint64)
 	promises.None(result.Overtaken, "events came to the sink after a later one of their object")
 	promises.None(result.Late, "events came to the sink again after a later one of their object was finished")
 	promises.Holds(unseen <= 0, "nobody saw how %d events were finished", unseen)
+	if calm {
+		for i := range replicas {
+			grown := grown(samples, i)
+			result.Growth = append(result.Growth, grown)
+			promises.Holds(grown <= growth, "the memory of replica %d has grown: the last third of the time has %.2f times that of the second", i, grown)
+		}
+	}
 	if err := fleet.Table(rows(result)...); err != nil {
 		return err
 	}
-	return fleet.Publish("chaos", began, f.Machine, promises, result)
+	return fleet.Publish(name, began, f.Machine, promises, result)
 }
 
 // unavailable counts answers of 503. Those of a replica that was stopped meanwhile do not count: the hold may have ended before it continued.
@@ -175,8 +199,14 @@ func rows(result figures.Chaos) []string {
 		fmt.Sprintf("out of order\t%d; %d again after a later one was finished", result.Overtaken, result.Late),
 		fmt.Sprintf("managers\t%d started, %d killed, %d ended by themselves", result.Starts, result.Kills, result.Ended()),
 		fleet.AnswerRow("answers with 200", result.Answers), fleet.AnswerRow("other answers, or none", result.Refusals),
-		fmt.Sprintf("all finished\t%.1f s after the last fault", result.Healed),
 	)
+	for i, grown := range result.Growth {
+		rows = append(rows, fmt.Sprintf("memory of replica %d\t%.2f times, the last third over the second", i, grown))
+	}
+	if len(result.Faults) == 0 {
+		return rows
+	}
+	rows = append(rows, fmt.Sprintf("all finished\t%.1f s after the last fault", result.Healed))
 	for _, kind := range kinds {
 		rows = append(rows, fmt.Sprintf("%s\t%d times, %.0f s in all", kind, counts[kind], lengths[kind]))
 	}

@@ -32,15 +32,20 @@ type ControlPlane struct {
 
 // Start starts a control plane on loopback and installs the CRDs. Stop must be called.
 func Start() (*ControlPlane, error) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return nil, errors.New(`KUBEBUILDER_ASSETS is not set: run "make test", or export KUBEBUILDER_ASSETS=$(hack/control-plane.sh) first`)
-	}
 	root, err := moduleRoot()
 	if err != nil {
 		return nil, err
 	}
+	return StartWith(filepath.Join(root, "config", "crd", "bases"))
+}
+
+// StartWith is Start with the CRDs of a directory, of another build for example.
+func StartWith(crds string) (*ControlPlane, error) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return nil, errors.New(`KUBEBUILDER_ASSETS is not set: run "make test", or export KUBEBUILDER_ASSETS=$(hack/control-plane.sh) first`)
+	}
 	environment := &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join(root, "config", "crd", "bases")},
+		CRDDirectoryPaths:     []string{crds},
 		ErrorIfCRDPathMissing: true,
 	}
 	config, err := environment.Start()

@@ -80,7 +80,7 @@ func Start(ctx context.Context, options Options) (f *Fleet, err error) {
 	if f.Plane, err = controlplane.Start(); err != nil {
 		return f, err
 	}
-	if f.apiServer, err = onlyChild("kube-apiserver"); err != nil {
+	if f.apiServer, err = APIServerOf(f.Plane); err != nil {
 		return f, err
 	}
 	if f.kubernetes, err = kubernetes.NewForConfig(f.Plane.Config); err != nil {
@@ -109,17 +109,6 @@ func ThisMachine(ctx context.Context, load float64, api discovery.ServerVersionI
 		CPU: lineOf("/proc/cpuinfo", "model name", ":"), Cores: runtime.NumCPU(), MemoryBytes: memoryOfMachine(), OS: operatingSystem(),
 		Kubernetes: kubernetes.GitVersion, Operator: strings.TrimSpace(string(operator)), Load: load,
 	}, nil
-}
-
-func onlyChild(program string) (Process, error) {
-	found, err := children(program)
-	if err == nil && len(found) != 1 {
-		err = fmt.Errorf("%d processes of %s, want 1", len(found), program)
-	}
-	if err != nil {
-		return Process{}, err
-	}
-	return found[0], nil
 }
 
 func (f *Fleet) createSource(ctx context.Context) error {
@@ -228,7 +217,16 @@ func (f *Fleet) APIServer() Process {
 }
 
 // Etcd is the process of etcd.
-func (f *Fleet) Etcd() (Process, error) { return onlyChild("etcd") }
+func (f *Fleet) Etcd() (Process, error) {
+	found, err := children("etcd")
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("%d processes of etcd, want 1", len(found))
+	}
+	if err != nil {
+		return Process{}, err
+	}
+	return found[0], nil
+}
 
 // KillAPIServer kills the API server and starts it again, with the same arguments, after a while.
 func (f *Fleet) KillAPIServer(ctx context.Context, away time.Duration) error {

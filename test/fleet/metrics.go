@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -72,19 +71,13 @@ var (
 	isNoWrite = regexp.MustCompile(`resource="(leases|tokenreviews|subjectaccessreviews)"`)
 )
 
-// CollectGarbage has the API server do so, and returns the bytes that are in use then.
-func (f *Fleet) CollectGarbage(ctx context.Context) (heap int64, err error) {
-	api := f.kubernetes.RESTClient()
-	if err := CollectGarbage(ctx, api); err != nil {
+// CollectGarbage has an API server do so, and returns the bytes that are in use then.
+func CollectGarbage(ctx context.Context, api rest.Interface) (heap int64, err error) {
+	if err := api.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").Do(ctx).Error(); err != nil {
 		return 0, err
 	}
 	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
 	return int64(sums(text, func(string) bool { return true })["go_memstats_heap_alloc_bytes"]), err
-}
-
-// CollectGarbage has an API server do so.
-func CollectGarbage(ctx context.Context, api rest.Interface) error {
-	return api.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").Do(ctx).Error()
 }
 
 // EtcdBytes returns the size of etcd's file, and how much of it is in use.
@@ -92,22 +85,6 @@ func (f *Fleet) EtcdBytes(ctx context.Context) (size, used int64, err error) {
 	text, err := f.etcd(ctx, http.MethodGet, "/metrics", "")
 	all := sums(text, func(string) bool { return true })
 	return int64(all["etcd_mvcc_db_total_size_in_bytes"]), int64(all["etcd_mvcc_db_total_size_in_use_in_bytes"]), err
-}
-
-// CompactEtcd has etcd forget what was overwritten, which the API server has it do every 5 minutes.
-func (f *Fleet) CompactEtcd(ctx context.Context) error {
-	text, err := f.etcd(ctx, http.MethodPost, "/v3/kv/range", `{"key":"AA==","limit":1}`)
-	if err != nil {
-		return err
-	}
-	var answer struct {
-		Header struct{ Revision string }
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return err
-	}
-	_, err = f.etcd(ctx, http.MethodPost, "/v3/kv/compaction", fmt.Sprintf(`{"revision":%q,"physical":true}`, answer.Header.Revision))
-	return err
 }
 
 func (f *Fleet) etcd(ctx context.Context, method, path, body string) ([]byte, error) {

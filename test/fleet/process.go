@@ -3,13 +3,17 @@ package fleet
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 // Process is a running process, seen through Linux's /proc.
@@ -38,6 +42,24 @@ func children(program string) (found []Process, err error) {
 		}
 	}
 	return found, nil
+}
+
+// APIServerOf returns the process of the API server of a control plane that this process has started.
+func APIServerOf(plane *controlplane.ControlPlane) (Process, error) {
+	host, err := url.Parse(plane.Config.Host)
+	if err != nil {
+		return Process{}, err
+	}
+	found, err := children("kube-apiserver")
+	if err != nil {
+		return Process{}, err
+	}
+	for _, process := range found {
+		if arguments, err := process.arguments(); err == nil && slices.Contains(arguments, "--secure-port="+host.Port()) {
+			return process, nil
+		}
+	}
+	return Process{}, fmt.Errorf("no kube-apiserver listens at %s", host.Host)
 }
 
 // arguments are what it was started with, its program first.

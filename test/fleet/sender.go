@@ -114,9 +114,6 @@ func (f *Fleet) NewSender(to ...*Replica) (*Sender, error) {
 	return s, nil
 }
 
-// AverageBody is the average length of the bodies.
-func (s *Sender) AverageBody() int { return len(strings.Join(s.templates, "")) / len(s.templates) }
-
 // delivery makes a delivery that was not sent before.
 func (s *Sender) delivery() (body []byte, requestID string) {
 	n := s.next.Add(1)

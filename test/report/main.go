@@ -18,9 +18,7 @@ type all struct {
 	BacklogFew  figures.Run[figures.Backlog]
 	Throttled   figures.Run[figures.Throttled]
 	Down        figures.Run[figures.Down]
-	Burst       figures.Run[figures.Burst]
-	Cost        figures.Run[figures.Cost]
-	Soak        figures.Run[figures.Soak]
+	Soak        figures.Run[figures.Chaos] // without faults
 	Chaos       figures.Run[figures.Chaos]
 	Bench       figures.Run[figures.Bench]
 	Connections figures.Run[figures.Connections]
@@ -40,7 +38,7 @@ func run(from, to string) error {
 	var a all
 	for _, read := range []func() error{
 		reading(from, "memory", &a.Memory), reading(from, "backlog", &a.Backlog),
-		reading(from, "backlog-few", &a.BacklogFew), reading(from, "throttled", &a.Throttled), reading(from, "down", &a.Down), reading(from, "burst", &a.Burst), reading(from, "cost", &a.Cost),
+		reading(from, "backlog-few", &a.BacklogFew), reading(from, "throttled", &a.Throttled), reading(from, "down", &a.Down),
 		reading(from, "soak", &a.Soak), reading(from, "chaos", &a.Chaos), reading(from, "bench", &a.Bench),
 		reading(from, "connections", &a.Connections),
 	} {

@@ -164,14 +164,15 @@ func drawSoak(a *all, file string) error {
 // drawAnswers draws how long answers took, up to which part of them.
 func drawAnswers(a *all, file string) error {
 	p := newPlot("How long answers take: that part of them is not slower", "part of the answers", "milliseconds")
-	burst := a.Burst.Figures
+	levels := a.Memory.Figures.Levels
+	burst := levels[len(levels)-1]
 	series := []struct {
 		name      string
 		colour    color.Color
 		quantiles []figures.Quantile
 	}{
 		{fmt.Sprintf("steady, %g a second", a.Soak.Figures.Rate), blue, a.Soak.Figures.Answers},
-		{fmt.Sprintf("%s as fast as they go, %d at once", thousands(burst.Sent), burst.Senders), orange, burst.Answers},
+		{fmt.Sprintf("%s as fast as they go, 64 at once", thousands(burst.Verdict.Sent)), orange, burst.Answers},
 		{"chaos, stored", green, a.Chaos.Figures.Answers},
 		{"chaos, refused", red, a.Chaos.Figures.Refusals},
 	}

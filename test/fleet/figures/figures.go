@@ -66,16 +66,19 @@ type Connections struct {
 
 // Level is one number of stored events. Both replicas were started new, took the same short load, and came to rest.
 type Level struct {
-	Stored        int     `json:"stored"`
-	ReadySeconds  float64 `json:"readySeconds"`  // from the start of the process to /readyz
-	WorkSeconds   float64 `json:"workSeconds"`   // from the start of the process to the first event finished
-	RefillPerSec  float64 `json:"refillPerSec"`  // the rate at which the events were stored and finished, 0 for none
-	APIServerRSS  int64   `json:"apiServerRSS"`  // bytes
-	EtcdBytes     int64   `json:"etcdBytes"`     // of the whole file
-	LeaderIdle    Process `json:"leaderIdle"`    // before the load
-	Leader        Process `json:"leader"`        // after it
-	Follower      Process `json:"follower"`      // after it
-	LeaderPeakRSS int64   `json:"leaderPeakRSS"` // since its start
+	Stored        int        `json:"stored"`
+	ReadySeconds  float64    `json:"readySeconds"`  // from the start of the process to /readyz
+	WorkSeconds   float64    `json:"workSeconds"`   // from the start of the process to the first event finished
+	Verdict       Verdict    `json:"verdict"`       // of the events that were stored for this level, as fast as they were taken,
+	Answers       []Quantile `json:"answers"`       // their answers,
+	AnswersPerSec float64    `json:"answersPerSec"` // how fast these came,
+	RefillPerSec  float64    `json:"refillPerSec"`  // and how fast all were stored and finished, 0 for none
+	APIServerRSS  int64      `json:"apiServerRSS"`  // bytes
+	EtcdBytes     int64      `json:"etcdBytes"`     // of the whole file
+	LeaderIdle    Process    `json:"leaderIdle"`    // before the load
+	Leader        Process    `json:"leader"`        // after it
+	Follower      Process    `json:"follower"`      // after it
+	LeaderPeakRSS int64      `json:"leaderPeakRSS"` // since its start
 }
 
 // Process is what a manager takes.
@@ -173,15 +176,6 @@ type DrainSample struct {
 	RSS     int64   `json:"rss"`
 }
 
-// Burst is many events at the highest rate.
-type Burst struct {
-	Verdict
-	Senders      int        `json:"senders"`
-	AnsweredRate float64    `json:"answeredRate"` // a second
-	FinishedRate float64    `json:"finishedRate"` // to the end of the last
-	Answers      []Quantile `json:"answers"`
-}
-
 // Quantile is a quantile of the time that answers took.
 type Quantile struct {
 	Quantile     float64 `json:"quantile"`
@@ -201,52 +195,14 @@ type Verdict struct {
 	Failed     int `json:"failed"`     // in the cluster, and Failed
 }
 
-// Cost is what an object costs the API server and etcd, beside others of its size.
-type Cost struct {
-	Objects int       `json:"objects"`
-	Bytes   int       `json:"bytes"` // of JSON, of an event as it is stored, on average
-	Body    int       `json:"body"`  // of what NetBox sent, on average
-	Kinds   []OneCost `json:"kinds"`
-}
-
-// OneCost is what one object of a kind takes: bytes, and milliseconds of CPU.
-type OneCost struct {
-	What         string  `json:"what"`
-	EtcdBytes    float64 `json:"etcdBytes"`    // after a compaction
-	EtcdBefore   float64 `json:"etcdBefore"`   // before it
-	APIHeap      float64 `json:"apiHeap"`      // of the API server, after a collection of garbage
-	APIRSS       float64 `json:"apiRSS"`       //
-	APICPU       float64 `json:"apiCPU"`       //
-	EtcdCPU      float64 `json:"etcdCPU"`      //
-	OperatorCPU  float64 `json:"operatorCPU"`  // of both replicas
-	WritesEach   float64 `json:"writesEach"`   // of whoever to the API server
-	ObjectPerSec float64 `json:"objectPerSec"` // at 16 at once
-}
-
-// Soak is a long steady stream.
-type Soak struct {
-	Verdict
-	Rate      float64      `json:"rate"`
-	MaxEvents int          `json:"maxEvents"` // that the source keeps
-	Kept      int          `json:"kept"`
-	Doubles   int          `json:"doubles"` // deliveries to the sink of what it had
-	Growth    []float64    `json:"growth"`  // of each replica: the memory of the last third over that of the second
-	Answers   []Quantile   `json:"answers"`
-	Samples   []SoakSample `json:"samples"`
-}
-
-// SoakSample is a moment of a soak.
-type SoakSample struct {
+// Sample is a moment of a steady stream.
+type Sample struct {
 	At       float64   `json:"at"`
 	Replicas []Process `json:"replicas"`
 	Leader   int       `json:"leader"`
-	Pending  int       `json:"pending"`
-	Stored   int       `json:"stored"`
-	P50      float64   `json:"p50"` // milliseconds, since the last sample
-	P99      float64   `json:"p99"`
 }
 
-// Chaos is a stream while everything fails.
+// Chaos is a stream while everything fails, or nothing.
 type Chaos struct {
 	Verdict
 	Rate      float64    `json:"rate"`
@@ -263,6 +219,8 @@ type Chaos struct {
 	Answers   []Quantile `json:"answers"`   // with 200
 	Refusals  []Quantile `json:"refusals"`  // with anything else
 	Seconds   []Second   `json:"seconds"`
+	Samples   []Sample   `json:"samples"` // where nothing fails,
+	Growth    []float64  `json:"growth"`  // and of each replica: the memory of the last third over that of the second
 }
 
 // Ended is how many managers ended by themselves, as they do where they start while the API server is away. Two run at the end.
@@ -287,33 +245,27 @@ type Bench struct {
 	Pairs []Pair `json:"pairs"`
 }
 
-// Pair is one row of it: rates a second, milliseconds.
+// Pair is an operation, and those that do it, or the like.
 type Pair struct {
-	What        string  `json:"what"`
-	AtOnce      int     `json:"atOnce"`
-	Bare        float64 `json:"bare"`
-	Operator    float64 `json:"operator"`
-	Ratio       float64 `json:"ratio"`
-	From        float64 `json:"from"` // where the ratio lies at the least,
-	To          float64 `json:"to"`   // and at the most, with a confidence of 96 %
-	Aim         float64 `json:"aim"`  // 0 for none
-	BareP50     float64 `json:"bareP50"`
-	BareP99     float64 `json:"bareP99"`
-	OperatorP50 float64 `json:"operatorP50"`
-	OperatorP99 float64 `json:"operatorP99"`
-	WritesEach  float64 `json:"writesEach"`
-	Before      *Before `json:"before,omitempty"` // nil where no other build was measured
+	What   string  `json:"what"`
+	AtOnce int     `json:"atOnce"`
+	Aim    float64 `json:"aim"` // of the operator's ratio to the bare client, 0 for none
+	Sides  []Side  `json:"sides"`
 }
 
-// Before is another build of the operator in the same turns: its rate a second, and the ratio of the operator's to it.
-type Before struct {
-	Rate       float64 `json:"rate"`
-	Ratio      float64 `json:"ratio"`
-	From       float64 `json:"from"` // as for Pair
-	To         float64 `json:"to"`
-	P50        float64 `json:"p50"` // milliseconds
-	P99        float64 `json:"p99"`
-	WritesEach float64 `json:"writesEach"`
+// Side is one that takes turns with the others: rates a second, milliseconds.
+type Side struct {
+	Who   string  `json:"who"`
+	Rate  float64 `json:"rate"`
+	Ratio float64 `json:"ratio"` // of the operator's rate to this one
+	From  float64 `json:"from"`  // where the ratio lies at the least,
+	To    float64 `json:"to"`    // and at the most, with a confidence of 96 %
+	P50   float64 `json:"p50"`
+	P99   float64 `json:"p99"`
+	// For each: milliseconds of the API server's CPU, bytes of its heap, and writes to it.
+	CPU    float64 `json:"cpu"`
+	Heap   float64 `json:"heap"`
+	Writes float64 `json:"writes"`
 }
 
 // Write writes a run as the file of its name.
