@@ -127,7 +127,7 @@ func TestSlowWrite(t *testing.T) {
 	path := newEvent(namespace, 1, 0).Name + "/status"
 	began, goOn := make(chan struct{}), make(chan struct{})
 	config := between(t, func(w http.ResponseWriter, request *http.Request, pass http.Handler) {
-		if request.Method == http.MethodPatch && strings.HasSuffix(request.URL.Path, path) {
+		if request.Method == http.MethodPut && strings.HasSuffix(request.URL.Path, path) {
 			close(began)
 			<-goOn
 		}
@@ -237,7 +237,7 @@ func TestSinkDown(t *testing.T) {
 		return nil
 	})
 	config := between(t, func(w http.ResponseWriter, request *http.Request, pass http.Handler) {
-		if request.Method == http.MethodPatch && strings.Contains(request.URL.Path, "/netboxevents/") {
+		if request.Method == http.MethodPut && strings.Contains(request.URL.Path, "/netboxevents/") {
 			writes.Add(1)
 		}
 		pass.ServeHTTP(w, request)
