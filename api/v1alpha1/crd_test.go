@@ -97,8 +97,7 @@ func TestSourceDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(stored.Spec.Redact) != test.redact || stored.Spec.MaxBodyBytes != 1_000_000 ||
-			stored.Spec.Retention.SucceededTTL.Hours() != 72 || stored.Spec.Retention.FailedTTL.Hours() != 168 ||
-			stored.Spec.Retention.MaxEvents != 5000 {
+			stored.Spec.Retention != v1alpha1.DefaultRetention() {
 			t.Errorf("%s: %+v", name, stored.Spec)
 		}
 	}

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -168,6 +170,13 @@ type Retention struct {
 	// +kubebuilder:default=5000
 	// +kubebuilder:validation:Minimum=1
 	MaxEvents int32 `json:"maxEvents,omitempty"`
+}
+
+// DefaultRetention is what the API server makes of a source that does not say how long its events are kept.
+func DefaultRetention() Retention {
+	return Retention{
+		SucceededTTL: metav1.Duration{Duration: 72 * time.Hour}, FailedTTL: metav1.Duration{Duration: 168 * time.Hour}, MaxEvents: 5000,
+	}
 }
 
 // Conditions of a NetBoxSource and their reasons.

@@ -259,12 +259,14 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	}
 	tally := rulecontroller.NewTally(clock.RealClock{})
 	retentionReconciler := &retention.Reconciler{
-		Sources: inner.GetClient(),
-		Events:  eventMetadata,
-		Status:  inner.GetClient(),
-		Metrics: shared.retention,
-		Clock:   clock.RealClock{},
-		Log:     log.WithName("retention"),
+		Sources:    inner.GetClient(),
+		Events:     eventMetadata,
+		Reader:     inner.GetAPIReader(),
+		Namespaces: options.WatchNamespaces,
+		Status:     inner.GetClient(),
+		Metrics:    shared.retention,
+		Clock:      clock.RealClock{},
+		Log:        log.WithName("retention"),
 	}
 	backlog := &sourcecontroller.Backlog{
 		Sources: inner.GetClient(),

@@ -24,3 +24,8 @@ func InPhase(phase v1alpha1.Phase) fields.Selector {
 func OfSource(name string) fields.Selector {
 	return fields.OneTermEqualSelector("spec.sourceRef.name", name)
 }
+
+// NotOfSource selects the events of all other sources.
+func NotOfSource(name string) fields.Selector {
+	return fields.OneTermNotEqualSelector("spec.sourceRef.name", name)
+}

@@ -42,7 +42,7 @@ import (
 // What the controller may do:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources/status,verbs=patch
-// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=list;delete
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;delete
 
 // fieldOwner is the field manager of what retention says in a source's status.
 const fieldOwner = "netbox-event-operator-retention"
@@ -74,6 +74,10 @@ type Reconciler struct {
 	Sources client.Reader
 	// Events reads and deletes NetBoxEvents by their metadata.
 	Events metadata.Interface
+	// Reader reads whole NetBoxEvents from the API server.
+	Reader client.Reader
+	// Namespaces are those that are watched; all where it is empty.
+	Namespaces []string
 	// Status writes the status of sources.
 	Status  client.StatusClient
 	Metrics *Metrics
@@ -89,6 +93,7 @@ type Reconciler struct {
 
 // known is what is known of a source since the last sweep.
 type known struct {
+	gone      bool  // the source is
 	kept      int64 // then
 	since     int64 // events finished since
 	max       int64
@@ -113,10 +118,11 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("retention").
 		For(&v1alpha1.NetBoxSource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		WatchesRawSource(source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.queue = queue
+			go r.findGone(ctx, queue)
 			return nil
 		})).
 		WithOptions(controller.Options{
@@ -130,9 +136,13 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 func (r *Reconciler) Finished(of types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	source := r.sources[of]
-	if source == nil || r.queue == nil {
+	if r.queue == nil {
 		return // there will be a first sweep
+	}
+	source := r.sources[of]
+	if source == nil { // it is gone, unless its first sweep is still to come
+		r.queue.AddAfter(reconcile.Request{NamespacedName: of}, newsPause)
+		return
 	}
 	source.since++
 	pause := source.nextSweep.Sub(r.Clock.Now())
@@ -150,18 +160,19 @@ func (r *Reconciler) Finished(of types.NamespacedName) {
 // Reconcile sweeps one source: it looks at its finished events, and deletes those that go.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	var of v1alpha1.NetBoxSource
-	if err := r.Sources.Get(ctx, request.NamespacedName, &of); apierrors.IsNotFound(err) {
-		r.forget(request.NamespacedName)
-		return reconcile.Result{}, nil
+	err := r.Sources.Get(ctx, request.NamespacedName, &of)
+	gone := apierrors.IsNotFound(err)
+	if gone {
+		of = goneSource(request.NamespacedName)
 	} else if err != nil {
 		return reconcile.Result{}, err
 	}
-	wait, late := r.begin(&of)
+	wait, late := r.begin(&of, gone)
 	if wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	sweep := sweep{
-		Reconciler: r, source: &of, late: late,
+		Reconciler: r, source: &of, gone: gone, late: late,
 		plan: retention.New(policyOf(&of.Spec), r.Clock.Now(), maxExcess),
 	}
 	more, err := sweep.run(ctx)
@@ -173,6 +184,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, err
 	}
 	next := r.end(&sweep, more)
+	if deleted := sweep.deleted.Load(); deleted > 0 {
+		r.Log.Info("deleted events that were kept long enough, or were too many", "namespace", of.Namespace, "source", of.Name,
+			"deleted", deleted, "kept", sweep.plan.Kept(), "sourceGone", gone)
+	}
+	if gone && sweep.plan.Kept() == 0 {
+		r.forget(request.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	if gone {
+		return reconcile.Result{RequeueAfter: next}, nil
+	}
 	return reconcile.Result{RequeueAfter: next}, client.IgnoreNotFound(r.report(ctx, &sweep))
 }
 
@@ -189,14 +211,20 @@ func policyOf(spec *v1alpha1.NetBoxSourceSpec) retention.Policy {
 }
 
 // begin returns how long to wait until a source may be swept, and otherwise begins to count anew; late as the last sweep found it.
-func (r *Reconciler) begin(of *v1alpha1.NetBoxSource) (wait time.Duration, late bool) {
+func (r *Reconciler) begin(of *v1alpha1.NetBoxSource, gone bool) (wait time.Duration, late bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	name := client.ObjectKeyFromObject(of)
 	source := r.sources[name]
-	if source == nil {
-		source = &known{expired: of.Status.Expired}
+	if source == nil || source.gone != gone {
+		source = &known{expired: of.Status.Expired, gone: gone}
 		r.sources[name] = source
+		if gone {
+			source.nextSweep = r.Clock.Now().Add(gracePeriod)
+			r.Log.Info("the source is gone; its finished events are kept for the default TTLs, and until notBefore at least",
+				"namespace", name.Namespace, "source", name.Name, "notBefore", source.nextSweep)
+			r.Metrics.forget(name)
+		}
 	}
 	source.max = int64(of.Spec.Retention.MaxEvents)
 	if wait := source.nextSweep.Sub(r.Clock.Now()); wait > 0 {
@@ -245,21 +273,17 @@ func (k *known) add(sweep *sweep) {
 	k.late = sweep.found > behindAfter
 }
 
+// forget forgets a source that is gone and has no finished events.
 func (r *Reconciler) forget(name types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sources, name)
-	r.Metrics.forget(name)
 }
 
 // report says in the status of a source what was found and done, if that is news.
 func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 	name := client.ObjectKeyFromObject(sweep.source)
 	r.Metrics.looked(name, sweep.plan.Kept(), int(sweep.source.Spec.Retention.MaxEvents), sweep.plan.Oldest())
-	if deleted := sweep.deleted.Load(); deleted > 0 {
-		r.Log.Info("deleted events that were kept long enough, or were too many", "namespace", name.Namespace, "source", name.Name,
-			"deleted", deleted, "kept", sweep.plan.Kept())
-	}
 	status := apply.NetBoxSourceStatus().WithEvents(int64(sweep.plan.Kept())).WithExpired(sweep.expired)
 	var oldest *metav1.Time
 	if at := sweep.plan.Oldest(); !at.IsZero() {
@@ -308,6 +332,7 @@ func (s *sweep) exceeded() *metav1.Condition {
 type sweep struct {
 	*Reconciler
 	source  *v1alpha1.NetBoxSource
+	gone    bool // the source is; it stands for what was
 	plan    *retention.Plan
 	late    bool          // the last sweep was
 	reading time.Duration // spent on lists
@@ -326,7 +351,7 @@ func (s *sweep) run(ctx context.Context) (more bool, err error) {
 		}
 		for more := true; more; more = page.Continue != "" {
 			began := s.Clock.Now()
-			list, err := s.events().List(ctx, page)
+			list, err := s.events(s.source.Namespace).List(ctx, page)
 			s.reading += s.Clock.Since(began)
 			if err != nil {
 				return false, fmt.Errorf("listing events: %w", err)
@@ -341,8 +366,8 @@ func (s *sweep) run(ctx context.Context) (more bool, err error) {
 	return more, s.delete(ctx, reasonMaxEvents, excess)
 }
 
-func (s *sweep) events() metadata.ResourceInterface {
-	return s.Events.Resource(v1alpha1.SchemeGroupVersion.WithResource("netboxevents")).Namespace(s.source.Namespace)
+func (r *Reconciler) events(namespace string) metadata.ResourceInterface {
+	return r.Events.Resource(v1alpha1.SchemeGroupVersion.WithResource("netboxevents")).Namespace(namespace)
 }
 
 func eventsOf(list *metav1.PartialObjectMetadataList, phase v1alpha1.Phase) []retention.Event {
@@ -380,13 +405,17 @@ func (s *sweep) delete(ctx context.Context, reason string, events []retention.Ev
 // deleteOne deletes an event that is still what it was in the list: one that was made Pending again in the meantime stays.
 func (s *sweep) deleteOne(ctx context.Context, reason string, event retention.Event) error {
 	uid := types.UID(event.UID)
-	err := s.events().Delete(ctx, event.Name, metav1.DeleteOptions{
+	err := s.events(s.source.Namespace).Delete(ctx, event.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &event.Version},
 	})
 	switch {
 	case err == nil:
 		s.deleted.Add(1)
-		s.Metrics.expired(client.ObjectKeyFromObject(s.source), reason)
+		if s.gone { // and so are its series
+			s.Metrics.expired("", reasonSourceGone)
+		} else {
+			s.Metrics.expired(client.ObjectKeyFromObject(s.source).String(), reason)
+		}
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // somebody was faster
 	default:
 		return fmt.Errorf("deleting event %s: %w", event.Name, err)

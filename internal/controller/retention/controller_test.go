@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -37,6 +38,9 @@ func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 // controllers are a manager with the retention controller alone, in a namespace of its own.
 type controllers struct {
 	namespace string
+	watched   []string // all namespaces where it is empty
+	clock     clock.PassiveClock
+	log       logr.Logger
 	store     *eventstore.Store
 	*retention.Reconciler
 }
@@ -47,15 +51,20 @@ func newControllers(t *testing.T) *controllers {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &controllers{namespace: plane.Namespace(t), store: store}
+	namespace := plane.Namespace(t)
+	return &controllers{namespace: namespace, watched: []string{namespace}, clock: clock.RealClock{}, log: testr.New(t), store: store}
 }
 
 // start starts the controller.
 func (c *controllers) start(t *testing.T, hooks hooks) (stop func()) {
 	t.Helper()
+	namespaces := map[string]cache.Config{}
+	for _, namespace := range c.watched {
+		namespaces[namespace] = cache.Config{}
+	}
 	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
 		Scheme: plane.Client.Scheme(), Logger: testr.New(t), Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{c.namespace: {}}},
+		Cache: cache.Options{DefaultNamespaces: namespaces},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,8 +74,8 @@ func (c *controllers) start(t *testing.T, hooks hooks) (stop func()) {
 		t.Fatal(err)
 	}
 	c.Reconciler = &retention.Reconciler{
-		Sources: mgr.GetClient(), Events: &hooked{events, hooks}, Status: mgr.GetClient(),
-		Metrics: retention.NewMetrics(prometheus.NewRegistry()), Clock: clock.RealClock{}, Log: testr.New(t),
+		Sources: mgr.GetClient(), Events: &hooked{events, hooks}, Reader: mgr.GetAPIReader(), Namespaces: c.watched,
+		Status: mgr.GetClient(), Metrics: retention.NewMetrics(prometheus.NewRegistry()), Clock: c.clock, Log: c.log,
 	}
 	if err := c.SetupWithManager(mgr); err != nil {
 		t.Fatal(err)
@@ -247,7 +256,7 @@ func TestMaxAge(t *testing.T) {
 	}
 }
 
-// hooks are called, if any, between a list of events and what is done about them, and before a deletion.
+// hooks are called, if any, between a list that found events and what is done about them, and before a deletion.
 type hooks struct{ listed, deleting func() }
 
 // hooked calls hooks.
@@ -276,7 +285,7 @@ type hookedResource struct {
 
 func (r *hookedResource) List(ctx context.Context, options metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
 	list, err := r.ResourceInterface.List(ctx, options)
-	if r.hooks.listed != nil {
+	if r.hooks.listed != nil && err == nil && len(list.Items) > 0 {
 		r.hooks.listed()
 	}
 	return list, err

@@ -17,6 +17,8 @@ type Metrics struct {
 const (
 	reasonTTL       = "ttl"
 	reasonMaxEvents = "max_events"
+	// reasonSourceGone is that of events whose source is gone, and comes without a source.
+	reasonSourceGone = "source_gone"
 )
 
 // NewMetrics returns metrics that are registered.
@@ -37,7 +39,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, source),
 		deleted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_expired_events_total",
-			Help: "Events that retention deleted, by source and reason: ttl (kept long enough), max_events (too many).",
+			Help: "Events that retention deleted, by source and reason: ttl (kept long enough), max_events (too many), source_gone (without a source).",
 		}, []string{"source", "reason"}),
 	}
 	registry.MustRegister(m.stored, m.maxEvents, m.oldest, m.deleted)
@@ -54,8 +56,8 @@ func (m *Metrics) looked(source types.NamespacedName, kept, maxEvents int, oldes
 	m.oldest.WithLabelValues(source.String()).Set(float64(oldest.Unix()))
 }
 
-func (m *Metrics) expired(source types.NamespacedName, reason string) {
-	m.deleted.WithLabelValues(source.String(), reason).Inc()
+func (m *Metrics) expired(source, reason string) {
+	m.deleted.WithLabelValues(source, reason).Inc()
 }
 
 func (m *Metrics) gauges() []*prometheus.GaugeVec {
