@@ -1,8 +1,8 @@
 // Package event processes pending NetBoxEvents: it logs and matches each, delivers it as the rules that match ask for, and stores its
 // status.
 //
-// Three reconcilers share one ledger of pending events. Each has a work queue, and the queues serialize the work: one worker at a time has a
-// key, and all deliveries of a rule for one NetBox object share a key: see unit. Later work is RequeueAfter.
+// Three reconcilers share one ledger of pending events. Each has a work queue, and the queues serialize the work: one worker at a time has
+// a key, and all deliveries of a rule for one NetBox object share a key: see unit. Later work is RequeueAfter.
 //
 //	watch ─▶ ledger ─▶ matcher ─▶ deliverer ─▶ writer ─▶ API server
 //	                  an event   (rule, object)  an event

@@ -31,9 +31,9 @@ const (
 	holdWait = 200 * time.Millisecond
 )
 
-// ledger holds the pending events: their order, a bounded amount of their bodies, and their status, which may be newer than the stored one.
-// It holds an event until the watch reports that it is no longer pending, so that a finished event is not taken for a new one while the watch
-// lags behind our own write. It is safe for concurrent use.
+// ledger holds the pending events: their order, a bounded amount of their bodies, and their status, which may be newer than the stored
+// one. It holds an event until the watch reports that it is no longer pending, so that a finished event is not taken for a new one while
+// the watch lags behind our own write. It is safe for concurrent use.
 type ledger struct {
 	unmatched *semaphore.Weighted // bytes of bodies that wait to be matched
 
@@ -136,8 +136,8 @@ func (e *entry) isPendingFor(rule string) bool {
 	return status != nil && status.State == v1alpha1.DeliveryPending
 }
 
-// observe records an event that is pending at the API server. It returns the event if it is to be matched, because it is new or a replay was
-// asked for, and nil otherwise. While events are listed it waits a moment for room for the body.
+// observe records an event that is pending at the API server. It returns the event if it is to be matched, because it is new or a replay
+// was asked for, and nil otherwise. While events are listed it waits a moment for room for the body.
 func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isListing bool) (toMatch *entry) {
 	holds := min(event.Spec.Delivery.BodyBytes+bodyOverhead, heldBytes)
 	held := l.unmatched.TryAcquire(holds) || isListing && l.waitForRoom(ctx, holds)
@@ -368,8 +368,8 @@ func (l *ledger) start(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 	return true
 }
 
-// enterLane registers the rules that have to deliver an event, in the order of its lane or without. It returns their units, and all others of
-// the lane, which may have waited for the event to be matched.
+// enterLane registers the rules that have to deliver an event, in the order of its lane or without. It returns their units, and all others
+// of the lane, which may have waited for the event to be matched.
 func (l *ledger) enterLane(e *entry, inOrder func(rule string) bool) (units []*unit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -446,8 +446,8 @@ func (l *ledger) next(u *unit) *entry {
 	return nil
 }
 
-// toMatch returns the replay that an event has to be matched for, "" for a new event. It returns false if there is nothing to match, or while
-// deliveries are in flight.
+// toMatch returns the replay that an event has to be matched for, "" for a new event. It returns false if there is nothing to match, or
+// while deliveries are in flight.
 func (l *ledger) toMatch(e *entry) (replay string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

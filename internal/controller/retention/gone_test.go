@@ -74,10 +74,10 @@ func TestSourceGone(t *testing.T) {
 	until(false)
 	remove()
 	until(true)
-	now.SetTime(now.Now().Add(5 * time.Hour))
+	now.SetTime(now.Now().Add(4 * time.Hour))
 	c.source(t, v1alpha1.Retention{SucceededTTL: year, FailedTTL: year, MaxEvents: 100})
 	until(false)
-	now.SetTime(now.Now().Add(5 * time.Hour))
+	now.SetTime(now.Now().Add(4 * time.Hour))
 	c.reconcile(t, "netbox")
 	c.expect(t, "the source came back", all...)
 

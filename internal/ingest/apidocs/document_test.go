@@ -178,6 +178,7 @@ func TestValidator(t *testing.T) {
 		}
 		return header
 	}
+	challenged := head("WWW-Authenticate", `HMAC-SHA512 header="X-Hook-Signature"`)
 	for _, test := range []struct {
 		reason string
 		status int
@@ -187,8 +188,9 @@ func TestValidator(t *testing.T) {
 	}{
 		{"stored", 200, head(), `{"result":"ok","event":"a/b"}`, true},
 		{"stored, without a name", 200, head(), `{"result":"ok"}`, false},
-		{"refused", 401, head(), `{"result":"no"}`, true},
-		{"a key that is not described", 401, head(), `{"result":"no","why":"x"}`, false},
+		{"refused", 401, challenged, `{"result":"no"}`, true},
+		{"refused without a challenge", 401, head(), `{"result":"no"}`, false},
+		{"a key that is not described", 401, challenged, `{"result":"no","why":"x"}`, false},
 		{"not JSON by its header", 401, http.Header{}, `{"result":"no"}`, false},
 		{"allowed method", 405, head("Allow", "POST"), `{"result":"no"}`, true},
 		{"allowed method missing", 405, head(), `{"result":"no"}`, false},
