@@ -8,59 +8,60 @@ import (
 )
 
 const (
-	// openAfter is how many failures in a row open a circuit.
+	// openAfter is the number of consecutive failures that opens a circuit.
 	openAfter = 5
-	// fullWindow is how many deliveries in flight a circuit allows before it stops counting them.
+	// fullWindow is the number of deliveries in flight above which a circuit no longer limits them.
 	fullWindow = 32
-	// steadyDeliveries is how many deliveries without complaint show that a sink takes that many.
+	// steadyDeliveries is the number of consecutive unthrottled deliveries that confirms a gap.
 	steadyDeliveries = 5
-	// gapPrecision is how close to each other, as a part, the gap that a sink takes and the one that it does not take are in the end.
+	// gapPrecision ends the bisection: the largest throttled gap is within this fraction of the smallest accepted one.
 	gapPrecision = 0.05
-	// triesInterval is after how many steady gaps a throttled circuit tries a smaller one again: the limit of the sink may have changed.
-	triesInterval = 40
-	// noGap is a gap that limits nothing.
-	noGap = 10 * time.Millisecond
-	// maxGap is the largest gap: as long as a sink may ask to wait.
+	// settledGaps is the number of confirmations after which a settled circuit probes a smaller gap again: the limit of the sink may have
+	// changed.
+	settledGaps = 40
+	// minGap is the smallest gap. A circuit that would use a smaller one uses none.
+	minGap = 10 * time.Millisecond
+	// maxGap is the largest gap, equal to the longest Retry-After that is honored.
 	maxGap = time.Hour
-	// idleTime is how long nothing is delivered before the measurement of a sink's rate begins anew.
+	// idleTime is the time without deliveries after which the measurement of a sink's rate restarts.
 	idleTime = time.Second
 )
 
 // Circuit decides when deliveries to one sink may start.
 //
-// Closed, it lets all pass. After openAfter failures in a row it is open: after a pause that grows with each failure one delivery probes
-// whether the sink is back, and where it is, the deliveries that may be in flight double with each success. A sink that asks to wait gets
-// its pause at once. A sink that throttles gets deliveries with a gap between them: Retry-After says when a place is free, not how many,
-// and 32 deliveries for each place would be 31 refusals. The gap is at first what the sink took before it complained, and then found by
-// bisection between the smallest that it took and the largest that it refused.
+// A closed circuit allows all deliveries. After openAfter consecutive failures it opens: after a backoff that grows with each failure, one
+// delivery probes the sink (half-open), and each success doubles the number of deliveries that may be in flight. A response with Retry-After
+// pauses the circuit at once. A sink that throttles gets rate-limited deliveries, with a gap between them: Retry-After says when a request is
+// allowed again, not how many, so 32 deliveries at that time would be 31 more throttled responses. The first gap is the rate that the sink
+// accepted before it throttled; after that, bisection finds the gap between the smallest accepted and the largest throttled one.
 //
 // The zero value is a closed circuit. It is not safe for concurrent use.
 type Circuit struct {
-	failures int       // in a row
-	openings int       // in a row, without a success between them
-	until    time.Time // nothing starts before
-	window   int       // how many may be in flight; 0 for no limit
+	failures int       // consecutive
+	openings int       // consecutive, without a success between them
+	until    time.Time // no delivery starts before
+	window   int       // maximum in flight; 0 for no limit
 	inFlight int
-	epoch    int // counts the pauses: what started before one says nothing about what came after
+	epoch    int // counts the pauses: the outcome of a delivery that started before a pause is stale after it
 
 	gap       time.Duration // between two starts, 0 for none
-	good, bad time.Duration // the last gap that the sink took, and the one that it refused; 0 for none
+	good, bad time.Duration // the last gap that the sink accepted, and the one that it throttled; 0 for none
 	nextStart time.Time
-	steady    int       // deliveries at this gap
-	settled   int       // steady gaps since the last change
-	measured  time.Time // since when delivered is counted
+	steady    int       // consecutive unthrottled deliveries at this gap
+	settled   int       // confirmations since the last change of the gap
+	measured  time.Time // start of the count in delivered
 	delivered int
 	lastEnd   time.Time
 
-	since time.Time // since when it is not closed
+	since time.Time // when it stopped being closed
 	cause string
 }
 
-// Ticket is the permission to start one delivery, to be given back by End.
+// Ticket allows one delivery. Pass it to End or Cancel.
 type Ticket struct{ epoch int }
 
-// Start asks for the permission to start a delivery now. Where it is refused, until is when to ask again; the zero time means after the
-// next End.
+// Start requests a ticket for a delivery that starts now. If it refuses, until is the time of the next request; the zero time means after
+// the next End.
 func (c *Circuit) Start(now time.Time) (ticket Ticket, until time.Time, ok bool) {
 	switch {
 	case now.Before(c.until):
@@ -81,7 +82,7 @@ func (c *Circuit) Start(now time.Time) (ticket Ticket, until time.Time, ok bool)
 	return Ticket{c.epoch}, time.Time{}, true
 }
 
-// Places is how many deliveries may start now, at most some. Where it is 0, until is as for Start.
+// Places returns the number of deliveries that may start now, up to a maximum. If it is 0, until is as for Start.
 func (c *Circuit) Places(now time.Time, atMost int) (places int, until time.Time) {
 	switch {
 	case now.Before(c.until):
@@ -98,26 +99,26 @@ func (c *Circuit) Places(now time.Time, atMost int) (places int, until time.Time
 	return atMost, time.Time{}
 }
 
-// Cancel gives a ticket back whose delivery was cut off, which says nothing about the sink.
+// Cancel returns the ticket of a canceled delivery, whose outcome is unknown.
 func (c *Circuit) Cancel(Ticket) { c.inFlight-- }
 
-// End records how a delivery ended.
+// End records the outcome of a delivery.
 func (c *Circuit) End(ticket Ticket, outcome Outcome, retry *v1alpha1.Retry, now time.Time) {
 	c.inFlight--
 	c.lastEnd = now
 	current := ticket.epoch == c.epoch
 	switch {
 	case outcome.Err == nil || !outcome.Unavailable:
-		c.succeeded(now, current)
-	case !current: // it is one more of those that the pause is for
+		c.recordSuccess(now, current)
+	case !current: // the pause already accounts for it
 	case outcome.Throttled || outcome.RetryAfter > 0:
-		c.asked(outcome, retry, now)
+		c.recordThrottled(outcome, retry, now)
 	default:
-		c.failed(outcome, retry, now)
+		c.recordFailure(outcome, retry, now)
 	}
 }
 
-func (c *Circuit) succeeded(now time.Time, current bool) {
+func (c *Circuit) recordSuccess(now time.Time, current bool) {
 	c.delivered++
 	if !current {
 		return
@@ -129,37 +130,37 @@ func (c *Circuit) succeeded(now time.Time, current bool) {
 		}
 	}
 	if c.gap > 0 {
-		c.narrow(now)
+		c.narrowGap(now)
 	}
 	if reason, _, _ := c.State(); reason == v1alpha1.ReasonAvailable {
 		c.since, c.cause = time.Time{}, ""
 	}
 }
 
-// narrow makes the gap smaller after a delivery without complaint.
-func (c *Circuit) narrow(now time.Time) {
+// narrowGap makes the gap smaller after enough unthrottled deliveries.
+func (c *Circuit) narrowGap(now time.Time) {
 	if c.steady++; c.steady < steadyDeliveries {
 		return
 	}
 	c.steady, c.good = 0, c.gap
 	if float64(c.gap-c.bad) < gapPrecision*float64(c.gap) {
-		if c.settled++; c.settled < triesInterval {
+		if c.settled++; c.settled < settledGaps {
 			return
 		}
 		c.bad /= 2
 	}
 	c.settled, c.gap = 0, (c.gap+c.bad)/2
-	if c.gap < noGap {
+	if c.gap < minGap {
 		c.gap, c.good, c.bad, c.nextStart = 0, 0, 0, now
 	}
 }
 
-// widen makes the gap larger after a complaint.
-func (c *Circuit) widen(until time.Time) {
+// widenGap makes the gap larger after a throttled delivery.
+func (c *Circuit) widenGap(until time.Time) {
 	switch {
 	case c.gap == 0 && c.delivered > 0:
 		c.gap = until.Sub(c.measured) / time.Duration(c.delivered)
-	case c.gap == 0: // the first one after the pause says more
+	case c.gap == 0: // no rate was measured yet: the first delivery after the pause gives one
 	case c.good > c.gap:
 		c.gap, c.bad = c.good, c.gap
 	default:
@@ -169,20 +170,20 @@ func (c *Circuit) widen(until time.Time) {
 	c.steady, c.settled = 0, 0
 }
 
-// asked pauses for as long as the sink asked, and measures what it takes.
-func (c *Circuit) asked(outcome Outcome, retry *v1alpha1.Retry, now time.Time) {
+// recordThrottled pauses for Retry-After, and restarts the measurement of the rate.
+func (c *Circuit) recordThrottled(outcome Outcome, retry *v1alpha1.Retry, now time.Time) {
 	pause := outcome.RetryAfter
 	if pause <= 0 {
 		pause = Backoff(retry, 1)
 	}
 	if outcome.Throttled {
-		c.widen(now.Add(pause))
+		c.widenGap(now.Add(pause))
 	}
 	c.pause(now.Add(pause), outcome, now)
 	c.measured, c.delivered = c.until, 0
 }
 
-func (c *Circuit) failed(outcome Outcome, retry *v1alpha1.Retry, now time.Time) {
+func (c *Circuit) recordFailure(outcome Outcome, retry *v1alpha1.Retry, now time.Time) {
 	c.failures++
 	if c.failures < openAfter && c.window == 0 {
 		return
@@ -200,7 +201,7 @@ func (c *Circuit) pause(until time.Time, outcome Outcome, now time.Time) {
 	c.cause = oneline.Of(outcome.Err.Error(), maxErrorBytes)
 }
 
-// State is Available, Unavailable or AskedToWait, and for the last two since when and why.
+// State returns Available, Unavailable or AskedToWait, and for the last two since when and why.
 func (c *Circuit) State() (reason string, since time.Time, cause string) {
 	switch {
 	case c.openings > 0:
@@ -212,15 +213,15 @@ func (c *Circuit) State() (reason string, since time.Time, cause string) {
 	}
 }
 
-// Gap is the least time between two starts, 0 for none.
+// Gap returns the minimum time between two starts, 0 for none.
 func (c *Circuit) Gap() time.Duration { return c.gap }
 
-// Reset closes the circuit: nothing waits for the sink any more, or the rule was changed. Deliveries in flight are still counted.
+// Reset closes the circuit: no delivery waits for the sink, or the rule changed. It keeps the count of deliveries in flight.
 func (c *Circuit) Reset() {
 	*c = Circuit{inFlight: c.inFlight, epoch: c.epoch + 1, lastEnd: c.lastEnd}
 }
 
-// IsIdle reports whether nothing was delivered, nor waited for a pause to end, for some time.
+// IsIdle reports whether the sink had neither deliveries nor a pause for at least an interval.
 func (c *Circuit) IsIdle(now time.Time, interval time.Duration) bool {
 	return c.inFlight == 0 && !now.Before(c.until) && now.Sub(c.lastEnd) >= max(interval, 2*c.gap)
 }

@@ -27,22 +27,22 @@ func throttled(after time.Duration) delivery.Outcome {
 	return delivery.Outcome{Err: errors.New("answered with 429"), Unavailable: true, Throttled: true, RetryAfter: after}
 }
 
-// simulate delivers a backlog through a circuit, with up to 32 deliveries in flight that take a time each, to a sink that answers as a
-// function says. It returns how long that took, how many requests were made, and when.
+// simulate delivers a backlog through a circuit, with up to 32 deliveries in flight that each take the latency. The function sink returns the
+// outcome of a request. simulate returns the total time, and the times of all requests.
 func simulate(
 	t *testing.T, c *delivery.Circuit, backlog int, latency time.Duration, sink func(at time.Duration) delivery.Outcome,
 ) (took time.Duration, requests []time.Duration) {
 	t.Helper()
-	type flight struct {
+	type inFlightDelivery struct {
 		ends    time.Time
 		ticket  delivery.Ticket
 		outcome delivery.Outcome
 	}
-	var inFlight []flight
+	var inFlight []inFlightDelivery
 	now := epoch
 	for delivered := 0; delivered < backlog; {
 		if now.Sub(epoch) > 48*time.Hour {
-			t.Fatalf("%d of %d were delivered", delivered, backlog)
+			t.Fatalf("%d of %d delivered after 48 hours", delivered, backlog)
 		}
 		var until time.Time
 		for len(inFlight) < 32 && delivered+len(inFlight) < backlog {
@@ -53,7 +53,7 @@ func simulate(
 			}
 			at := now.Sub(epoch)
 			requests = append(requests, at)
-			inFlight = append(inFlight, flight{now.Add(latency), ticket, sink(at)})
+			inFlight = append(inFlight, inFlightDelivery{now.Add(latency), ticket, sink(at)})
 		}
 		switch {
 		case len(inFlight) > 0 && (until.IsZero() || !inFlight[0].ends.After(until)):
@@ -64,7 +64,7 @@ func simulate(
 				delivered++
 			}
 		case until.IsZero():
-			t.Fatal("nothing is in flight, and nothing may start")
+			t.Fatal("no delivery is in flight, and none may start")
 		default:
 			now = until
 		}
@@ -72,16 +72,16 @@ func simulate(
 	return now.Sub(epoch), requests
 }
 
-// limiter is a sink that takes a number of requests in each window.
+// limiter returns a sink that accepts n requests in a sliding window.
 func limiter(n int, window time.Duration) func(at time.Duration) delivery.Outcome {
-	var taken []time.Duration
+	var accepted []time.Duration
 	return func(at time.Duration) delivery.Outcome {
-		taken = slices.DeleteFunc(taken, func(t time.Duration) bool { return at-t >= window })
-		if len(taken) < n {
-			taken = append(taken, at)
+		accepted = slices.DeleteFunc(accepted, func(t time.Duration) bool { return at-t >= window })
+		if len(accepted) < n {
+			accepted = append(accepted, at)
 			return good
 		}
-		return throttled((taken[0] + window - at).Truncate(time.Second) + time.Second) // whole seconds, as Retry-After has them
+		return throttled((accepted[0] + window - at).Truncate(time.Second) + time.Second) // whole seconds, as Retry-After has them
 	}
 }
 
@@ -109,7 +109,7 @@ func TestThrottledSinks(t *testing.T) {
 	}
 }
 
-// TestLimitLifted has a sink throttle for a minute: soon after it gets as much as any other.
+// TestLimitLifted checks that the rate of a sink that throttles for a minute recovers soon after.
 func TestLimitLifted(t *testing.T) {
 	var c delivery.Circuit
 	limited := limiter(1, time.Second)
@@ -121,14 +121,14 @@ func TestLimitLifted(t *testing.T) {
 	})
 	late := slices.IndexFunc(requests, func(at time.Duration) bool { return at > 6*time.Minute })
 	if late < 0 {
-		return // all were delivered
+		return // all are delivered
 	}
 	if rate := len(requests[late:]); rate < 5000 {
-		t.Errorf("%d requests were left after 6 minutes", rate)
+		t.Errorf("%d requests remained after 6 minutes", rate)
 	}
 }
 
-// TestSinkDown has a sink be down for 30 minutes: few requests are made, and it is found soon after it is back.
+// TestSinkDown checks that a sink that is down for 30 minutes gets few requests, and gets them again soon after it recovers.
 func TestSinkDown(t *testing.T) {
 	var c delivery.Circuit
 	const outage = 30 * time.Minute
@@ -140,17 +140,17 @@ func TestSinkDown(t *testing.T) {
 	})
 	during := len(slices.DeleteFunc(slices.Clone(requests), func(at time.Duration) bool { return at >= outage }))
 	if during > 32+30 || len(requests) > 10_000+during {
-		t.Errorf("%d requests during the outage, %d in all", during, len(requests))
+		t.Errorf("%d requests during the outage, %d in total", during, len(requests))
 	}
 	if took > outage+retry.MaxBackoff.Duration+20*time.Second {
-		t.Errorf("it took %s", took)
+		t.Errorf("the backlog took %s", took)
 	}
 	if reason, _, _ := c.State(); reason != v1alpha1.ReasonAvailable {
 		t.Errorf("the sink is %s", reason)
 	}
 }
 
-// TestCircuit pins when a circuit opens and closes.
+// TestCircuit checks when a circuit opens and closes.
 func TestCircuit(t *testing.T) {
 	var c delivery.Circuit
 	now := epoch
@@ -158,7 +158,7 @@ func TestCircuit(t *testing.T) {
 		t.Helper()
 		ticket, _, ok := c.Start(now)
 		if !ok {
-			t.Fatal("nothing may start")
+			t.Fatal("no delivery may start")
 		}
 		c.End(ticket, outcome, retry, now)
 	}
@@ -170,10 +170,10 @@ func TestCircuit(t *testing.T) {
 	for range 4 {
 		end(down)
 	}
-	end(delivery.Outcome{Err: errors.New("answered with 400"), Final: true}) // the sink is there
+	end(delivery.Outcome{Err: errors.New("answered with 400"), Permanent: true}) // the sink is available
 	for range 5 {
 		if reason() != v1alpha1.ReasonAvailable {
-			t.Errorf("the circuit is open after less than five failures in a row: %s", reason())
+			t.Errorf("the circuit opened after less than five consecutive failures: %s", reason())
 		}
 		end(down)
 	}
@@ -181,19 +181,19 @@ func TestCircuit(t *testing.T) {
 		t.Errorf("%s since %s: %s", got, since, cause)
 	}
 	if _, until, ok := c.Start(now); ok || until.Before(now.Add(500*time.Millisecond)) || until.After(now.Add(time.Second)) {
-		t.Errorf("a delivery starts at once, or at %s", until.Sub(now))
+		t.Errorf("an open circuit allows a delivery, or the next one in %s", until.Sub(now))
 	}
 	now = now.Add(time.Second)
 	probe, _, ok := c.Start(now)
 	if _, _, two := c.Start(now); !ok || two {
-		t.Error("not one delivery probes the sink")
+		t.Error("not exactly one delivery probes the sink")
 	}
 	c.Cancel(probe)
 	end(down)
 	now = now.Add(2 * time.Second)
 	end(good)
 	if reason() != v1alpha1.ReasonAvailable {
-		t.Errorf("after a success it is %s", reason())
+		t.Errorf("the state after a success is %s", reason())
 	}
 	for n := range 2 {
 		if _, _, ok := c.Start(now); !ok {
@@ -205,7 +205,7 @@ func TestCircuit(t *testing.T) {
 	}
 }
 
-// TestLateFailures has deliveries fail that started before the circuit opened: they do not open it again.
+// TestLateFailures checks that failures of deliveries that started before the circuit opened do not open it again.
 func TestLateFailures(t *testing.T) {
 	var c delivery.Circuit
 	var tickets []delivery.Ticket
@@ -217,12 +217,12 @@ func TestLateFailures(t *testing.T) {
 		c.End(ticket, down, retry, epoch)
 	}
 	if _, until, ok := c.Start(epoch); ok || until.After(epoch.Add(time.Second)) {
-		t.Errorf("it is open until %s after one outage", until.Sub(epoch))
+		t.Errorf("the circuit is open for %s after one outage", until.Sub(epoch))
 	}
 }
 
-// TestResetWhileBusy resets a circuit between two deliveries, of which the second is throttled: what it measures begins anew.
-func TestResetWhileBusy(t *testing.T) {
+// TestResetRestartsMeasurement resets a circuit before a throttled delivery: the deliveries before the reset do not count.
+func TestResetRestartsMeasurement(t *testing.T) {
 	var c delivery.Circuit
 	now := epoch
 	for n := range 3 {

@@ -16,23 +16,23 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// replayPause is how long an event that is replayed waits for others of its object. Many are annotated by kubectl one after the other in
-// the order of their names, which is not that in which NetBox made them.
+// replayPause delays the first attempt of a replayed event, so that replays of other events of its object can arrive: kubectl annotates many
+// events one after the other, sorted by name and not by NetBox's time.
 const replayPause = 5 * time.Second
 
 const (
-	// maxErrorBytes is how much of an error the status keeps.
+	// maxErrorBytes bounds an error in the status.
 	maxErrorBytes = 1024
-	// maxReplayBytes is how much of the annotation that asks for a replay the status keeps.
+	// maxReplayBytes bounds the copy of the replay annotation in the status.
 	maxReplayBytes = 64
-	// maxCutBytes is how much the message of a cut status keeps of the whole one's.
+	// maxCutBytes bounds the original message within the message of a cut status.
 	maxCutBytes = 512
-	// maxShownErrors is how many expression errors the status shows.
+	// maxShownErrors bounds the number of expression errors in the status.
 	maxShownErrors = 8
 )
 
-// Pending returns the state of a rule that has just matched: none of its actions was tried.
-func Pending(rule *v1alpha1.NetBoxEventRule) v1alpha1.RuleStatus {
+// NewRuleStatus returns the status of a rule that has just matched: all its actions are pending.
+func NewRuleStatus(rule *v1alpha1.NetBoxEventRule) v1alpha1.RuleStatus {
 	status := v1alpha1.RuleStatus{Name: rule.Name, State: v1alpha1.DeliveryPending}
 	for i := range rule.Spec.Actions {
 		status.Actions = append(status.Actions, v1alpha1.ActionStatus{Name: rule.Spec.Actions[i].Name, State: v1alpha1.DeliveryPending})
@@ -40,10 +40,10 @@ func Pending(rule *v1alpha1.NetBoxEventRule) v1alpha1.RuleStatus {
 	return status
 }
 
-// Begin returns the status of an event that matched some rules just now, sorted by name. The errors are those of the rules whose
-// expressions failed, by name. Replay is the value of the annotation that asked for a replay, "" for none.
-func Begin(rules []v1alpha1.RuleStatus, errors map[string]error, replay string, now time.Time) *v1alpha1.NetBoxEventStatus {
-	// Templates see the start as now: to the second, as it is stored, so that they render the same after a restart.
+// NewStatus returns the status of an event that has just been matched. The rules are sorted by name. The errors are those of rules whose
+// expressions failed, by rule name. Replay is the value of the annotation that requested a replay, "" for none.
+func NewStatus(rules []v1alpha1.RuleStatus, errors map[string]error, replay string, now time.Time) *v1alpha1.NetBoxEventStatus {
+	// The variable now of templates is this time, to the second, as it is stored, so that they render the same after a restart.
 	started := metav1.NewTime(now.Truncate(time.Second))
 	status := &v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, Rules: rules, Replay: replay, StartTime: &started}
 	if len(errors) > 0 {
@@ -52,13 +52,13 @@ func Begin(rules []v1alpha1.RuleStatus, errors map[string]error, replay string, 
 		status.Conditions = []metav1.Condition{failed}
 	}
 	if replay != "" {
-		status.Rules = deferred(rules, metav1.NewTime(started.Add(replayPause)))
+		status.Rules = deferRules(rules, metav1.NewTime(started.Add(replayPause)))
 	}
 	return status
 }
 
-// deferred returns a copy of rules with no attempt before a time.
-func deferred(rules []v1alpha1.RuleStatus, until metav1.Time) []v1alpha1.RuleStatus {
+// deferRules returns a copy of rules whose actions have their next attempt at a time.
+func deferRules(rules []v1alpha1.RuleStatus, until metav1.Time) []v1alpha1.RuleStatus {
 	copied := slices.Clone(rules)
 	for i := range copied {
 		copied[i].Actions = slices.Clone(copied[i].Actions)
@@ -69,12 +69,12 @@ func deferred(rules []v1alpha1.RuleStatus, until metav1.Time) []v1alpha1.RuleSta
 	return copied
 }
 
-// IsReplay reports whether the annotation of an event asks for a replay that its status is not of.
+// IsReplay reports whether the annotation of an event requests a replay that its status does not record yet.
 func IsReplay(annotation string, status *v1alpha1.NetBoxEventStatus) bool {
 	return annotation != "" && annotation != status.Replay
 }
 
-// Replay returns the value of the annotation that asks for a replay of an event, "" for none. The status repeats it, so that a long one is
+// Replay returns the value of the annotation that requests a replay of an event, "" for none. The status repeats it, so a long value is
 // replaced by its beginning and a hash.
 func Replay(event metav1.Object) string {
 	value := event.GetAnnotations()[v1alpha1.AnnotationReplay]
@@ -87,29 +87,29 @@ func Replay(event metav1.Object) string {
 
 // Outcome is the result of an attempt at an action.
 type Outcome struct {
-	// Response is the sink's answer in short, also where the attempt failed.
+	// Response is a summary of the sink's response, also if the attempt failed.
 	Response string
 	// Err is nil after a success.
 	Err error
-	// Final: another attempt would fail as well.
-	Final bool
-	// Unavailable: attempts for other events would fail as well.
+	// Permanent means that a retry would fail too.
+	Permanent bool
+	// Unavailable means that attempts for other events would fail too.
 	Unavailable bool
-	// Throttled: the sink takes fewer deliveries than it gets.
+	// Throttled means that the sink is rate limiting.
 	Throttled bool
-	// RetryAfter is how long the sink asked to be left alone, 0 where it did not ask.
+	// RetryAfter is the pause that the sink requested, 0 for none.
 	RetryAfter time.Duration
 }
 
-// Deadline is when an action is no longer tried: retry.for after the processing of the event, or of its replay, began.
+// Deadline returns the time after which an action is not retried: retry.for after the start of the event's processing, or of its replay.
 func Deadline(status *v1alpha1.NetBoxEventStatus, retry *v1alpha1.Retry) time.Time {
 	return status.StartTime.Add(retry.For.Duration)
 }
 
-// Attempted records an attempt that ended now. An attempt that the sink answered by asking to wait is not counted.
-func Attempted(action *v1alpha1.ActionStatus, outcome Outcome, retry *v1alpha1.Retry, deadline, now time.Time) {
-	asked := outcome.Err != nil && outcome.RetryAfter > 0
-	if !asked {
+// RecordAttempt records an attempt that ended now. It does not count an attempt that the sink answered with Retry-After.
+func RecordAttempt(action *v1alpha1.ActionStatus, outcome Outcome, retry *v1alpha1.Retry, deadline, now time.Time) {
+	toldToWait := outcome.Err != nil && outcome.RetryAfter > 0
+	if !toldToWait {
 		action.Attempts++
 	}
 	action.LastAttemptTime, action.NextAttemptTime = new(metav1.NewTime(now)), nil
@@ -120,11 +120,11 @@ func Attempted(action *v1alpha1.ActionStatus, outcome Outcome, retry *v1alpha1.R
 	}
 	action.LastError = oneline.Of(outcome.Err.Error(), maxErrorBytes)
 	switch {
-	case outcome.Final,
+	case outcome.Permanent,
 		!now.Before(deadline),
-		!asked && retry.MaxAttempts > 0 && action.Attempts >= retry.MaxAttempts:
+		!toldToWait && retry.MaxAttempts > 0 && action.Attempts >= retry.MaxAttempts:
 		action.State = v1alpha1.DeliveryFailed
-	case asked:
+	case toldToWait:
 		action.NextAttemptTime = new(metav1.NewTime(now.Add(outcome.RetryAfter)))
 	default: // the last attempt is at the deadline
 		next := now.Add(Backoff(retry, int(action.Attempts)))
@@ -135,14 +135,14 @@ func Attempted(action *v1alpha1.ActionStatus, outcome Outcome, retry *v1alpha1.R
 	}
 }
 
-// GiveUp fails an action that waited for its sink until the deadline.
-func GiveUp(action *v1alpha1.ActionStatus, cause string) {
+// Fail marks an action as failed permanently without another attempt.
+func Fail(action *v1alpha1.ActionStatus, cause string) {
 	action.State, action.NextAttemptTime = v1alpha1.DeliveryFailed, nil
 	action.LastError = oneline.Of(cause, maxErrorBytes)
 }
 
-// Backoff is the pause after a failed attempt, the first being 1: it doubles, up to a limit, and up to half of it is left off at random, so
-// that retries spread out.
+// Backoff returns the pause after a failed attempt, counted from 1: exponential up to a maximum, less a random jitter of up to half, so that
+// retries spread out.
 func Backoff(retry *v1alpha1.Retry, attempt int) time.Duration {
 	pause := retry.Backoff.Duration
 	for ; attempt > 1 && pause < retry.MaxBackoff.Duration; attempt-- {
@@ -152,8 +152,8 @@ func Backoff(retry *v1alpha1.Retry, attempt int) time.Duration {
 	return pause - rand.N(pause/2+1) //nolint:gosec // G404: it spreads load; guessing it gains nothing
 }
 
-// SkipMissing ends the pending actions that a rule no longer has; all of them where the rule is nil, because it is gone. It reports whether
-// there were any.
+// SkipMissing marks as skipped the pending actions that a rule no longer has; all of them if the rule is nil because it was deleted. It
+// reports whether it skipped any.
 func SkipMissing(actions []v1alpha1.ActionStatus, rule *v1alpha1.NetBoxEventRule) (skipped bool) {
 	for i := range actions {
 		action := &actions[i]
@@ -168,12 +168,12 @@ func hasAction(rule *v1alpha1.NetBoxEventRule, name string) bool {
 	return slices.ContainsFunc(rule.Spec.Actions, func(action v1alpha1.Action) bool { return action.Name == name })
 }
 
-// IsDue reports whether an action may be tried now.
+// IsDue reports whether the next attempt of an action may start now.
 func IsDue(action *v1alpha1.ActionStatus, now time.Time) bool {
 	return action.State == v1alpha1.DeliveryPending && (action.NextAttemptTime == nil || !action.NextAttemptTime.After(now))
 }
 
-// Next is when the next pending action is due, the zero time for at once.
+// Next returns the time of the earliest pending attempt, the zero time for now.
 func Next(actions []v1alpha1.ActionStatus) time.Time {
 	var next time.Time
 	for i := range actions {
@@ -188,7 +188,7 @@ func Next(actions []v1alpha1.ActionStatus) time.Time {
 	return next
 }
 
-// RuleState sums up the states of a rule's actions.
+// RuleState aggregates the states of a rule's actions.
 func RuleState(actions []v1alpha1.ActionStatus) v1alpha1.DeliveryState {
 	for _, state := range []v1alpha1.DeliveryState{v1alpha1.DeliveryPending, v1alpha1.DeliveryFailed, v1alpha1.DeliverySkipped} {
 		if slices.ContainsFunc(actions, func(action v1alpha1.ActionStatus) bool { return action.State == state }) {
@@ -203,7 +203,7 @@ func IsDone(status *v1alpha1.NetBoxEventStatus) bool {
 	return !slices.ContainsFunc(status.Rules, func(rule v1alpha1.RuleStatus) bool { return rule.State == v1alpha1.DeliveryPending })
 }
 
-// Summarize sets the phase, the conditions and the completion time by the states of the rules.
+// Summarize sets the phase, the conditions and the completion time from the states of the rules.
 func Summarize(status *v1alpha1.NetBoxEventStatus, generation int64, now time.Time) {
 	if isSetAside(status) {
 		return
@@ -230,10 +230,10 @@ func setCondition(status *v1alpha1.NetBoxEventStatus, condition metav1.Condition
 	meta.SetStatusCondition(&status.Conditions, condition)
 }
 
-// SetAside returns the status of an event at which the operator's process ended several times.
-func SetAside(status *v1alpha1.NetBoxEventStatus, replay string, deaths int, generation int64, now time.Time) *v1alpha1.NetBoxEventStatus {
+// SetAside returns the status of an event during whose processing the operator crashed repeatedly.
+func SetAside(status *v1alpha1.NetBoxEventStatus, replay string, crashes int, generation int64, now time.Time) *v1alpha1.NetBoxEventStatus {
 	if status == nil || IsReplay(replay, status) {
-		status = Begin(nil, nil, replay, now)
+		status = NewStatus(nil, nil, replay, now)
 	}
 	failed := *status
 	failed.Rules = nil
@@ -241,7 +241,7 @@ func SetAside(status *v1alpha1.NetBoxEventStatus, replay string, deaths int, gen
 		rule.Actions = slices.Clone(rule.Actions)
 		for i := range rule.Actions {
 			if rule.Actions[i].State == v1alpha1.DeliveryPending {
-				GiveUp(&rule.Actions[i], "set aside")
+				Fail(&rule.Actions[i], "set aside")
 			}
 		}
 		rule.State = RuleState(rule.Actions)
@@ -250,15 +250,15 @@ func SetAside(status *v1alpha1.NetBoxEventStatus, replay string, deaths int, gen
 	failed.Phase, failed.CompletionTime = v1alpha1.PhaseFailed, new(metav1.NewTime(now))
 	setCondition(&failed, metav1.Condition{
 		Type: v1alpha1.ConditionSucceeded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonSetAside,
-		Message: fmt.Sprintf("the operator's process ended %d times while it evaluated the expressions of rules on this event, which is "+
-			"therefore set aside; simplify the expressions of the rules that match it, and annotate the event with %s=<any new value>",
-			deaths, v1alpha1.AnnotationReplay),
+		Message: fmt.Sprintf("the operator crashed %d times while it evaluated rule expressions on this event, so it does not process the "+
+			"event any more; simplify the expressions of the rules that match it, and annotate the event with %s=<any new value>",
+			crashes, v1alpha1.AnnotationReplay),
 	}, generation, now)
 	return &failed
 }
 
-// Shorten returns statuses that say less than one that does not fit into the event, the longest first: without the errors and responses of
-// actions, and, where the event is finished, without the states of its rules.
+// Shorten returns shorter versions of a status that does not fit into the event, the longest first: without the errors and responses of
+// actions, and, for a finished event, without the states of its rules.
 func Shorten(status *v1alpha1.NetBoxEventStatus) []*v1alpha1.NetBoxEventStatus {
 	withoutTexts := *status
 	withoutTexts.Rules = slices.Clone(status.Rules)
@@ -277,14 +277,14 @@ func Shorten(status *v1alpha1.NetBoxEventStatus) []*v1alpha1.NetBoxEventStatus {
 	if found := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSucceeded); found != nil {
 		cut := *found
 		cut.Reason = v1alpha1.ReasonStatusCut
-		cut.Message = fmt.Sprintf("the event leaves no room for the states of its %d rules: %s", len(status.Rules),
+		cut.Message = fmt.Sprintf("the event is too large to store the states of its %d rules: %s", len(status.Rules),
 			oneline.Of(found.Message, maxCutBytes))
 		withoutRules.Conditions = []metav1.Condition{cut}
 	}
 	return []*v1alpha1.NetBoxEventStatus{&withoutTexts, &withoutRules}
 }
 
-// phase is the phase of an event whose rules have some states.
+// phase returns the phase of an event with these rules.
 func phase(rules []v1alpha1.RuleStatus) v1alpha1.Phase {
 	phase := v1alpha1.PhaseSucceeded
 	for i := range rules {
@@ -299,30 +299,30 @@ func phase(rules []v1alpha1.RuleStatus) v1alpha1.Phase {
 	return phase
 }
 
-// succeeded describes the progress of an event, by the action that needs most attention.
+// succeeded returns the condition Succeeded, which describes the action that needs most attention.
 func succeeded(rules []v1alpha1.RuleStatus) metav1.Condition {
 	condition := metav1.Condition{
-		Type: v1alpha1.ConditionSucceeded, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, Message: "all actions are done",
+		Type: v1alpha1.ConditionSucceeded, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, Message: "all actions are complete",
 	}
 	if len(rules) == 0 {
 		condition.Reason, condition.Message = v1alpha1.ReasonLogged, "the event was logged; no rule matches it"
 	}
-	not := func(reason, format string, args ...any) {
+	setFalse := func(reason, format string, args ...any) {
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, reason, fmt.Sprintf(format, args...)
 	}
 	for i := range rules {
 		for _, action := range rules[i].Actions {
 			switch {
 			case action.State == v1alpha1.DeliveryFailed:
-				not(v1alpha1.ReasonDeliveryFailed,
+				setFalse(v1alpha1.ReasonDeliveryFailed,
 					"rule %s, action %s failed permanently after attempt %d: %s; fix the cause, and annotate the event with %s=<any new value>",
 					rules[i].Name, action.Name, action.Attempts, action.LastError, v1alpha1.AnnotationReplay)
 				return condition
 			case action.State == v1alpha1.DeliveryPending && action.NextAttemptTime != nil && action.LastError != "":
-				not(v1alpha1.ReasonRetrying, "rule %s, action %s failed at attempt %d and is retried at %s: %s",
+				setFalse(v1alpha1.ReasonRetrying, "rule %s, action %s failed at attempt %d; the next attempt is at %s: %s",
 					rules[i].Name, action.Name, action.Attempts, action.NextAttemptTime.UTC().Format(time.RFC3339), action.LastError)
 			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue:
-				not(v1alpha1.ReasonDelivering, "rule %s, action %s is not done yet", rules[i].Name, action.Name)
+				setFalse(v1alpha1.ReasonDelivering, "rule %s, action %s is pending", rules[i].Name, action.Name)
 			}
 		}
 	}
@@ -339,7 +339,7 @@ func matched(rules int) metav1.Condition {
 	return condition
 }
 
-// failedExpressions says which rules do not match because their expressions failed.
+// failedExpressions returns the condition Matched with the errors of failed expressions.
 func failedExpressions(errors map[string]error, matched bool) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionMatched, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonExpressionError}
 	if matched {
@@ -347,17 +347,17 @@ func failedExpressions(errors map[string]error, matched bool) metav1.Condition {
 	}
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(errors)) {
-		lines = append(lines, fmt.Sprintf("the expression of rule %s failed, so that it does not match: %.200s", name, errors[name]))
+		lines = append(lines, fmt.Sprintf("rule %s does not match because its expression failed: %.200s", name, errors[name]))
 	}
 	if more := len(lines) - maxShownErrors; more > 0 {
-		lines = append(lines[:maxShownErrors], fmt.Sprintf("and of %d more rules", more))
+		lines = append(lines[:maxShownErrors], fmt.Sprintf("and %d more rules", more))
 	}
 	condition.Message = strings.Join(lines, "; ")
 	return condition
 }
 
-// Merge returns a status with the progress of both ours and the stored one, which another replica wrote meanwhile. An action that ended in
-// either has ended: a late write must not make an event do again what it has done. They must be of the same replay.
+// Merge returns a status with the progress of both ours and the stored one, which another replica wrote in the meantime. An action that is
+// complete in either is complete: a late write must not repeat completed actions. Both must belong to the same replay.
 func Merge(ours, stored *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus {
 	merged := ours.DeepCopy()
 	for i := range merged.Rules {
@@ -371,7 +371,7 @@ func Merge(ours, stored *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus
 	return merged
 }
 
-// MergeActions returns a copy of the states of a rule's actions in which each is as far as in one of two lists.
+// MergeActions returns a copy of the states of a rule's actions, each taken from the list in which it has progressed further.
 func MergeActions(ours, others []v1alpha1.ActionStatus) []v1alpha1.ActionStatus {
 	merged := slices.Clone(ours)
 	for i := range merged {
@@ -385,9 +385,9 @@ func MergeActions(ours, others []v1alpha1.ActionStatus) []v1alpha1.ActionStatus 
 }
 
 func isFurther(a, b *v1alpha1.ActionStatus) bool {
-	aEnded, bEnded := a.State != v1alpha1.DeliveryPending, b.State != v1alpha1.DeliveryPending
-	if aEnded != bEnded {
-		return aEnded
+	aComplete, bComplete := a.State != v1alpha1.DeliveryPending, b.State != v1alpha1.DeliveryPending
+	if aComplete != bComplete {
+		return aComplete
 	}
 	return a.Attempts > b.Attempts
 }

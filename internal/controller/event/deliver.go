@@ -111,7 +111,7 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 		d.deliveries.Add(d.circuits.unit(sink))
 		return true, nil
 	case !ok:
-		delivery.GiveUp(state, d.circuits.cause(sink))
+		delivery.Fail(state, d.circuits.cause(sink))
 		d.ended(state, errors.New(state.LastError), false)
 		return true, nil
 	}
@@ -128,7 +128,7 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 	if release {
 		d.deliveries.Add(d.circuits.unit(sink))
 	}
-	delivery.Attempted(state, *outcome, &d.rule.Spec.Retry, deadline, now)
+	delivery.RecordAttempt(state, *outcome, &d.rule.Spec.Retry, deadline, now)
 	endAttempt(span, state)
 	d.ended(state, outcome.Err, outcome.Err == nil)
 	return true, nil
@@ -168,7 +168,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	}
 	outcome := &delivery.Outcome{Response: response, Err: err}
 	if failure, ok := errors.AsType[*action.Failure](err); ok {
-		outcome.Final, outcome.Unavailable = failure.Final, failure.Unavailable
+		outcome.Permanent, outcome.Unavailable = failure.Final, failure.Unavailable
 		outcome.Throttled, outcome.RetryAfter = failure.Throttled, failure.RetryAfter
 	}
 	return outcome, span, nil

@@ -364,7 +364,7 @@ func TestSetAside(t *testing.T) {
 	eventually(t, "not set aside", 10*time.Second, hasPhase(t, namespace, deadly.Name, v1alpha1.PhaseFailed))
 	eventually(t, "the other waits", 10*time.Second, hasPhase(t, namespace, other.Name, v1alpha1.PhaseSucceeded))
 	condition := get(t, namespace, deadly.Name).Status.Conditions[0]
-	if condition.Reason != v1alpha1.ReasonSetAside || !strings.Contains(condition.Message, "ended 3 times") {
+	if condition.Reason != v1alpha1.ReasonSetAside || !strings.Contains(condition.Message, "crashed 3 times") {
 		t.Errorf("condition %+v", condition)
 	}
 	annotate(t, namespace, deadly.Name, "1")

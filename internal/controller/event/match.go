@@ -57,7 +57,7 @@ func (e *Engine) begin(entry *entry, replay string) error {
 		span.End()
 		return err
 	}
-	status := e.firstStatuses.intern(delivery.Begin(result.rules, result.errors, replay, now))
+	status := e.firstStatuses.intern(delivery.NewStatus(result.rules, result.errors, replay, now))
 	if !e.ledger.start(entry, status, span) {
 		span.End()
 		return nil
@@ -102,7 +102,7 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time
 			result.errors[candidate.Name] = err
 			result.failed = append(result.failed, candidate)
 		case matched:
-			result.rules = append(result.rules, delivery.Pending(candidate))
+			result.rules = append(result.rules, delivery.NewRuleStatus(candidate))
 		}
 	}
 	slices.SortFunc(result.rules, func(a, b v1alpha1.RuleStatus) int { return strings.Compare(a.Name, b.Name) })
