@@ -9,8 +9,8 @@ import (
 	"hash/crc32"
 )
 
-// The file is a header and then slots, each of the size of a record. A page holds whole records, so no write of one is half done when the
-// process is killed.
+// The file is a header followed by slots, each of the size of a record. A page holds whole records, so a kill of the process never leaves a
+// partial write of one.
 const (
 	magic      = "netbox-event-operator journal 1\n"
 	slots      = 4096
@@ -20,16 +20,16 @@ const (
 
 func offset(slot int) int64 { return int64(1+slot) * recordSize }
 
-// digest is the SHA-256 of a key, so that records have one size and say nothing about events.
+// digest is the SHA-256 of a key. It gives records a fixed size, and keeps the contents of events out of the file.
 type digest [sha256.Size]byte
 
 func digestOf(key string) digest { return sha256.Sum256([]byte(key)) }
 
-// record is one slot of the file: the digest, the state, the deaths, zeros, and the CRC-32 of these. A vacant slot is all zeros.
+// record is one slot of the file: the digest, the state, the number of crashes, zeros, and the CRC-32 of these. A vacant slot is all zeros.
 type record struct {
-	key    digest
-	state  state
-	deaths uint8 // of processes, while they worked on it
+	key     digest
+	state   state
+	crashes uint8 // of processes, while they processed it
 }
 
 type state uint8
@@ -41,9 +41,9 @@ const (
 )
 
 const (
-	stateAt  = sha256.Size
-	deathsAt = stateAt + 1
-	crcAt    = recordSize - crc32.Size
+	stateAt   = sha256.Size
+	crashesAt = stateAt + 1
+	crcAt     = recordSize - crc32.Size
 )
 
 func (r record) format() (content [recordSize]byte) {
@@ -51,7 +51,7 @@ func (r record) format() (content [recordSize]byte) {
 		return content
 	}
 	copy(content[:], r.key[:])
-	content[stateAt], content[deathsAt] = byte(r.state), r.deaths
+	content[stateAt], content[crashesAt] = byte(r.state), r.crashes
 	binary.LittleEndian.PutUint32(content[crcAt:], crc32.ChecksumIEEE(content[:crcAt]))
 	return content
 }
@@ -59,7 +59,7 @@ func (r record) format() (content [recordSize]byte) {
 // parseRecord accepts exactly what format returns.
 func parseRecord(content []byte) (r record, ok bool) {
 	copy(r.key[:], content)
-	r.state, r.deaths = state(content[stateAt]), content[deathsAt]
+	r.state, r.crashes = state(content[stateAt]), content[crashesAt]
 	if r.state > working {
 		return record{}, false
 	}
@@ -73,13 +73,13 @@ func format(records []record) []byte {
 	content := make([]byte, recordSize, fileSize)
 	copy(content, magic)
 	for _, r := range records {
-		one := r.format()
-		content = append(content, one[:]...)
+		slot := r.format()
+		content = append(content, slot[:]...)
 	}
 	return content
 }
 
-// parse returns the records of a file by their slots, vacant where they cannot be read, or none if the file is not a journal.
+// parse returns the records of a file by slot, vacant if unreadable, or no records if the file is not a journal.
 func parse(content []byte) ([]record, error) {
 	header := make([]byte, recordSize)
 	copy(header, magic)
@@ -94,7 +94,7 @@ func parse(content []byte) ([]record, error) {
 		}
 	}
 	if unreadable > 0 {
-		return records, fmt.Errorf("%d records cannot be read", unreadable)
+		return records, fmt.Errorf("%d records are unreadable", unreadable)
 	}
 	return records, nil
 }

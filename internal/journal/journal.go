@@ -1,5 +1,5 @@
-// Package journal finds work that kills the process in a way that cannot be recovered: memory that runs out, or a fatal error of the
-// runtime. A file lists what is being worked on; the next process finds there what the last one worked on when it died.
+// Package journal detects work that crashes the process beyond recovery: it runs out of memory, or meets a fatal error of the runtime. A file
+// lists the work in progress; after a crash, the next process reads from it which work was in progress.
 package journal
 
 import (
@@ -15,46 +15,46 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// MaxDeaths is how many times a process may die at a piece of work before it is refused.
-const MaxDeaths = 3
+// MaxCrashes is the number of crashes during a piece of work after which Begin refuses it.
+const MaxCrashes = 3
 
-// DeadlyError refuses a piece of work at which too many processes died.
-type DeadlyError struct{ Deaths int }
+// PoisonError refuses a piece of work that crashed the process MaxCrashes times.
+type PoisonError struct{ Crashes int }
 
 // Error implements error.
-func (e *DeadlyError) Error() string {
-	return fmt.Sprintf("the process died %d times while it worked on this", e.Deaths)
+func (e *PoisonError) Error() string {
+	return fmt.Sprintf("the process crashed %d times while it processed this", e.Crashes)
 }
 
-// Journal writes down what is being worked on. A nil *Journal writes nothing, and refuses nothing. It is safe for concurrent use.
+// Journal records the work in progress. A nil *Journal records nothing, and refuses nothing. It is safe for concurrent use.
 //
-// Work that was not ended when a process died is a suspect until it ends. It runs alone, so that nothing beside it shares the blame when
-// the process dies again. The file is not synced: it must outlive the process, not the machine.
+// Work that was in progress at a crash is suspect until it ends. Suspect work runs exclusively, so that no other work is blamed when the
+// process crashes again. The file is not synced: it must survive the process, not the machine.
 type Journal struct {
 	file   *os.File
 	damage error
-	// alone is a read-write lock that respects a context: work takes one place, a suspect all. It is first in, first out, so a suspect waits
-	// only for work that began before.
-	alone *semaphore.Weighted
+	// exclusive is a read-write lock that respects a context: work takes a weight of 1, suspect work all of it. It is FIFO, so suspect work
+	// waits only for earlier work.
+	exclusive *semaphore.Weighted
 
 	mu       sync.Mutex
-	suspects map[digest]suspect // none is added after Open
-	free     []int              // slots without a record
+	suspects map[digest]suspect // filled by Open alone
+	free     []int              // vacant slots
 	failure  error
 }
 
 type suspect struct {
-	slot   int
-	deaths uint8
+	slot    int
+	crashes uint8
 }
 
 const (
-	fileName = "journal"
-	all      = 1 << 30
+	fileName  = "journal"
+	allWeight = 1 << 30
 )
 
-// Open opens the journal in a directory, which no other process may use. It counts a death for all that was being worked on, and starts
-// anew where the file is damaged: see Damage.
+// Open opens the journal in a directory, which no other process may use. It counts a crash for all work that was in progress, and drops
+// damaged records: see Damage.
 func Open(dir string) (_ *Journal, err error) {
 	file, err := os.OpenFile(filepath.Join(dir, fileName), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the directory is configured
 	if err != nil {
@@ -72,15 +72,15 @@ func Open(dir string) (_ *Journal, err error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{file: file, alone: semaphore.NewWeighted(all), suspects: map[digest]suspect{}}
+	j := &Journal{file: file, exclusive: semaphore.NewWeighted(allWeight), suspects: map[digest]suspect{}}
 	var records []record
 	if len(content) > 0 {
 		records, j.damage = parse(content)
 	}
-	records = countDeaths(records)
+	records = countCrashes(records)
 	for slot, r := range records {
 		if r.state == suspected {
-			j.suspects[r.key] = suspect{slot: slot, deaths: r.deaths}
+			j.suspects[r.key] = suspect{slot: slot, crashes: r.crashes}
 		} else {
 			j.free = append(j.free, slot)
 		}
@@ -88,16 +88,16 @@ func Open(dir string) (_ *Journal, err error) {
 	if err := file.Truncate(fileSize); err != nil {
 		return nil, err
 	}
-	// A process that is killed here leaves whole pages, and so whole records, of before or after: each record stays in its slot. All pages are
-	// written, so that the file never needs more space.
+	// Each record stays in its slot, and a kill here leaves whole pages, so each record is either the old or the new one. All pages are written,
+	// so that the file never needs more space.
 	if _, err := file.WriteAt(format(records), 0); err != nil {
 		return nil, err
 	}
 	return j, nil
 }
 
-// countDeaths counts one death for each key that was being worked on, and returns one record for each key, in a slot that it was in.
-func countDeaths(records []record) []record {
+// countCrashes counts one crash for each key that was in progress, and returns one record per key, in one of its slots.
+func countCrashes(records []record) []record {
 	counted := make([]record, slots)
 	first := map[digest]int{}
 	for slot, r := range records {
@@ -108,17 +108,17 @@ func countDeaths(records []record) []record {
 			first[r.key] = slot
 		}
 		c := &counted[first[r.key]]
-		c.key, c.state, c.deaths = r.key, max(c.state, r.state), max(c.deaths, r.deaths)
+		c.key, c.state, c.crashes = r.key, max(c.state, r.state), max(c.crashes, r.crashes)
 	}
 	for slot := range counted {
 		if c := &counted[slot]; c.state == working {
-			c.state, c.deaths = suspected, min(c.deaths, MaxDeaths-1)+1
+			c.state, c.crashes = suspected, min(c.crashes, MaxCrashes-1)+1
 		}
 	}
 	return counted
 }
 
-// Damage returns what was wrong with the file that Open found. Records that could be read are kept.
+// Damage returns the error that Open met in the file, nil for none. Open keeps the readable records.
 func (j *Journal) Damage() error {
 	if j == nil {
 		return nil
@@ -126,7 +126,7 @@ func (j *Journal) Damage() error {
 	return j.damage
 }
 
-// Suspects returns how many pieces of work are suspects.
+// Suspects returns the number of suspect pieces of work.
 func (j *Journal) Suspects() int {
 	if j == nil {
 		return 0
@@ -136,49 +136,49 @@ func (j *Journal) Suspects() int {
 	return len(j.suspects)
 }
 
-// Begin writes down that a piece of work begins. The caller must call end once, when the work ends in any way, and must not begin other
-// work before: a suspect waits for all other work to end, and other work waits for a suspect to end. Begin returns a *DeadlyError for work
-// that must not be done, until Forget, and the error of a context that is done before the work may begin.
+// Begin records the start of a piece of work. The caller must call end once, when the work ends in any way, and must not begin other work
+// before that: suspect work waits for all other work to end, and other work waits for suspect work to end. Begin returns a *PoisonError for
+// work that it refuses, until Forget, and the error of a context that is done before the work may begin.
 //
-// A key is of any length, and identifies one piece of work: a suspect is cleared by any work that ends under its key. While 4096 pieces of
-// work are written down, others begin without. A panic runs a deferred end, so it does not count as a death.
+// A key has any length, and identifies one piece of work: the end of any work under a key clears its suspicion. While 4096 pieces of work
+// are recorded, further work is not. A panic runs a deferred end, so it does not count as a crash.
 func (j *Journal) Begin(ctx context.Context, key string) (end func(), err error) {
 	if j == nil {
 		return func() {}, nil
 	}
-	id, places := digestOf(key), int64(1)
+	id, weight := digestOf(key), int64(1)
 	if s, ok := j.suspect(id); ok {
-		if s.deaths >= MaxDeaths {
-			return nil, &DeadlyError{Deaths: int(s.deaths)}
+		if s.crashes >= MaxCrashes {
+			return nil, &PoisonError{Crashes: int(s.crashes)}
 		}
-		places = all
+		weight = allWeight
 	}
-	if err := j.alone.Acquire(ctx, places); err != nil {
+	if err := j.exclusive.Acquire(ctx, weight); err != nil {
 		return nil, err
 	}
-	slot, deaths, ok := j.slot(id)
+	slot, crashes, ok := j.slot(id)
 	if !ok {
-		return func() { j.alone.Release(places) }, nil
+		return func() { j.exclusive.Release(weight) }, nil
 	}
-	j.write(slot, record{key: id, state: working, deaths: deaths})
+	j.write(slot, record{key: id, state: working, crashes: crashes})
 	return func() {
 		j.clear(id, slot)
-		j.alone.Release(places)
+		j.exclusive.Release(weight)
 	}, nil
 }
 
-// Forget removes a key that Begin refuses. Call it when the failure of the work is stored elsewhere.
+// Forget removes the record of work that Begin refuses. Call it after the failure of the work is stored elsewhere.
 func (j *Journal) Forget(key string) {
 	if j == nil {
 		return
 	}
 	id := digestOf(key)
-	if s, ok := j.suspect(id); ok && s.deaths >= MaxDeaths { // any other may be being worked on
+	if s, ok := j.suspect(id); ok && s.crashes >= MaxCrashes { // other work may be in progress
 		j.clear(id, s.slot)
 	}
 }
 
-// Close closes the file, and returns the first error of writing to it. The next Open counts a death for work that has not ended.
+// Close closes the file, and returns the first error of a write to it. The next Open counts a crash for work that is still in progress.
 func (j *Journal) Close() error {
 	if j == nil {
 		return nil
@@ -195,12 +195,12 @@ func (j *Journal) suspect(key digest) (suspect, bool) {
 	return s, ok
 }
 
-// slot returns the slot for the record of a key, if there is any, and how many processes died at it.
-func (j *Journal) slot(key digest) (slot int, deaths uint8, ok bool) {
+// slot reserves a slot for the record of a key, if one is vacant, and returns the number of crashes of the key.
+func (j *Journal) slot(key digest) (slot int, crashes uint8, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if s, ok := j.suspects[key]; ok {
-		return s.slot, s.deaths, true
+		return s.slot, s.crashes, true
 	}
 	last := len(j.free) - 1
 	if last < 0 {
@@ -210,7 +210,7 @@ func (j *Journal) slot(key digest) (slot int, deaths uint8, ok bool) {
 	return slot, 0, true
 }
 
-// clear removes a record, and only then lets others have its slot.
+// clear removes a record, and then frees its slot.
 func (j *Journal) clear(key digest, slot int) {
 	j.write(slot, record{})
 	j.mu.Lock()
@@ -219,7 +219,7 @@ func (j *Journal) clear(key digest, slot int) {
 	j.free = append(j.free, slot)
 }
 
-// write writes a record. Work goes on if that fails, because it is worth more than the journal.
+// write writes a record. It keeps an error for Close: work is worth more than the journal, so it continues.
 func (j *Journal) write(slot int, r record) {
 	content := r.format()
 	if _, err := j.file.WriteAt(content[:], offset(slot)); err != nil {

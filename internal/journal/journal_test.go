@@ -38,36 +38,36 @@ func begin(t testing.TB, j *Journal, key string) (end func()) {
 	return end
 }
 
-// deadly returns how many deaths a key is refused for.
-func deadly(t *testing.T, j *Journal, key string) int {
+// refused returns the number of crashes for which Begin refuses a key.
+func refused(t *testing.T, j *Journal, key string) int {
 	t.Helper()
 	_, err := j.Begin(t.Context(), key)
-	deadly, ok := errors.AsType[*DeadlyError](err)
+	poison, ok := errors.AsType[*PoisonError](err)
 	if !ok {
-		t.Fatalf("Begin returns %v, want a DeadlyError", err)
+		t.Fatalf("Begin returns %v, want a PoisonError", err)
 	}
-	return deadly.Deaths
+	return poison.Crashes
 }
 
-// die closes the file, as the death of the process does, and nothing else.
-func die(t *testing.T, j *Journal) {
+// crash closes the file without ending work, as a crash of the process does.
+func crash(t *testing.T, j *Journal) {
 	t.Helper()
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-const dirOfChild = "JOURNAL_OF_CHILD"
+const childDir = "JOURNAL_OF_CHILD"
 
-// TestChild is the process that TestDeath starts: it works on two keys, one of which kills it.
+// TestChild is the process that TestCrash starts: it begins work under two keys, one of which kills it.
 func TestChild(t *testing.T) {
-	dir := os.Getenv(dirOfChild)
+	dir := os.Getenv(childDir)
 	if dir == "" {
-		t.Skip("not a child of TestDeath")
+		t.Skip("not a child of TestCrash")
 	}
 	j := open(t, dir)
 	end := begin(t, j, "innocent")
-	if j.Suspects() > 0 { // otherwise both are in work at the first death
+	if j.Suspects() > 0 { // otherwise both are in progress at the first crash
 		end()
 	}
 	begin(t, j, "poison")
@@ -77,11 +77,11 @@ func TestChild(t *testing.T) {
 	select {}
 }
 
-func TestDeath(t *testing.T) {
+func TestCrash(t *testing.T) {
 	dir := t.TempDir()
-	for range MaxDeaths {
+	for range MaxCrashes {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
-		child.Env = append(os.Environ(), dirOfChild+"="+dir)
+		child.Env = append(os.Environ(), childDir+"="+dir)
 		output, err := child.CombinedOutput()
 		exit, ok := errors.AsType[*exec.ExitError](err)
 		if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -90,51 +90,51 @@ func TestDeath(t *testing.T) {
 	}
 	j := open(t, dir)
 	begin(t, j, "innocent")()
-	if deaths := deadly(t, j, "poison"); deaths != MaxDeaths || j.Suspects() != 1 {
-		t.Errorf("refused for %d deaths, with %d suspects, want %d and 1", deaths, j.Suspects(), MaxDeaths)
+	if crashes := refused(t, j, "poison"); crashes != MaxCrashes || j.Suspects() != 1 {
+		t.Errorf("refused for %d crashes, with %d suspects, want %d and 1", crashes, j.Suspects(), MaxCrashes)
 	}
-	die(t, j)
+	crash(t, j)
 	j = open(t, dir)
-	if deaths := deadly(t, j, "poison"); deaths != MaxDeaths {
-		t.Errorf("opened again: refused for %d deaths, want %d", deaths, MaxDeaths)
+	if crashes := refused(t, j, "poison"); crashes != MaxCrashes {
+		t.Errorf("opened again: refused for %d crashes, want %d", crashes, MaxCrashes)
 	}
 	j.Forget("poison")
 	begin(t, j, "poison")()
-	die(t, j)
+	crash(t, j)
 	if j = open(t, dir); j.Suspects() != 0 || len(j.free) != slots {
 		t.Errorf("%d suspects and %d free slots at the end, want 0 and %d", j.Suspects(), len(j.free), slots)
 	}
 }
 
-// A suspect stays one, with its deaths, while others die, until its work ends.
+// Work stays suspect, with its number of crashes, through crashes of other work, until it ends.
 func TestSuspect(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 {
 		j := open(t, dir)
 		begin(t, j, "suspect")
-		die(t, j)
+		crash(t, j)
 	}
 	for range 5 {
 		j := open(t, dir)
-		begin(t, j, "another")() // which was a suspect
-		if s := j.suspects[digestOf("suspect")]; s.deaths != 2 || j.Suspects() != 1 {
-			t.Fatalf("%d deaths, and %d suspects, want 2 and 1", s.deaths, j.Suspects())
+		begin(t, j, "another")() // it was suspect
+		if s := j.suspects[digestOf("suspect")]; s.crashes != 2 || j.Suspects() != 1 {
+			t.Fatalf("%d crashes, and %d suspects, want 2 and 1", s.crashes, j.Suspects())
 		}
 		begin(t, j, "another")
-		begin(t, j, "another") // the process dies once
-		die(t, j)
+		begin(t, j, "another") // one crash counts once
+		crash(t, j)
 	}
 	j := open(t, dir)
-	if s := j.suspects[digestOf("another")]; s.deaths != 1 {
-		t.Errorf("%d deaths of a key begun twice, want 1", s.deaths)
+	if s := j.suspects[digestOf("another")]; s.crashes != 1 {
+		t.Errorf("%d crashes of a key that began twice, want 1", s.crashes)
 	}
 	begin(t, j, "suspect")()
 	begin(t, j, "another")()
 	begin(t, j, "suspect")
-	die(t, j)
+	crash(t, j)
 	j = open(t, dir)
-	if s := j.suspects[digestOf("suspect")]; s.deaths != 1 || j.Suspects() != 1 {
-		t.Errorf("%d deaths after the work ended once, want 1", s.deaths)
+	if s := j.suspects[digestOf("suspect")]; s.crashes != 1 || j.Suspects() != 1 {
+		t.Errorf("%d crashes after the work ended once, want 1", s.crashes)
 	}
 	j.Forget("suspect")
 	if j.Suspects() != 1 {
@@ -142,11 +142,11 @@ func TestSuspect(t *testing.T) {
 	}
 }
 
-func TestAlone(t *testing.T) {
+func TestSuspectRunsExclusively(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir)
 	begin(t, j, "suspect")
-	die(t, j)
+	crash(t, j)
 	j = open(t, dir)
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -160,7 +160,7 @@ func TestAlone(t *testing.T) {
 				mu.Unlock()
 				time.Sleep(time.Second)
 			}()
-			synctest.Wait() // each comes after the one before
+			synctest.Wait() // each begins after the previous one
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -175,7 +175,7 @@ func TestContext(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir)
 	begin(t, j, "suspect")
-	die(t, j)
+	crash(t, j)
 	j = open(t, dir)
 	end := begin(t, j, "a")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -201,7 +201,7 @@ func TestConcurrent(t *testing.T) {
 	for i := range suspects {
 		begin(t, j, fmt.Sprint(i))
 	}
-	die(t, j)
+	crash(t, j)
 	j = open(t, dir)
 	if j.Suspects() != suspects {
 		t.Fatalf("%d suspects, want %d", j.Suspects(), suspects)
@@ -217,7 +217,7 @@ func TestConcurrent(t *testing.T) {
 					return
 				}
 				if n := busy.Add(1); i < suspects && round == 0 && n > 1 {
-					t.Errorf("a suspect is one of %d in work", n)
+					t.Errorf("suspect work runs with %d others", n-1)
 				}
 				runtime.Gosched()
 				busy.Add(-1)
@@ -226,7 +226,7 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	all.Wait()
-	die(t, j)
+	crash(t, j)
 	if j = open(t, dir); j.Suspects() != 0 || j.Damage() != nil || len(j.free) != slots {
 		t.Errorf("%d suspects and %d free slots at the end, damage: %v", j.Suspects(), len(j.free), j.Damage())
 	}
@@ -239,16 +239,16 @@ func TestFull(t *testing.T) {
 		begin(t, j, fmt.Sprint(i))
 	}
 	begin(t, j, "one more")()
-	die(t, j)
+	crash(t, j)
 	if j = open(t, dir); j.Suspects() != slots {
 		t.Errorf("%d suspects, want %d", j.Suspects(), slots)
 	}
-	begin(t, j, "not written down")()
+	begin(t, j, "not recorded")()
 	begin(t, j, "7")()
-	begin(t, j, "written down")
-	die(t, j)
-	if j = open(t, dir); j.suspects[digestOf("written down")].deaths != 1 {
-		t.Error("the slot of a suspect was not used again")
+	begin(t, j, "recorded")
+	crash(t, j)
+	if j = open(t, dir); j.suspects[digestOf("recorded")].crashes != 1 {
+		t.Error("the slot of cleared work was not reused")
 	}
 }
 
@@ -264,7 +264,7 @@ func TestInUse(t *testing.T) {
 }
 
 func TestDamaged(t *testing.T) {
-	sound := func() []byte {
+	intact := func() []byte {
 		dir := t.TempDir()
 		j := open(t, dir)
 		begin(t, j, "a")
@@ -275,7 +275,7 @@ func TestDamaged(t *testing.T) {
 		}
 		return content
 	}()
-	torn := bytes.Clone(sound)
+	torn := bytes.Clone(intact)
 	torn[len(torn)-recordSize+3] ^= 1
 	for _, test := range []struct {
 		reason   string
@@ -283,11 +283,11 @@ func TestDamaged(t *testing.T) {
 		damaged  bool
 		suspects int
 	}{
-		{reason: "a process died before it wrote anything", content: nil},
-		{reason: "sound", content: sound, suspects: 2},
+		{reason: "empty, after a crash before the first write", content: nil},
+		{reason: "intact", content: intact, suspects: 2},
 		{reason: "one record is torn", content: torn, damaged: true, suspects: 1},
-		{reason: "too short", content: sound[:len(sound)-1], damaged: true},
-		{reason: "too long", content: append(bytes.Clone(sound), 0), damaged: true},
+		{reason: "too short", content: intact[:len(intact)-1], damaged: true},
+		{reason: "too long", content: append(bytes.Clone(intact), 0), damaged: true},
 		{reason: "another file", content: bytes.Repeat([]byte("another\n"), fileSize/8), damaged: true},
 		{reason: "zeros", content: make([]byte, fileSize), damaged: true},
 	} {
@@ -299,8 +299,8 @@ func TestDamaged(t *testing.T) {
 		if (j.Damage() != nil) != test.damaged || j.Suspects() != test.suspects {
 			t.Errorf("%s: damage: %v, and %d suspects, want %d", test.reason, j.Damage(), j.Suspects(), test.suspects)
 		}
-		begin(t, j, "works")
-		die(t, j)
+		begin(t, j, "new work")
+		crash(t, j)
 		if j = open(t, dir); j.Damage() != nil || j.Suspects() != test.suspects+1 {
 			t.Errorf("%s: opened again: damage: %v, and %d suspects, want %d", test.reason, j.Damage(), j.Suspects(), test.suspects+1)
 		}
@@ -312,33 +312,33 @@ func TestNil(t *testing.T) {
 	begin(t, j, "a")()
 	j.Forget("a")
 	if j.Suspects() != 0 || j.Damage() != nil || j.Close() != nil {
-		t.Error("a nil journal knows something")
+		t.Error("a nil journal has state")
 	}
 }
 
-// FuzzParse checks that what can be read of any file comes back when it is written, and that it holds one suspect for each key.
+// FuzzParse checks that the readable records of any file survive a round trip, and that Open leaves one suspect per key.
 func FuzzParse(f *testing.F) {
 	records := make([]record, slots)
-	records[1] = record{key: digestOf("a"), state: working, deaths: 2}
-	records[2] = record{key: digestOf("a"), state: suspected, deaths: 200}
+	records[1] = record{key: digestOf("a"), state: working, crashes: 2}
+	records[2] = record{key: digestOf("a"), state: suspected, crashes: 200}
 	f.Add([]byte{}, 0)
 	f.Add(format(records)[:4*recordSize], 0)
 	f.Add(format(records)[recordSize:][:4*recordSize], 1)
 	f.Add(format(records)[recordSize:][:4*recordSize+1], slots-3)
 	f.Fuzz(func(t *testing.T, content []byte, slot int) {
 		file := content
-		if slot > 0 && slot < slots { // inside a journal, whose size a fuzzer does not hit
+		if slot > 0 && slot < slots { // inside a journal: a fuzzer does not find its size
 			file = format(make([]record, slots))
 			copy(file[slot*recordSize:], content)
 		}
 		records, err := parse(file)
 		if err == nil && !bytes.Equal(format(records), file) {
-			t.Fatal("what was read is not what is written")
+			t.Fatal("a valid file does not round-trip")
 		}
-		counted := countDeaths(records)
+		counted := countCrashes(records)
 		again, err := parse(format(counted))
 		if err != nil || !slices.Equal(again, counted) {
-			t.Fatalf("what is written cannot be read: %v", err)
+			t.Fatalf("the records after Open do not round-trip: %v", err)
 		}
 		seen := map[digest]bool{}
 		for _, r := range counted {

@@ -111,7 +111,7 @@ type Options struct {
 	Tally Tally
 	// Status stores the status of events.
 	Status StatusWriter
-	// Journal remembers the events at which a process died; nil for none.
+	// Journal detects events whose processing crashes the process; nil for none.
 	Journal *journal.Journal
 	Metrics *Metrics
 	// Changed is called for the source of each event that comes, is finished or is deleted. It may be nil.

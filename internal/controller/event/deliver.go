@@ -150,8 +150,8 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	}
 	work := d.entry.work(d.status.Replay, d.name.Name, state.Name)
 	end, err := d.Journal.Begin(d.deliveryContext, work)
-	if deadly, ok := errors.AsType[*journal.DeadlyError](err); ok {
-		d.setAside(d.entry, work, deadly.Deaths)
+	if poison, ok := errors.AsType[*journal.PoisonError](err); ok {
+		d.setAside(d.entry, work, poison.Crashes)
 		return nil, nil, nil
 	} else if err != nil {
 		return nil, nil, nil // this replica no longer leads

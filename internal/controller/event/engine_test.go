@@ -340,18 +340,18 @@ func TestFormerLeader(t *testing.T) {
 func TestSetAside(t *testing.T) {
 	namespace := plane.Namespace(t)
 	plane.Create(t, newRule(namespace, "rule"))
-	deadly, other := newEvent(namespace, 1, 0), newEvent(namespace, 1, 1)
-	plane.Create(t, deadly, other)
+	poison, other := newEvent(namespace, 1, 0), newEvent(namespace, 1, 1)
+	plane.Create(t, poison, other)
 	dir := t.TempDir()
-	for range journal.MaxDeaths {
-		dying, err := journal.Open(dir)
+	for range journal.MaxCrashes {
+		crashing, err := journal.Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := dying.Begin(t.Context(), event.MatchWork(get(t, namespace, deadly.Name))); err != nil {
+		if _, err := crashing.Begin(t.Context(), event.MatchWork(get(t, namespace, poison.Name))); err != nil {
 			t.Fatal(err)
 		}
-		if err := dying.Close(); err != nil {
+		if err := crashing.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -361,14 +361,14 @@ func TestSetAside(t *testing.T) {
 	}
 	sink := newSink(func(action.Task, int) error { return nil })
 	startWith(t, plane.Config, namespace, 0, sink.do, func(options *event.Options) { options.Journal = next })
-	eventually(t, "not set aside", 10*time.Second, hasPhase(t, namespace, deadly.Name, v1alpha1.PhaseFailed))
+	eventually(t, "not set aside", 10*time.Second, hasPhase(t, namespace, poison.Name, v1alpha1.PhaseFailed))
 	eventually(t, "the other waits", 10*time.Second, hasPhase(t, namespace, other.Name, v1alpha1.PhaseSucceeded))
-	condition := get(t, namespace, deadly.Name).Status.Conditions[0]
+	condition := get(t, namespace, poison.Name).Status.Conditions[0]
 	if condition.Reason != v1alpha1.ReasonSetAside || !strings.Contains(condition.Message, "crashed 3 times") {
 		t.Errorf("condition %+v", condition)
 	}
-	annotate(t, namespace, deadly.Name, "1")
-	eventually(t, "not replayed", 20*time.Second, hasPhase(t, namespace, deadly.Name, v1alpha1.PhaseSucceeded))
+	annotate(t, namespace, poison.Name, "1")
+	eventually(t, "not replayed", 20*time.Second, hasPhase(t, namespace, poison.Name, v1alpha1.PhaseSucceeded))
 }
 
 // TestBodies has more waiting than there is room for bodies in memory: what is not held is read when it is delivered.

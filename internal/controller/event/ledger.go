@@ -88,7 +88,7 @@ type entry struct {
 	isListed bool   // the list that it was first seen in is complete, so that all earlier events of its lane are known
 	finished bool   // its last status is stored
 	ending   bool   // its last status is being stored
-	deadly   string // the piece of work at which processes died, where it is set aside
+	poison   string // the work that crashed the operator, if the event is set aside
 }
 
 func newLedger() *ledger {
@@ -475,16 +475,16 @@ func (l *ledger) hasMore(u *unit) bool {
 	return u.events > 0
 }
 
-// setAside fails an event at which the operator's process died several times.
-func (l *ledger) setAside(e *entry, work string, deaths int, now time.Time) {
+// setAside fails an event whose processing crashed the operator repeatedly.
+func (l *ledger) setAside(e *entry, work string, crashes int, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events[e.name] != e || e.finished {
 		return
 	}
 	l.leaveLane(e)
-	e.status = delivery.SetAside(e.status, e.replay, deaths, e.generation, now)
-	e.dirty, e.deadly = &now, work
+	e.status = delivery.SetAside(e.status, e.replay, crashes, e.generation, now)
+	e.dirty, e.poison = &now, work
 }
 
 // acquire marks an event as in flight for a unit, and returns a copy of the states of its rule's actions. It returns false if there is
@@ -590,13 +590,13 @@ func (l *ledger) isUrgent(e *entry) bool {
 }
 
 // stored records that a snapshot is at the API server, with a new resource version. It reports whether the event is finished by it, and for
-// an event that was set aside the piece of work at which processes died.
-func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, deadly string) {
+// an event that was set aside the work that crashed the operator.
+func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, poison string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	finished = s.status.Phase.IsFinished()
 	if l.events[e.name] != e {
-		return finished, e.deadly
+		return finished, e.poison
 	}
 	if !e.isStale(version) {
 		e.version = version
@@ -609,7 +609,7 @@ func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, d
 	if finished {
 		l.finish(e)
 	}
-	return finished, e.deadly
+	return finished, e.poison
 }
 
 // finish marks an event as finished, and frees everything else about it.

@@ -43,8 +43,8 @@ func (e *Engine) begin(entry *entry, replay string) error {
 	}
 	work := entry.work(replay)
 	end, err := e.Journal.Begin(e.work, work)
-	if deadly, ok := errors.AsType[*journal.DeadlyError](err); ok {
-		e.setAside(entry, work, deadly.Deaths)
+	if poison, ok := errors.AsType[*journal.PoisonError](err); ok {
+		e.setAside(entry, work, poison.Crashes)
 		return nil
 	} else if err != nil {
 		return err
@@ -144,11 +144,11 @@ func (e *Engine) startDeliveries(entry *entry) error {
 	return nil
 }
 
-// setAside fails an event at which the operator's process died several times, in a piece of work that the journal identifies.
-func (e *Engine) setAside(entry *entry, work string, deaths int) {
-	e.Log.Error(nil, "the operator's process ended several times at this event, which is therefore set aside",
-		append(entry.logValues(), "deaths", deaths)...)
-	e.ledger.setAside(entry, work, deaths, e.Clock.Now())
+// setAside fails an event whose processing crashed the operator repeatedly, in a piece of work that the journal identifies.
+func (e *Engine) setAside(entry *entry, work string, crashes int) {
+	e.Log.Error(nil, "the operator crashed repeatedly while it processed this event; it is set aside, see its status",
+		append(entry.logValues(), "crashes", crashes)...)
+	e.ledger.setAside(entry, work, crashes, e.Clock.Now())
 	e.wakeLane(entry)
 	e.queueWrite(entry)
 }

@@ -113,14 +113,14 @@ func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) 
 
 // stored records a successful write, and counts the event if it is finished.
 func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
-	finished, deadly := e.ledger.stored(entry, taken, version)
+	finished, poison := e.ledger.stored(entry, taken, version)
 	e.fair.Wake()
 	if !finished {
 		e.queueWrite(entry) // for deliveries that ended meanwhile
 		return
 	}
-	if deadly != "" {
-		e.Journal.Forget(deadly)
+	if poison != "" {
+		e.Journal.Forget(poison)
 	}
 	e.Metrics.finished(entry, taken.status, e.Clock.Now())
 	endWork(e.ledger.spanOf(entry), taken.status)
