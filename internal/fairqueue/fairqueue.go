@@ -1,5 +1,5 @@
-// Package fairqueue is a work queue that is fair between flows: one with much to do, or one whose items hang, does not hold up the others.
-// It is made for the queue of a controller:
+// Package fairqueue is a work queue that is fair between flows: a flow with a large backlog, or whose items hang, does not block the others.
+// It is meant as the queue of a controller:
 //
 //	queue := fairqueue.New(fairqueue.Config[request]{…})
 //	controller.TypedOptions[request]{NewQueue: queue.RateLimiting, MaxConcurrentReconciles: 2 * shared, …}
@@ -13,45 +13,44 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// Flow identifies a flow of items. Groups are treated alike, and so are the flows within a group.
+// Flow identifies a flow of items. Groups have equal shares, and so do the flows within a group.
 type Flow struct{ Group, Name string }
 
-// Config configures a Queue. Its functions are called with the queue locked: they must be quick, and must not call the queue.
+// Config configures a Queue. The queue calls its functions under its lock: they must be fast, and must not call the queue.
 type Config[T comparable] struct {
 	// Flow returns the flow of an item, always the same one.
 	Flow func(T) Flow
-	// Limit returns how many items of a flow may be in process at one time. It may change; call Wake when it has risen. Nil is no limit.
+	// Limit returns the maximum number of items of a flow in process. It may change; call Wake after an increase. Nil is no limit.
 	Limit func(Flow) int
-	// Shared is how many items may be in process in total before a flow is held to its share. Its share is what is free of 2*Shared, divided
-	// by the number of active groups and then by the number of active flows in its group, and at least 1. Active are those with items queued
-	// or in process; the first item in process of each flow takes nothing of what is free.
+	// Shared is the total number of items in process up to which flows are not limited to their share. The share of a flow is the free part of
+	// 2*Shared, divided by the number of active groups and then by the number of active flows in its group, and at least 1. Groups and flows
+	// are active while they have items queued or in process; the first item in process of each flow does not count against 2*Shared.
 	//
-	// Flows that always have items queued settle at Shared, divided evenly. Flows that hang hold what they have, but each that joins them
-	// takes only a part of what is left, so something is always left for the next. No more than 2*Shared and one for each flow are in
-	// process: that many workers never keep an item waiting.
+	// Flows that always have items queued converge to equal parts of Shared. Flows that hang keep their items in process, but each further
+	// one takes only a fraction of the free part, so it is never exhausted. At most 2*Shared items, and one for each flow, are in process:
+	// with that many workers, no item waits for a worker.
 	Shared int
-	// Metrics makes the metrics of RateLimiting. Without it there are only retries, because client-go does not tell others the provider
-	// that SetProvider was given.
+	// Metrics provides the metrics of RateLimiting. If it is nil, the queue reports retries alone, because client-go does not export the
+	// provider that SetProvider sets.
 	Metrics workqueue.MetricsProvider
 }
 
-// Queue is a workqueue.TypedInterface with the semantics of client-go's own: an item that is added several times before it is processed is
-// processed once, and one that is added while it is processed is queued again when it is done. Items of a flow are processed first in,
-// first out; groups take turns, and so do the flows within a group.
+// Queue is a workqueue.TypedInterface with the semantics of client-go's own: it deduplicates queued items, and requeues an item that is added
+// while in process when it is done. Items of a flow are FIFO; groups are served round-robin, and so are the flows within a group.
 type Queue[T comparable] struct {
 	config  Config[T]
 	metrics *metrics
 
 	mu sync.Mutex
-	// startable wakes a Get. Whatever may let items start signals one Get, and a Get that starts an item signals the next: as many wake
-	// as can go on, and one more. Done lets several start if it ends a flow, because the shares of all others rise.
+	// startable wakes a Get. Each change that may let items start signals one Get, and a Get that starts an item signals the next, so at most
+	// one Get wakes in vain. A Done that ends a flow lets several items start, because the shares of all other flows rise.
 	startable *sync.Cond
 	drained   *sync.Cond
 
-	groups   map[string]*group[T] // those that are active
-	rotation rotation[*group[T]]  // those with items queued
+	groups   map[string]*group[T] // the active ones
+	rotation rotation[*group[T]]  // the ones with queued items
 	queued   int                  // items in all flows
-	dirty    sets.Set[T]          // items to be processed: queued, or to be queued when they are done
+	dirty    sets.Set[T]          // items that need processing: queued, or requeued when they are done
 	started  map[T]startedItem[T] // items in process
 	extra    int                  // items in process beyond the first of each flow
 	stopping bool
@@ -61,8 +60,8 @@ type Queue[T comparable] struct {
 var _ workqueue.TypedInterface[string] = &Queue[string]{}
 
 type group[T comparable] struct {
-	flows    map[string]*flow[T] // those that are active
-	rotation rotation[*flow[T]]  // those with items queued
+	flows    map[string]*flow[T] // the active ones
+	rotation rotation[*flow[T]]  // the ones with queued items
 }
 
 type flow[T comparable] struct {
@@ -89,8 +88,8 @@ func New[T comparable](config Config[T]) *Queue[T] {
 	return q
 }
 
-// RateLimiting returns this queue inside client-go's delaying and rate-limiting queues, with metrics under a name. It is the NewQueue of a
-// controller, and must be called once, before the queue is used.
+// RateLimiting wraps this queue in client-go's delaying and rate-limiting queues, with metrics under a name. It is the NewQueue of a
+// controller. Call it once, before the first use of the queue.
 func (q *Queue[T]) RateLimiting(name string, limiter workqueue.TypedRateLimiter[T]) workqueue.TypedRateLimitingInterface[T] {
 	q.metrics = newMetrics(q.config.Metrics, name)
 	return workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[T]{
@@ -100,7 +99,7 @@ func (q *Queue[T]) RateLimiting(name string, limiter workqueue.TypedRateLimiter[
 	})
 }
 
-// Add queues an item, unless it is queued already or the queue shuts down.
+// Add queues an item, unless it is already queued or the queue is shutting down.
 func (q *Queue[T]) Add(item T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -114,20 +113,20 @@ func (q *Queue[T]) Add(item T) {
 	}
 	f := q.flow(q.config.Flow(item))
 	q.push(f, item)
-	if q.mayStart(f) { // otherwise a Get would look at all flows for nothing
+	if q.mayStart(f) { // otherwise a Get would scan all flows in vain
 		q.startable.Signal()
 	}
 }
 
-// Len returns how many items are queued.
+// Len returns the number of queued items.
 func (q *Queue[T]) Len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.queued
 }
 
-// Get waits for an item that may be processed, and must be followed by Done. While the queue shuts down, it returns what is queued, except
-// for what no limit lets start when nothing else is in process: that stays in the queue.
+// Get blocks until an item may start, and returns it. Call Done when its processing ends. During a shutdown Get drains the queue, except for
+// items that a limit of 0 never lets start: these stay in the queue.
 func (q *Queue[T]) Get() (item T, shutdown bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -145,20 +144,20 @@ func (q *Queue[T]) Get() (item T, shutdown bool) {
 	}
 }
 
-// Done ends the processing of an item, and queues it again if it was added since Get.
+// Done ends the processing of an item, and requeues it if it was added since Get.
 func (q *Queue[T]) Done(item T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	work, ok := q.started[item]
+	started, ok := q.started[item]
 	if !ok {
 		return
 	}
-	f := work.flow
+	f := started.flow
 	delete(q.started, item)
 	if f.started--; f.started > 0 {
 		q.extra--
 	}
-	q.metrics.done(work.at)
+	q.metrics.done(started.at)
 	switch {
 	case q.dirty.Has(item):
 		q.push(f, item)
@@ -173,21 +172,21 @@ func (q *Queue[T]) Done(item T) {
 	}
 }
 
-// Wake looks again at what may start. It is to be called when a limit has risen.
+// Wake wakes a blocked Get. Call it after a limit has increased.
 func (q *Queue[T]) Wake() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.startable.Signal()
 }
 
-// ShutDown lets Add ignore items, and Get return those that are queued and then that the queue is shut down.
+// ShutDown makes Add ignore items, and Get return the queued items and then report the shutdown.
 func (q *Queue[T]) ShutDown() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.shutDown(false)
 }
 
-// ShutDownWithDrain shuts down, and waits until Done was called for all items that Get returned, or until ShutDown is called.
+// ShutDownWithDrain shuts down, and blocks until no item is in process or ShutDown is called.
 func (q *Queue[T]) ShutDownWithDrain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -203,14 +202,14 @@ func (q *Queue[T]) shutDown(drain bool) {
 	q.drained.Broadcast()
 }
 
-// ShuttingDown tells whether ShutDown or ShutDownWithDrain was called.
+// ShuttingDown reports whether ShutDown or ShutDownWithDrain was called.
 func (q *Queue[T]) ShuttingDown() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.stopping
 }
 
-// flow returns a flow, which becomes active if it is not.
+// flow returns a flow, and activates it if needed.
 func (q *Queue[T]) flow(id Flow) *flow[T] {
 	g := q.groups[id.Group]
 	if g == nil {
@@ -225,7 +224,7 @@ func (q *Queue[T]) flow(id Flow) *flow[T] {
 	return f
 }
 
-// forget makes a flow inactive.
+// forget deactivates a flow.
 func (q *Queue[T]) forget(f *flow[T]) {
 	delete(f.group.flows, f.id.Name)
 	if len(f.group.flows) == 0 {
@@ -244,7 +243,7 @@ func (q *Queue[T]) push(f *flow[T], item T) {
 	q.queued++
 }
 
-// start takes the next item that may be in process.
+// start dequeues the next item that may start.
 func (q *Queue[T]) start() (item T, ok bool) {
 	for i := range q.rotation.members {
 		g := q.rotation.at(i)
@@ -269,7 +268,7 @@ func (q *Queue[T]) start() (item T, ok bool) {
 	return item, false
 }
 
-// mayStart tells whether one more item of a flow may be in process.
+// mayStart reports whether another item of a flow may start.
 func (q *Queue[T]) mayStart(f *flow[T]) bool {
 	free := q.config.Shared - q.extra + q.config.Shared
 	isFair := f.started == 0 || len(q.started) < q.config.Shared || f.started < free/len(q.groups)/len(f.group.flows)

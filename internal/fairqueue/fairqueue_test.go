@@ -37,7 +37,7 @@ func add(q interface{ Add(item) }, group, name string, n int) {
 	}
 }
 
-// get takes n items, which must be there.
+// get dequeues n items. It blocks if there are fewer.
 func get(t *testing.T, q *Queue[item], n int) (items []item) {
 	t.Helper()
 	for range n {
@@ -50,7 +50,7 @@ func get(t *testing.T, q *Queue[item], n int) (items []item) {
 	return items
 }
 
-// names are those of the flows of items.
+// names joins the names of the flows of items.
 func names(items []item) (names string) {
 	for _, i := range items {
 		names += i.Name
@@ -62,7 +62,7 @@ func isEmpty(q *Queue[item]) bool {
 	return len(q.groups) == 0 && len(q.rotation.members) == 0 && q.queued == 0 && len(q.dirty) == 0 && len(q.started) == 0 && q.extra == 0
 }
 
-// Without limits, every flow is a queue of client-go's.
+// Without limits, every flow behaves like client-go's queue.
 func TestSemantics(t *testing.T) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -97,7 +97,7 @@ func TestSemantics(t *testing.T) {
 				started = slices.Delete(started, n, n+1)
 			}
 			if q.Len() != depth() {
-				t.Fatalf("seed %d: %d are queued, want %d", seed, q.Len(), depth())
+				t.Fatalf("seed %d: %d queued, want %d", seed, q.Len(), depth())
 			}
 		}
 		for range 500 {
@@ -119,7 +119,7 @@ func TestSemantics(t *testing.T) {
 	}
 }
 
-func TestTurns(t *testing.T) {
+func TestRoundRobin(t *testing.T) {
 	q := newQueue(unlimited, nil)
 	add(q, "x", "a", 3)
 	add(q, "x", "b", 2)
@@ -128,13 +128,13 @@ func TestTurns(t *testing.T) {
 		t.Errorf("order is %s, want ab", order)
 	}
 	add(q, "y", "d", 4)
-	add(q, "x", "e", 1) // after c, whose turn it is, and after a and b, which had theirs
+	add(q, "x", "e", 1) // after c, which is next, and after a and b, which were served
 	if order := names(get(t, q, 9)); order != "cdadbdeda" {
 		t.Errorf("order is %s, want cdadbdeda", order)
 	}
 }
 
-// An item that is added again while it is in process waits for the turn of its flow, and others of its flow that came before go first.
+// An item that is added again while in process is requeued behind the other items of its flow, and waits for the turn of the flow.
 func TestRetryUnderLoad(t *testing.T) {
 	q := newQueue(1, nil)
 	add(q, "x", "a", 2)
@@ -176,28 +176,28 @@ func TestLimit(t *testing.T) {
 		}
 		expect("limit 0", 0)
 		limit.Store(3)
-		expect("nobody looks before Wake", 0)
+		expect("no Get starts an item before Wake", 0)
 		q.Wake()
-		expect("one Wake wakes as many as may start", 3)
+		expect("one Wake starts all allowed items", 3)
 		q.Done(got[0])
-		expect("Done frees a place", 4)
+		expect("Done lets the next item start", 4)
 		limit.Store(1)
 		q.Done(got[1])
 		q.Done(got[2])
-		expect("a limit that fell", 4)
+		expect("a decreased limit", 4)
 		q.Done(got[3])
-		expect("until fewer are in process", 5)
+		expect("fewer in process than the decreased limit", 5)
 		q.ShutDown()
-		expect("shutdown waits for what is in process", 5)
+		expect("shutdown waits for the item in process", 5)
 		q.Done(got[4])
-		expect("shutdown goes on with what is queued", 6)
+		expect("shutdown drains the queue", 6)
 		limit.Store(0)
-		q.Done(got[5]) // the workers end, which synctest checks
-		expect("shutdown leaves what may never start", 6)
+		q.Done(got[5]) // synctest checks that the workers end
+		expect("shutdown leaves items that never start", 6)
 	})
 }
 
-// load has workers process items, and counts those in process and done of each flow.
+// load runs workers, and counts the items in process and done of each flow.
 type load struct {
 	mu                  sync.Mutex
 	running, most, done map[string]int
@@ -228,14 +228,14 @@ func start(workers int, q *Queue[item], took func(item) time.Duration) *load {
 	return l
 }
 
-// see returns how many items of a flow are in process, were at most, and are done.
-func (l *load) see(flow string) (running, most, done int) {
+// counts returns the items of a flow that are in process, their maximum, and the items that are done.
+func (l *load) counts(flow string) (running, most, done int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.running[flow], l.most[flow], l.done[flow]
 }
 
-// However many flows hang, a healthy one has its share at once, and all of it.
+// A healthy flow gets its full share at once, regardless of the number of flows that hang.
 func TestFairness(t *testing.T) {
 	const shared, limit, work, items = 512, 32, 20 * time.Millisecond, 300
 	took := func(i item) time.Duration {
@@ -250,22 +250,22 @@ func TestFairness(t *testing.T) {
 		queued   int // items of each of them
 		oneByOne bool
 		group    string // of the healthy flow
-		share    int    // what it may have in process
+		share    int    // of items in process
 	}{
 		{reason: "alone", group: "hangs", share: limit},
-		{reason: "those that hang have all that is shared", hang: 16, queued: limit + 1, group: "hangs", share: 29},
-		{reason: "those that hang have all that is shared", hang: 16, queued: limit + 1, group: "other", share: limit},
-		{reason: "many begin to hang at one time", hang: 200, queued: limit + 1, group: "hangs", share: 3},
-		{reason: "many begin to hang at one time", hang: 200, queued: limit + 1, group: "other", share: limit},
-		{reason: "many begin to hang one after another", hang: 200, queued: limit + 1, oneByOne: true, group: "hangs", share: 1},
-		{reason: "many begin to hang one after another", hang: 200, queued: limit + 1, oneByOne: true, group: "other", share: limit},
-		{reason: "more than is shared", hang: 700, queued: 3, group: "hangs", share: 1},
-		{reason: "more than is shared", hang: 700, queued: 3, group: "other", share: limit},
+		{reason: "flows that hang use all of Shared", hang: 16, queued: limit + 1, group: "hangs", share: 29},
+		{reason: "flows that hang use all of Shared", hang: 16, queued: limit + 1, group: "other", share: limit},
+		{reason: "many flows hang simultaneously", hang: 200, queued: limit + 1, group: "hangs", share: 3},
+		{reason: "many flows hang simultaneously", hang: 200, queued: limit + 1, group: "other", share: limit},
+		{reason: "many flows hang one after another", hang: 200, queued: limit + 1, oneByOne: true, group: "hangs", share: 1},
+		{reason: "many flows hang one after another", hang: 200, queued: limit + 1, oneByOne: true, group: "other", share: limit},
+		{reason: "more flows hang than Shared", hang: 700, queued: 3, group: "hangs", share: 1},
+		{reason: "more flows hang than Shared", hang: 700, queued: 3, group: "other", share: limit},
 	} {
 		t.Run(fmt.Sprintf("%s/%d/%s", test.reason, test.hang, test.group), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				q := newQueue(shared, constant(limit))
-				begin := func() {
+				addHanging := func() {
 					for i := range test.hang {
 						add(q, "hangs", fmt.Sprint(i), test.queued)
 						if test.oneByOne {
@@ -274,20 +274,20 @@ func TestFairness(t *testing.T) {
 					}
 				}
 				if !test.oneByOne {
-					begin()
+					addHanging()
 				}
 				l := start(2*shared+test.hang+1, q, took)
 				if test.oneByOne {
-					begin()
+					addHanging()
 				}
 				synctest.Wait()
-				began := time.Now()
+				start := time.Now()
 				add(q, test.group, "healthy", items)
 				turns := (items + test.share - 1) / test.share
 				time.Sleep(time.Duration(turns)*work + 1)
-				_, most, done := l.see("healthy")
+				_, most, done := l.counts("healthy")
 				if most != test.share || done != items {
-					t.Errorf("%d in process at one time and %d done after %s, want %d and %d", most, done, time.Since(began), test.share, items)
+					t.Errorf("%d in process and %d done after %s, want %d and %d", most, done, time.Since(start), test.share, items)
 				}
 				synctest.Wait()
 				if q.extra > 2*shared {
@@ -314,10 +314,10 @@ func TestShareRises(t *testing.T) {
 		l := start(100, q, func(item) time.Duration { return hangs })
 		add(q, "z", "c", 100)
 		synctest.Wait()
-		before, _, _ := l.see("c")
+		before, _, _ := l.counts("c")
 		q.Done(ends)
 		synctest.Wait()
-		if after, _, _ := l.see("c"); before != 26 || after != 34 {
+		if after, _, _ := l.counts("c"); before != 26 || after != 34 {
 			t.Errorf("%d in process, then %d, want 26 and 34", before, after)
 		}
 		q.ShutDown()
@@ -328,7 +328,7 @@ func TestShareRises(t *testing.T) {
 func TestShutDownWithDrain(t *testing.T) {
 	for _, test := range []struct {
 		reason string
-		force  time.Duration // when ShutDown is called as well
+		force  time.Duration // until ShutDown is called too
 		want   time.Duration
 	}{
 		{reason: "until the last item in process is done", force: time.Minute, want: 5 * time.Second},
@@ -344,23 +344,23 @@ func TestShutDownWithDrain(t *testing.T) {
 				return time.Second
 			})
 			synctest.Wait()
-			q.Add(item{Flow{"x", "a"}, "0"}) // it is in process
-			began := time.Now()
+			q.Add(item{Flow{"x", "a"}, "0"}) // in process
+			start := time.Now()
 			time.AfterFunc(test.force, q.ShutDown)
 			q.ShutDownWithDrain()
-			if took := time.Since(began); took != test.want {
+			if took := time.Since(start); took != test.want {
 				t.Errorf("%s: took %s, want %s", test.reason, took, test.want)
 			}
 			q.Add(item{Flow{"x", "a"}, "too late"})
 			time.Sleep(time.Hour)
-			if _, _, done := l.see("a"); done != 3 {
+			if _, _, done := l.counts("a"); done != 3 {
 				t.Errorf("%s: %d done, want 3", test.reason, done)
 			}
 		})
 	}
 }
 
-// Many workers, many flows, and limits that change: every item is processed, alone, and nothing waits for ever.
+// With many workers, many flows, and changing limits, every item is processed by one worker at a time, and none is stuck.
 func TestConcurrent(t *testing.T) {
 	const flows, items, rounds = 20, 50, 10
 	var limit atomic.Int32
@@ -376,7 +376,7 @@ func TestConcurrent(t *testing.T) {
 					return
 				}
 				if _, ok := busy.LoadOrStore(next, true); ok {
-					t.Errorf("%v is with two workers", next)
+					t.Errorf("two workers process %v", next)
 				}
 				runtime.Gosched()
 				busy.Delete(next)
@@ -407,7 +407,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// metered counts what is measured.
+// metered records metrics.
 type metered struct {
 	workqueue.MetricsProvider
 	depth, adds, retries count
@@ -456,7 +456,7 @@ func TestRateLimiting(t *testing.T) {
 	})
 }
 
-// How much an item costs depends on how full the map's tables are: between 95 and 150 bytes beside the item, most at 60 000.
+// The overhead of an item depends on the load of the map's tables: between 95 and 150 bytes, the maximum at 60 000 items.
 func TestMemory(t *testing.T) {
 	const n, most = 50_000, 150
 	items := make([]item, n)
@@ -469,8 +469,8 @@ func TestMemory(t *testing.T) {
 		q.Add(next)
 	}
 	each := (heap()-before)/n - uint64(unsafe.Sizeof(item{}))
-	if t.Logf("%d bytes beside the item", each); each > most {
-		t.Errorf("an item costs %d bytes beside its own, want at most %d", each, most)
+	if t.Logf("%d bytes of overhead per item", each); each > most {
+		t.Errorf("an item has %d bytes of overhead, want at most %d", each, most)
 	}
 	runtime.KeepAlive(q)
 	runtime.KeepAlive(items)
@@ -511,7 +511,7 @@ func BenchmarkQueue(b *testing.B) {
 			})
 		}
 	}
-	// Each Get looks at all flows that may not start.
+	// Each Get scans all blocked flows.
 	b.Run("blocked=1000/fair", func(b *testing.B) {
 		q := newQueue(512, constant(1))
 		for i := range 1000 {

@@ -6,8 +6,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// metrics are those of client-go's queue, whose own are not exported, without the two that need a goroutine. The latency is counted from
-// when an item is queued; client-go counts it from Add, even if the item is in process then. A nil *metrics does nothing.
+// metrics are the metrics of client-go's queue, which does not export its own, without the two that need a goroutine. The latency starts when
+// an item is queued; client-go's starts at Add, even while the item is in process. A nil *metrics does nothing.
 type metrics struct {
 	depth         workqueue.GaugeMetric
 	adds          workqueue.CounterMetric
@@ -28,7 +28,7 @@ func newMetrics(provider workqueue.MetricsProvider, name string) *metrics {
 	}
 }
 
-// now is the time since an epoch: a third of the size of a time.Time, of which there is one for each item.
+// now returns the time since the epoch. It is a third of the size of a time.Time, and each item holds one.
 func (m *metrics) now() time.Duration {
 	if m == nil {
 		return 0

@@ -2,22 +2,22 @@ package fairqueue
 
 import "slices"
 
-// rotation gives its members turns.
+// rotation serves its members round-robin.
 type rotation[M any] struct {
 	members []M
-	next    int // the index of the member whose turn is next; the number of members is the first again
+	next    int // the index of the next member; len(members) means the first
 }
 
-// join adds a member, whose turn is after those of all others.
+// join adds a member after all others.
 func (r *rotation[M]) join(member M) {
 	r.members = slices.Insert(r.members, r.next, member)
 	r.next++
 }
 
-// at returns the member whose turn is after that of n others.
+// at returns the member after the next n.
 func (r *rotation[M]) at(n int) M { return r.members[(r.next+n)%len(r.members)] }
 
-// served ends the turn of the member at n: the turn is next with the one after it, and the member stays for the next round or leaves.
+// served advances past the member at n, and removes it unless it stays.
 func (r *rotation[M]) served(n int, stays bool) {
 	r.next = (r.next + n) % len(r.members)
 	if stays {
