@@ -1,5 +1,5 @@
-// Package follow lists objects page by page and then watches them, without keeping any: an informer holds all that it lists, and lists all
-// at one time, which a backlog of large events does not allow.
+// Package follow lists objects page by page and then watches them, without a cache: an informer keeps all objects, and lists them in one
+// response, which takes too much memory for a backlog of large events.
 package follow
 
 import (
@@ -22,19 +22,19 @@ import (
 // retryInterval is the pause after a list or a watch failed.
 const retryInterval = 2 * time.Second
 
-// Handler is told of objects, by one goroutine.
+// Handler receives notifications, all from one goroutine.
 type Handler interface {
-	// Listing is called before a list begins: when following starts, and again whenever changes may have been missed.
+	// Listing is called before each list: the first one, and a relist whenever changes may have been missed.
 	Listing()
-	// Seen is called for each object that is listed, and that appears or changes afterwards.
+	// Seen is called for each listed object, and for each one that is added or changed afterwards.
 	Seen(ctx context.Context, object client.Object)
-	// Listed is called after a list is complete. Objects that were not seen since Listing are gone.
+	// Listed is called after a complete list. Objects that were not seen since Listing no longer exist.
 	Listed()
-	// Gone is called for each object that is deleted, or is no longer selected.
+	// Gone is called for each object that is deleted, or no longer matches the selector.
 	Gone(object client.Object)
 }
 
-// SeenFunc is a Handler that needs to know only what is there.
+// SeenFunc is a Handler of Seen alone.
 type SeenFunc func(object client.Object)
 
 // Seen calls the function.
@@ -49,23 +49,23 @@ func (SeenFunc) Listed() {}
 // Gone does nothing.
 func (SeenFunc) Gone(client.Object) {}
 
-// Follower says what is followed.
+// Follower lists and watches the objects of one kind.
 type Follower struct {
 	Client client.WithWatch
-	// List is an empty list of the kind that is followed.
+	// List is an empty list of the kind.
 	List client.ObjectList
-	// Namespace is that of the objects, "" for all.
+	// Namespace restricts the objects to a namespace; "" means all.
 	Namespace string
 	Selector  fields.Selector
 	PageSize  int64
 	Log       logr.Logger
 }
 
-// Run lists and watches until ctx is done. It lists again when the watch fell so far behind that changes may have been missed.
+// Run lists and watches until ctx is done. It relists when the watch expired, because changes may have been missed.
 func (f *Follower) Run(ctx context.Context, handler Handler) {
 	for ctx.Err() == nil {
-		if err := f.once(ctx, handler); err != nil && ctx.Err() == nil {
-			f.Log.Info("watching failed; listing again", "cause", err.Error(), "namespace", f.Namespace)
+		if err := f.listAndWatch(ctx, handler); err != nil && ctx.Err() == nil {
+			f.Log.Info("list or watch failed; relisting", "cause", err.Error(), "namespace", f.Namespace)
 		}
 		select {
 		case <-ctx.Done():
@@ -74,7 +74,7 @@ func (f *Follower) Run(ctx context.Context, handler Handler) {
 	}
 }
 
-func (f *Follower) once(ctx context.Context, handler Handler) error {
+func (f *Follower) listAndWatch(ctx context.Context, handler Handler) error {
 	handler.Listing()
 	version, err := f.list(ctx, handler)
 	if err != nil {
@@ -105,7 +105,7 @@ func (f *Follower) once(ctx context.Context, handler Handler) error {
 	return errors.New("the watch ended")
 }
 
-// list returns the resource version to watch from.
+// list lists all objects, and returns the resource version at which the watch must start.
 func (f *Follower) list(ctx context.Context, handler Handler) (string, error) {
 	page := metav1.ListOptions{Limit: f.PageSize}
 	for {
