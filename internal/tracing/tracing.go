@@ -1,7 +1,7 @@
-// Package tracing is what the receiver and the controllers agree on about traces: how one gets from a request into its event, and from
-// there into what is done about it. Whether there are any, and where they go, is for package app.
+// Package tracing propagates traces: from a request into its event, and from there into the deliveries of the event. Package app configures
+// the exporter.
 //
-// Spans say what happened to an event, and never what is in it: no keys, no payload, and no errors, which may repeat either.
+// Spans describe the processing of an event, never its contents: they have no keys, no payload, and no errors, which may repeat either.
 package tracing
 
 import (
@@ -16,10 +16,10 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// Scope names who makes the spans.
+// Scope is the instrumentation scope of the spans.
 const Scope = "github.com/netbox-events/netbox-event-operator"
 
-// Attributes of spans. Their values are those that the labels of metrics have.
+// Attributes of spans. They have the same values as the labels of metrics.
 const (
 	Source  = attribute.Key("netbox_events.source")
 	Event   = attribute.Key("netbox_events.event")
@@ -32,50 +32,50 @@ const (
 	Status  = attribute.Key("http.response.status_code")
 )
 
-// None is the span of what is not traced.
+// None is the span of untraced work.
 var None trace.Span = noop.Span{}
 
-// w3c reads and writes the header traceparent.
+// w3c propagates the header traceparent.
 var w3c propagation.TraceContext
 
-// FromHeader returns a context that belongs to the trace of a request, if that has one.
+// FromHeader returns a context with the trace of a request, if it has one.
 func FromHeader(ctx context.Context, header http.Header) context.Context {
 	return w3c.Extract(ctx, propagation.HeaderCarrier(header))
 }
 
-// ToHeader has a request belong to the trace of a context, if that has one.
+// ToHeader adds the trace of a context, if it has one, to the header of a request.
 func ToHeader(ctx context.Context, header http.Header) {
 	w3c.Inject(ctx, propagation.HeaderCarrier(header))
 }
 
-// Traceparent writes a span down, so that others can continue its trace. It is empty where nobody records that trace.
+// Traceparent returns a span as a traceparent, for Continue. It is empty if the trace is not sampled.
 func Traceparent(span trace.Span) string {
-	at := span.SpanContext()
-	if !at.IsSampled() {
+	parent := span.SpanContext()
+	if !parent.IsSampled() {
 		return ""
 	}
-	return fmt.Sprintf("00-%s-%s-%s", at.TraceID(), at.SpanID(), trace.FlagsSampled)
+	return fmt.Sprintf("00-%s-%s-%s", parent.TraceID(), parent.SpanID(), trace.FlagsSampled)
 }
 
-// Continue returns a context that belongs to a trace that Traceparent wrote down.
-func Continue(ctx context.Context, written string) context.Context {
-	return w3c.Extract(ctx, propagation.MapCarrier{"traceparent": written})
+// Continue returns a context with the trace of a traceparent.
+func Continue(ctx context.Context, traceparent string) context.Context {
+	return w3c.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
 }
 
-// Start begins a span within another. Where that is not recorded it begins none, at no cost.
-func Start(ctx context.Context, within trace.Span, name string, kind trace.SpanKind) (context.Context, trace.Span) {
-	if !within.IsRecording() {
+// Start starts a child span of a parent. It starts none, at no cost, if the parent is not recorded.
+func Start(ctx context.Context, parent trace.Span, name string, kind trace.SpanKind) (context.Context, trace.Span) {
+	if !parent.IsRecording() {
 		return ctx, None
 	}
-	return within.TracerProvider().Tracer(Scope).Start(trace.ContextWithSpan(ctx, within), name, trace.WithSpanKind(kind))
+	return parent.TracerProvider().Tracer(Scope).Start(trace.ContextWithSpan(ctx, parent), name, trace.WithSpanKind(kind))
 }
 
-// LogValues name a trace that Traceparent wrote down in a line of the log. There are none where nobody records it.
-func LogValues(written string) []any {
-	if written == "" {
+// LogValues returns the trace ID of a traceparent as key and value of a log line, nil for an empty traceparent.
+func LogValues(traceparent string) []any {
+	if traceparent == "" {
 		return nil
 	}
-	_, behindVersion, _ := strings.Cut(written, "-")
-	id, _, _ := strings.Cut(behindVersion, "-")
+	_, rest, _ := strings.Cut(traceparent, "-") // after the version
+	id, _, _ := strings.Cut(rest, "-")
 	return []any{"traceID", id}
 }

@@ -11,34 +11,34 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// TestWrittenDown takes a trace into an event and out of it again.
-func TestWrittenDown(t *testing.T) {
+// TestTraceparent propagates a trace through the traceparent of an event.
+func TestTraceparent(t *testing.T) {
 	for reason, test := range map[string]struct {
 		sampler  sdktrace.Sampler
 		recorded bool
 	}{"recorded": {sdktrace.AlwaysSample(), true}, "not recorded": {sdktrace.NeverSample(), false}} {
 		tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(test.sampler)).Tracer("")
 		_, span := tracer.Start(t.Context(), "receive")
-		written := tracing.Traceparent(span)
-		if (written != "") != test.recorded {
-			t.Errorf("%s: written as %q", reason, written)
+		traceparent := tracing.Traceparent(span)
+		if (traceparent != "") != test.recorded {
+			t.Errorf("%s: traceparent is %q", reason, traceparent)
 		}
 		var want []any
 		if test.recorded {
 			want = []any{"traceID", span.SpanContext().TraceID().String()}
 		}
-		if got := tracing.LogValues(written); !slices.Equal(got, want) {
-			t.Errorf("%s: logged as %v, want %v", reason, got, want)
+		if got := tracing.LogValues(traceparent); !slices.Equal(got, want) {
+			t.Errorf("%s: log values are %v, want %v", reason, got, want)
 		}
-		continued := trace.SpanContextFromContext(tracing.Continue(t.Context(), written))
+		continued := trace.SpanContextFromContext(tracing.Continue(t.Context(), traceparent))
 		if test.recorded && !continued.Equal(span.SpanContext().WithRemote(true)) || !test.recorded && continued.IsValid() {
-			t.Errorf("%s: continued as %v", reason, continued)
+			t.Errorf("%s: continued trace is %v", reason, continued)
 		}
 	}
 }
 
-// TestNoneCostsNothing does what a request and an event do where there are no traces.
-func TestNoneCostsNothing(t *testing.T) {
+// TestUntracedAllocatesNothing checks that requests and events allocate nothing for tracing while it is disabled.
+func TestUntracedAllocatesNothing(t *testing.T) {
 	ctx := t.Context()
 	if allocations := testing.AllocsPerRun(100, func() { untraced(ctx) }); allocations > 0 {
 		t.Errorf("%v allocations", allocations)
@@ -53,7 +53,7 @@ func untraced(ctx context.Context) {
 	tracing.ToHeader(ctx, nil)
 }
 
-func BenchmarkNone(b *testing.B) {
+func BenchmarkUntraced(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		untraced(b.Context())
