@@ -1,4 +1,4 @@
-// Package conditions turns conditions into what a server-side apply takes.
+// Package conditions converts conditions for server-side apply.
 package conditions
 
 import (
@@ -6,11 +6,11 @@ import (
 	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
-// Apply returns the configurations of conditions.
+// Apply returns the apply configurations of conditions.
 func Apply(conditions []metav1.Condition) []*metav1apply.ConditionApplyConfiguration {
-	var applied []*metav1apply.ConditionApplyConfiguration
+	var configurations []*metav1apply.ConditionApplyConfiguration
 	for _, condition := range conditions {
-		applied = append(applied, metav1apply.Condition().
+		configurations = append(configurations, metav1apply.Condition().
 			WithType(condition.Type).
 			WithStatus(condition.Status).
 			WithReason(condition.Reason).
@@ -18,5 +18,5 @@ func Apply(conditions []metav1.Condition) []*metav1apply.ConditionApplyConfigura
 			WithObservedGeneration(condition.ObservedGeneration).
 			WithLastTransitionTime(condition.LastTransitionTime))
 	}
-	return applied
+	return configurations
 }

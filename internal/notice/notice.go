@@ -1,4 +1,4 @@
-// Package notice keeps notices that could come in floods to one now and then, and within what a Kubernetes Event takes.
+// Package notice rate-limits log lines and Kubernetes Events.
 package notice
 
 import (
@@ -9,7 +9,7 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Limiter lets one notice of each key through in an interval, and counts the others. It is safe for concurrent use.
+// Limiter allows one notice per key and interval, and counts the suppressed ones. It is safe for concurrent use.
 type Limiter[K comparable] struct {
 	interval time.Duration
 	clock    clock.PassiveClock
@@ -19,24 +19,24 @@ type Limiter[K comparable] struct {
 }
 
 type state struct {
-	at       time.Time
-	withheld int
+	at         time.Time
+	suppressed int
 }
 
-// NewLimiter returns a Limiter that has let nothing through yet.
+// NewLimiter returns a Limiter with an interval.
 func NewLimiter[K comparable](interval time.Duration, clock clock.PassiveClock) *Limiter[K] {
 	return &Limiter[K]{interval: interval, clock: clock, last: map[K]*state{}}
 }
 
-// Forget forgets the keys that are gone, so that the Limiter does not grow with the keys that ever were.
+// Forget removes the keys that a function selects, so that the Limiter does not grow with deleted objects.
 func (l *Limiter[K]) Forget(isGone func(K) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.last, func(key K, _ *state) bool { return isGone(key) })
 }
 
-// Allow tells whether a notice of a key may be given now, and how many were not since the last that was.
-func (l *Limiter[K]) Allow(key K) (allowed bool, withheld int) {
+// Allow reports whether a notice of a key is allowed now, and how many were suppressed since the last allowed one.
+func (l *Limiter[K]) Allow(key K) (allowed bool, suppressed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last, now := l.last[key], l.clock.Now()
@@ -45,9 +45,9 @@ func (l *Limiter[K]) Allow(key K) (allowed bool, withheld int) {
 		l.last[key] = last
 	}
 	if now.Sub(last.at) < l.interval {
-		last.withheld++
+		last.suppressed++
 		return false, 0
 	}
-	withheld, last.withheld, last.at = last.withheld, 0, now
-	return true, withheld
+	suppressed, last.suppressed, last.at = last.suppressed, 0, now
+	return true, suppressed
 }

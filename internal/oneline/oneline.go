@@ -1,4 +1,4 @@
-// Package oneline makes of texts that others wrote what a status, a log or a Kubernetes Event can show.
+// Package oneline makes text from other systems fit into a status, a log line or a Kubernetes Event.
 package oneline
 
 import (
@@ -6,12 +6,12 @@ import (
 	"unicode"
 )
 
-// NoteBytes is how long the API server lets the note of a Kubernetes Event be.
+// NoteBytes is the maximum length of the note of a Kubernetes Event.
 const NoteBytes = 1024
 
-// Of makes one line of at most some bytes of a text: control characters are spaces, bytes that are not UTF-8 U+FFFD, and what is cut off is
-// an ellipsis.
-func Of(text string, bytes int) string {
+// Of returns a text as a single line, truncated to a maximum number of bytes. Control characters become spaces, invalid UTF-8 becomes U+FFFD,
+// and an ellipsis marks truncation.
+func Of(text string, maxBytes int) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
@@ -19,8 +19,8 @@ func Of(text string, bytes int) string {
 		return r
 	}, strings.ToValidUTF8(text, "\uFFFD"))
 	text = strings.TrimSpace(text)
-	if len(text) <= bytes {
+	if len(text) <= maxBytes {
 		return text
 	}
-	return strings.ToValidUTF8(text[:bytes-len("…")], "") + "…"
+	return strings.ToValidUTF8(text[:maxBytes-len("…")], "") + "…"
 }

@@ -673,7 +673,7 @@ func TestLarge(t *testing.T) {
 		t.Helper()
 		succeeded := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSucceeded)
 		if len(status.Rules) > 0 || succeeded == nil || succeeded.Status != metav1.ConditionFalse || succeeded.Reason != v1alpha1.ReasonStatusCut ||
-			!strings.HasPrefix(succeeded.Message, "the event leaves no room for the states of its 40 rules: rule rule-00, action a0 failed permanently") {
+			!strings.HasPrefix(succeeded.Message, "the event is too large to store the states of its 40 rules: rule rule-00, action a0 failed permanently") {
 			t.Errorf("the event that 40 rules match has the states of %d rules and %v", len(status.Rules), succeeded)
 		}
 	}
