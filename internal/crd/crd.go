@@ -1,5 +1,5 @@
-// Package crd puts the operator's CustomResourceDefinitions into a cluster, and takes them out: the chart's hooks run it, because Helm
-// never upgrades or deletes CRDs.
+// Package crd applies and deletes the operator's CustomResourceDefinitions. The chart's hooks run it, because Helm never upgrades or deletes
+// CRDs.
 package crd
 
 import (
@@ -19,14 +19,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Run applies the CRDs in dir, or deletes them, and tells out of each what it did. The verb is apply or delete.
+// Run applies or deletes the CRDs in dir, and writes the result of each to out. The verb is apply or delete.
 func Run(ctx context.Context, config *rest.Config, verb string, dir fs.FS, out io.Writer) error {
 	do, ok := map[string]func(context.Context, client.Client, *unstructured.Unstructured) (string, error){
 		"apply":  apply,
 		"delete": remove,
 	}[verb]
 	if !ok {
-		return fmt.Errorf("%q is neither apply nor delete", verb)
+		return fmt.Errorf("unknown verb %q: use apply or delete", verb)
 	}
 	definitions, err := read(dir)
 	if err != nil {
@@ -48,7 +48,7 @@ func Run(ctx context.Context, config *rest.Config, verb string, dir fs.FS, out i
 	return nil
 }
 
-// read reads all CRDs before anything is done with one of them.
+// read reads all CRDs in a directory. It fails before any is applied or deleted.
 func read(dir fs.FS) ([]*unstructured.Unstructured, error) {
 	files, err := fs.Glob(dir, "*.yaml")
 	if err != nil {
@@ -68,18 +68,18 @@ func read(dir fs.FS) ([]*unstructured.Unstructured, error) {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		if kind := definition.GetKind(); kind != "CustomResourceDefinition" {
-			return nil, fmt.Errorf("%s: kind %q is no CustomResourceDefinition", file, kind)
+			return nil, fmt.Errorf("%s: kind is %q, want CustomResourceDefinition", file, kind)
 		}
 		definitions = append(definitions, definition)
 	}
 	return definitions, nil
 }
 
-// fieldOwner is Helm's: Helm 4 applies a chart's CRDs when it installs a release, and would fail on fields that somebody else owns.
+// fieldOwner is Helm's: Helm 4 applies a chart's CRDs when it installs a release, and would fail on fields of another owner.
 const fieldOwner = "helm"
 
-// apply makes a CRD what the chart says. The versions of a CRD are one atomic list, so that what the chart has taken out goes; labels and
-// annotations of others stay.
+// apply applies a CRD, and waits until it is established. The versions of a CRD are one atomic list, so fields that the chart no longer has
+// are removed; labels and annotations of other owners stay.
 func apply(ctx context.Context, api client.Client, definition *unstructured.Unstructured) (string, error) {
 	before := empty(definition)
 	if err := api.Get(ctx, client.ObjectKeyFromObject(definition), before); client.IgnoreNotFound(err) != nil {
@@ -92,7 +92,7 @@ func apply(ctx context.Context, api client.Client, definition *unstructured.Unst
 	after := empty(definition)
 	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
 		err := api.Get(ctx, client.ObjectKeyFromObject(definition), after)
-		return established(after), err
+		return isEstablished(after), err
 	})
 	switch {
 	case before.GetUID() == "":
@@ -106,7 +106,7 @@ func apply(ctx context.Context, api client.Client, definition *unstructured.Unst
 
 func remove(ctx context.Context, api client.Client, definition *unstructured.Unstructured) (string, error) {
 	if err := api.Delete(ctx, empty(definition)); apierrors.IsNotFound(err) {
-		return "is not there", nil
+		return "not found", nil
 	} else if err != nil {
 		return "", err
 	}
@@ -120,8 +120,8 @@ func empty(definition *unstructured.Unstructured) *unstructured.Unstructured {
 	return object
 }
 
-// established tells whether the API server serves what a CRD defines.
-func established(definition *unstructured.Unstructured) bool {
+// isEstablished reports whether the API server serves the resource of a CRD.
+func isEstablished(definition *unstructured.Unstructured) bool {
 	conditions, _, _ := unstructured.NestedSlice(definition.Object, "status", "conditions")
 	for _, condition := range conditions {
 		if fields, ok := condition.(map[string]any); ok && fields["type"] == "Established" {

@@ -43,7 +43,7 @@ func sources(t *testing.T) *unstructured.Unstructured {
 	return definition
 }
 
-// What a release brings replaces what is there, and the objects stay.
+// Applying a release replaces the CRD of an older release, and keeps the objects.
 func TestApplyAndDelete(t *testing.T) {
 	text, err := os.ReadFile(definitions + "/netbox-events.io_netboxsources.yaml")
 	if err != nil {
@@ -78,17 +78,17 @@ func TestApplyAndDelete(t *testing.T) {
 	}
 	definition := sources(t)
 	if definition.GetAnnotations()["example.com/theirs"] != "stays" {
-		t.Error("an annotation of others is gone")
+		t.Error("an annotation of another owner was removed")
 	}
 	spec, err := definition.MarshalJSON()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(spec), `"older"`) || strings.Contains(string(spec), `"halt"`) || !strings.Contains(string(spec), `"suspend"`) {
-		t.Error("the CRD is not the release's")
+		t.Error("the CRD differs from the release")
 	}
 	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(source), source); err != nil {
-		t.Errorf("the source did not stay: %v", err)
+		t.Errorf("the source was deleted: %v", err)
 	}
 
 	if out := run(t, "delete", released); !strings.Contains(out, " deleted") {
@@ -103,24 +103,24 @@ func TestApplyAndDelete(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out := run(t, "delete", released); !strings.Contains(out, " is not there") {
+	if out := run(t, "delete", released); !strings.Contains(out, " not found") {
 		t.Errorf("deleting again: %s", out)
 	}
 	if out := run(t, "apply", released); !strings.Contains(out, " created") {
-		t.Errorf("applying where there is none: %s", out)
+		t.Errorf("applying to a cluster without the CRD: %s", out)
 	}
 }
 
-func TestRefused(t *testing.T) {
+func TestInvalidArguments(t *testing.T) {
 	for reason, test := range map[string]struct {
 		verb  string
 		files fstest.MapFS
 		want  string
 	}{
-		"a misspelt verb":             {"aply", nil, "neither apply nor delete"},
-		"a directory without a CRD":   {"apply", fstest.MapFS{"README": {}}, "no *.yaml file"},
-		"a file that holds no CRD":    {"delete", fstest.MapFS{"a.yaml": {Data: []byte("kind: Secret")}}, "no CustomResourceDefinition"},
-		"a file that holds no object": {"apply", fstest.MapFS{"a.yaml": {Data: []byte("a: b: c")}}, "a.yaml"},
+		"a misspelt verb":              {"aply", nil, "use apply or delete"},
+		"a directory without a CRD":    {"apply", fstest.MapFS{"README": {}}, "no *.yaml file"},
+		"a file of another kind":       {"delete", fstest.MapFS{"a.yaml": {Data: []byte("kind: Secret")}}, "want CustomResourceDefinition"},
+		"a file that is not an object": {"apply", fstest.MapFS{"a.yaml": {Data: []byte("a: b: c")}}, "a.yaml"},
 	} {
 		if err := crd.Run(t.Context(), plane.Config, test.verb, test.files, t.Output()); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v", reason, err)
