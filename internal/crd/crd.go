@@ -1,5 +1,5 @@
-// Package crd applies and deletes the operator's CustomResourceDefinitions. The chart's hooks run it, because Helm never upgrades or deletes
-// CRDs.
+// Package crd applies and deletes the operator's CustomResourceDefinitions. The chart's hooks run it, because Helm never upgrades or
+// deletes CRDs.
 package crd
 
 import (

@@ -30,10 +30,11 @@ const (
 // Circuit decides when deliveries to one sink may start.
 //
 // A closed circuit allows all deliveries. After openAfter consecutive failures it opens: after a backoff that grows with each failure, one
-// delivery probes the sink (half-open), and each success doubles the number of deliveries that may be in flight. A response with Retry-After
-// pauses the circuit at once. A sink that throttles gets rate-limited deliveries, with a gap between them: Retry-After says when a request is
-// allowed again, not how many, so 32 deliveries at that time would be 31 more throttled responses. The first gap is the rate that the sink
-// accepted before it throttled; after that, bisection finds the gap between the smallest accepted and the largest throttled one.
+// delivery probes the sink (half-open), and each success doubles the number of deliveries that may be in flight. A response with
+// Retry-After pauses the circuit at once. A sink that throttles gets rate-limited deliveries, with a gap between them: Retry-After says
+// when a request is allowed again, not how many, so 32 deliveries at that time would be 31 more throttled responses. The first gap is the
+// rate that the sink accepted before it throttled; after that, bisection finds the gap between the smallest accepted and the largest
+// throttled one.
 //
 // The zero value is a closed circuit. It is not safe for concurrent use.
 type Circuit struct {

@@ -27,8 +27,8 @@ func throttled(after time.Duration) delivery.Outcome {
 	return delivery.Outcome{Err: errors.New("answered with 429"), Unavailable: true, Throttled: true, RetryAfter: after}
 }
 
-// simulate delivers a backlog through a circuit, with up to 32 deliveries in flight that each take the latency. The function sink returns the
-// outcome of a request. simulate returns the total time, and the times of all requests.
+// simulate delivers a backlog through a circuit, with up to 32 deliveries in flight that each take the latency. The function sink returns
+// the outcome of a request. simulate returns the total time, and the times of all requests.
 func simulate(
 	t *testing.T, c *delivery.Circuit, backlog int, latency time.Duration, sink func(at time.Duration) delivery.Outcome,
 ) (took time.Duration, requests []time.Duration) {

@@ -16,8 +16,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// replayPause delays the first attempt of a replayed event, so that replays of other events of its object can arrive: kubectl annotates many
-// events one after the other, sorted by name and not by NetBox's time.
+// replayPause delays the first attempt of a replayed event, so that replays of other events of its object can arrive: kubectl annotates
+// many events one after the other, sorted by name and not by NetBox's time.
 const replayPause = 5 * time.Second
 
 const (
@@ -141,8 +141,8 @@ func Fail(action *v1alpha1.ActionStatus, cause string) {
 	action.LastError = oneline.Of(cause, maxErrorBytes)
 }
 
-// Backoff returns the pause after a failed attempt, counted from 1: exponential up to a maximum, less a random jitter of up to half, so that
-// retries spread out.
+// Backoff returns the pause after a failed attempt, counted from 1: exponential up to a maximum, less a random jitter of up to half, so
+// that retries spread out.
 func Backoff(retry *v1alpha1.Retry, attempt int) time.Duration {
 	pause := retry.Backoff.Duration
 	for ; attempt > 1 && pause < retry.MaxBackoff.Duration; attempt-- {

@@ -1,5 +1,5 @@
-// Package fairqueue is a work queue that is fair between flows: a flow with a large backlog, or whose items hang, does not block the others.
-// It is meant as the queue of a controller:
+// Package fairqueue is a work queue that is fair between flows: a flow with a large backlog, or whose items hang, does not block the
+// others. It is meant as the queue of a controller:
 //
 //	queue := fairqueue.New(fairqueue.Config[request]{…})
 //	controller.TypedOptions[request]{NewQueue: queue.RateLimiting, MaxConcurrentReconciles: 2 * shared, …}
@@ -35,8 +35,8 @@ type Config[T comparable] struct {
 	Metrics workqueue.MetricsProvider
 }
 
-// Queue is a workqueue.TypedInterface with the semantics of client-go's own: it deduplicates queued items, and requeues an item that is added
-// while in process when it is done. Items of a flow are FIFO; groups are served round-robin, and so are the flows within a group.
+// Queue is a workqueue.TypedInterface with the semantics of client-go's own: it deduplicates queued items, and requeues an item that is
+// added while in process when it is done. Items of a flow are FIFO; groups are served round-robin, and so are the flows within a group.
 type Queue[T comparable] struct {
 	config  Config[T]
 	metrics *metrics
@@ -125,8 +125,8 @@ func (q *Queue[T]) Len() int {
 	return q.queued
 }
 
-// Get blocks until an item may start, and returns it. Call Done when its processing ends. During a shutdown Get drains the queue, except for
-// items that a limit of 0 never lets start: these stay in the queue.
+// Get blocks until an item may start, and returns it. Call Done when its processing ends. During a shutdown Get drains the queue, except
+// for items that a limit of 0 never lets start: these stay in the queue.
 func (q *Queue[T]) Get() (item T, shutdown bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

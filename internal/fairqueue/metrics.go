@@ -6,8 +6,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// metrics are the metrics of client-go's queue, which does not export its own, without the two that need a goroutine. The latency starts when
-// an item is queued; client-go's starts at Add, even while the item is in process. A nil *metrics does nothing.
+// metrics are the metrics of client-go's queue, which does not export its own, without the two that need a goroutine. The latency starts
+// when an item is queued; client-go's starts at Add, even while the item is in process. A nil *metrics does nothing.
 type metrics struct {
 	depth         workqueue.GaugeMetric
 	adds          workqueue.CounterMetric

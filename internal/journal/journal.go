@@ -1,5 +1,5 @@
-// Package journal detects work that crashes the process beyond recovery: it runs out of memory, or meets a fatal error of the runtime. A file
-// lists the work in progress; after a crash, the next process reads from it which work was in progress.
+// Package journal detects work that crashes the process beyond recovery: it runs out of memory, or meets a fatal error of the runtime. A
+// file lists the work in progress; after a crash, the next process reads from it which work was in progress.
 package journal
 
 import (
@@ -88,8 +88,8 @@ func Open(dir string) (_ *Journal, err error) {
 	if err := file.Truncate(fileSize); err != nil {
 		return nil, err
 	}
-	// Each record stays in its slot, and a kill here leaves whole pages, so each record is either the old or the new one. All pages are written,
-	// so that the file never needs more space.
+	// Each record stays in its slot, and a kill here leaves whole pages, so each record is either the old or the new one. All pages are
+	// written, so that the file never needs more space.
 	if _, err := file.WriteAt(format(records), 0); err != nil {
 		return nil, err
 	}

@@ -9,8 +9,8 @@ import (
 // NoteBytes is the maximum length of the note of a Kubernetes Event.
 const NoteBytes = 1024
 
-// Of returns a text as a single line, truncated to a maximum number of bytes. Control characters become spaces, invalid UTF-8 becomes U+FFFD,
-// and an ellipsis marks truncation.
+// Of returns a text as a single line, truncated to a maximum number of bytes. Control characters become spaces, invalid UTF-8 becomes
+// U+FFFD, and an ellipsis marks truncation.
 func Of(text string, maxBytes int) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
