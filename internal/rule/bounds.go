@@ -20,31 +20,32 @@ import (
 	"github.com/google/cel-go/interpreter"
 )
 
-// CEL's cost limit bounds what an evaluation reads, not what it makes: it is counted after a call, and from the arguments of it. So the
-// needs of a call are worked out before it, from its arguments.
+// CEL's cost limit bounds what an evaluation reads, not what it allocates: the cost of a call is computed after the call, from its
+// arguments. So the resources that a call needs are estimated before it, from its arguments.
 const (
-	// maxAllocated bounds, in bytes, all that the calls of one evaluation allocate, and the weight of the lists and maps that it builds.
+	// maxAllocated bounds the bytes that the calls of one evaluation allocate, and the weight of the lists and maps that it builds.
 	maxAllocated = 64 << 20
-	// maxElements bounds the elements of a list, so that no list is longer than what can be rendered.
+	// maxElements bounds the elements of a list to those that can be rendered.
 	maxElements = maxRendered / valueBytes
-	// maxWeight bounds the weight of a list or map, which may hold the same value many times: to compare it, or to write it into an error,
+	// maxWeight bounds the weight of a list or map, which may hold the same value many times: comparing it, or formatting it in an error,
 	// takes as long as if it held copies.
 	maxWeight = 2 * maxRendered
-	// maxWork bounds the steps of one call, which nothing interrupts: about a second.
+	// maxWork bounds the steps of one call, which cannot be interrupted: about a second.
 	maxWork = 1 << 30
-	// workUninterrupted is after how many steps calls look at the context.
+	// workUninterrupted is the number of steps between checks of the context.
 	workUninterrupted = 1 << 16
 )
 
-// needs is what a call needs.
-type needs struct {
-	result   int // bytes of the text that it returns, all of which it allocates
-	elements int // of the list that it returns, of which it allocates scratch
-	scratch  int // bytes that it allocates besides
+// resources are the upper bounds of the resources that a call uses.
+type resources struct {
+	result   int // allocated bytes of the returned text
+	elements int // of the returned list, whose allocation counts as scratch
+	scratch  int // other allocated bytes
 	work     int // steps
 }
 
-// usage is what one evaluation used. It is a value of CEL, so that the calls get it as an argument that expressions do not see.
+// usage accounts for the resources of one evaluation. It is a CEL value, so that calls receive it as an argument that expressions do not
+// see.
 type usage struct {
 	types.Null
 	ctx       context.Context //nolint:containedctx // it lives as long as the evaluation
@@ -52,10 +53,10 @@ type usage struct {
 	work      int
 }
 
-// usageName is not an identifier in CEL, so no expression can name it.
+// usageName is not a valid identifier in CEL, so no expression can refer to it.
 const usageName = "@usage"
 
-// evaluation is what an evaluation sees: the variables, and what it used.
+// evaluation is the activation of an evaluation: the variables, and the usage.
 type evaluation struct {
 	cel.Activation
 	usage usage
@@ -73,20 +74,20 @@ func usageOf(frame *interpreter.ExecutionFrame) *usage {
 	if found, ok := frame.ResolveName(usageName); ok {
 		return found.(*usage)
 	}
-	return &usage{ctx: context.Background()} // a constant, which is worked out while compiling
+	return &usage{ctx: context.Background()} // constant folding during compilation
 }
 
-// take accounts for a call, and returns why it must not take place. It ends the evaluation when that used up what it may, because an
-// error may be no reason for the expression to fail.
-func (u *usage) take(function string, need needs) ref.Val {
+// charge accounts for a call. It returns an error for a call that must not run. It cancels an evaluation that exceeds its budget, because
+// an expression can ignore an error.
+func (u *usage) charge(function string, need resources) ref.Val {
 	if need.result > maxRendered || need.elements > maxElements {
 		return tooLarge(function)
 	}
 	if need.work > maxWork {
-		return types.NewErr("%s: it would take too long", function)
+		return types.NewErr("%s: the call would take too long", function)
 	}
 	u.allocate(function, max(0, need.result)+max(0, need.scratch))
-	u.spend(need.work)
+	u.addWork(need.work)
 	return nil
 }
 
@@ -99,13 +100,13 @@ func (u *usage) allocate(function string, bytes int) {
 		u.allocated = maxAllocated + 1
 		panic(interpreter.EvalCancelledError{
 			Cause:   interpreter.CostLimitExceeded,
-			Message: fmt.Sprintf("operation cancelled: %s: the evaluation would take more than %d bytes of memory", function, maxAllocated),
+			Message: fmt.Sprintf("operation cancelled: %s: the evaluation would use more than %d bytes of memory", function, maxAllocated),
 		})
 	}
 }
 
-// spend looks at the context after some work.
-func (u *usage) spend(work int) {
+// addWork counts steps, and checks the context every workUninterrupted steps.
+func (u *usage) addWork(work int) {
 	if u.work += work; u.work < workUninterrupted {
 		return
 	}
@@ -115,15 +116,16 @@ func (u *usage) spend(work int) {
 	}
 }
 
-// weigh returns the weight of a value: valueBytes for each value in it, and the bytes of texts, as native counts. It stops at a limit.
+// weigh returns the weight of a value, as native counts it: valueBytes for each contained value, and the bytes of texts. It stops at a
+// limit.
 func (u *usage) weigh(value any, limit int) int {
 	scale := scale{limit: limit}
 	scale.add(value)
-	u.spend(scale.weight / valueBytes)
+	u.addWork(scale.weight / valueBytes)
 	return scale.weight
 }
 
-// scale adds up weights.
+// scale sums weights.
 type scale struct {
 	weight, limit int
 }
@@ -178,7 +180,7 @@ func (s *scale) FoldEntry(key, value any) bool {
 	return s.weight <= s.limit
 }
 
-// list adds the elements of lists, whose keys are their places.
+// list sums the weights of the elements of lists, whose keys are indexes.
 type list struct{ *scale }
 
 // FoldEntry adds an element.
@@ -187,38 +189,38 @@ func (l list) FoldEntry(_, value any) bool {
 	return l.weight <= l.limit
 }
 
-// build accounts for a list or map that is made of values.
-func (u *usage) build(what string, values ...ref.Val) ref.Val {
+// chargeContainer accounts for a new list or map of values.
+func (u *usage) chargeContainer(name string, values ...ref.Val) ref.Val {
 	for _, value := range values {
 		weight := u.weigh(value, maxWeight)
 		if weight > maxWeight {
-			return types.NewErr("%s: it would hold more than %d bytes", what, maxWeight)
+			return types.NewErr("%s: the value would exceed %d bytes", name, maxWeight)
 		}
-		u.allocate(what, weight)
+		u.allocate(name, weight)
 	}
 	return nil
 }
 
-// measure works out what a call needs. It may refuse the call by an error.
-type measure func(u *usage, args []ref.Val) (needs, ref.Val)
+// measure estimates the resources of a call. It may return an error to refuse the call.
+type measure func(u *usage, args []ref.Val) (resources, ref.Val)
 
-// measured are the functions whose calls are measured. Those of unmeasured need nothing that grows with their arguments; a test holds
-// that each function of the environment is in one of both.
+// measured are the functions whose calls are measured. The functions in unmeasured need constant resources. A test checks that each
+// function of the environment is in one of both.
 var measured = map[string]measure{
-	// Texts that grow.
+	// Texts longer than the arguments.
 	"_+_":           measureAdd,
 	"replace":       measureReplace,
 	"join":          measureJoin,
 	"format":        measureFormat,
 	"strings.quote": measureQuote,
 
-	// Texts that do not; CEL makes an array of runes of each.
-	"charAt":     runes,
-	"lowerAscii": runes,
-	"upperAscii": runes,
-	"substring":  runes,
+	// Texts that are not longer; CEL converts each argument to an array of runes.
+	"charAt":     measureRunes,
+	"lowerAscii": measureRunes,
+	"upperAscii": measureRunes,
+	"substring":  measureRunes,
 
-	// Lists of parts: headers of texts, which share the bytes.
+	// Lists of substrings, which share the bytes of the text.
 	"split":       measureSplit,
 	"find":        measureRegex,
 	"findAll":     measureRegex,
@@ -229,16 +231,16 @@ var measured = map[string]measure{
 
 	// Lists.
 	"lists.range":           measureRange,
-	"reverse":               elements,
-	"slice":                 elements,
-	"sort":                  elements,
-	"@sortByAssociatedKeys": elements,
-	"optional.unwrap":       elements,
-	"unwrapOpt":             elements,
+	"reverse":               measureElements,
+	"slice":                 measureElements,
+	"sort":                  measureElements,
+	"@sortByAssociatedKeys": measureElements,
+	"optional.unwrap":       measureElements,
+	"unwrapOpt":             measureElements,
 	"flatten":               measureFlatten,
 	"distinct":              measureDistinct,
 
-	// Comparisons, each of all elements, or of all with all. Comparing with the snapshots, as changed and changedTo do, is bounded by these.
+	// Comparisons of all elements, or of all pairs. They bound the comparison of snapshots in changed and changedTo.
 	"_==_":            measureEqual,
 	"_!=_":            measureEqual,
 	"@in":             measureIn,
@@ -248,22 +250,26 @@ var measured = map[string]measure{
 	"sets.equivalent": measureSets,
 	"sets.intersects": measureSets,
 
-	// The accumulator of transformMap and transformMapEntry. That of map, filter and transformList has + and the list that holds the element.
+	// The accumulator of transformMap and transformMapEntry. The accumulator of map, filter and transformList uses + and a list of
+	// one element.
 	"cel.@mapInsert": measureMapInsert,
 
-	// Conversions and parsers, whose results, scratch or errors are as long as their texts.
-	"bool": parsed, "bytes": parsed, "double": parsed, "duration": parsed, "int": parsed, "string": parsed, "timestamp": parsed,
-	"uint": parsed,
-	"cidr": parsed, "containsCIDR": parsed, "containsIP": parsed, "ip": parsed, "ip.isCanonical": parsed, "isCIDR": parsed, "isIP": parsed,
-	"isSemver": parsed, "semver": parsed, "isURL": parsed, "url": parsed, "validate": parsed, "format.named": parsed,
-	"getDate": parsed, "getDayOfMonth": parsed, "getDayOfWeek": parsed, "getDayOfYear": parsed, "getFullYear": parsed, "getHours": parsed,
-	"getMilliseconds": parsed, "getMinutes": parsed, "getMonth": parsed, "getSeconds": parsed, // the name of a time zone
-	"quantity": measureQuantity, "isQuantity": measureQuantity,
+	// Conversions and parsers: results, scratch or errors are as long as the argument.
+	"bool": measureParsed, "bytes": measureParsed, "double": measureParsed, "duration": measureParsed, "int": measureParsed,
+	"string": measureParsed, "timestamp": measureParsed, "uint": measureParsed,
+	"cidr": measureParsed, "containsCIDR": measureParsed, "containsIP": measureParsed, "ip": measureParsed,
+	"ip.isCanonical": measureParsed, "isCIDR": measureParsed, "isIP": measureParsed,
+	"isSemver": measureParsed, "semver": measureParsed, "isURL": measureParsed, "url": measureParsed,
+	"validate": measureParsed, "format.named": measureParsed,
+	"getDate": measureParsed, "getDayOfMonth": measureParsed, "getDayOfWeek": measureParsed, "getDayOfYear": measureParsed,
+	"getFullYear": measureParsed, "getHours": measureParsed,
+	"getMilliseconds": measureParsed, "getMinutes": measureParsed, "getMonth": measureParsed,
+	"getSeconds": measureParsed, // the name of a time zone
+	"quantity":   measureQuantity, "isQuantity": measureQuantity,
 	"getEscapedPath": measureURL, "getHost": measureURL, "getHostname": measureURL, "getPort": measureURL, "getScheme": measureURL,
 }
 
-// unmeasured are the functions that allocate nothing that grows with their arguments, and take no longer than to read a text or a list
-// once.
+// unmeasured are the functions that allocate constant memory, and take at most the time of one pass over a text or a list.
 var unmeasured = strings.Fields(`
 	!_ -_ _%_ _&&_ _*_ _-_ _/_ _<=_ _<_ _>=_ _>_ _?_:_ _||_ @not_strictly_false __not_strictly_false__
 	_?._ _[?_] _[_] optional.none optional.of optional.ofNonZeroValue or orValue value hasValue
@@ -274,15 +280,15 @@ var unmeasured = strings.Fields(`
 	format.byte format.date format.datetime format.dns1035Label format.dns1035LabelPrefix format.dns1123Label format.dns1123LabelPrefix
 	format.dns1123Subdomain format.dns1123SubdomainPrefix format.labelValue format.qualifiedName format.uri format.uuid
 	allowed check error errored fieldSelector group labelSelector name namespace path reason resource serviceAccount subresource
-`) // the last line needs an authorizer, of which there is none
+`) // the last line needs an authorizer, which the environment lacks
 
-// bounds measures the calls of programs.
+// bounds replaces the calls of programs by measured ones.
 type bounds struct {
 	implementations map[string]*functions.Overload // by overload, or by function
 }
 
-// learn takes over the functions of an environment.
-func (b *bounds) learn(env *cel.Env) error {
+// loadImplementations loads the implementations of the functions of an environment.
+func (b *bounds) loadImplementations(env *cel.Env) error {
 	b.implementations = map[string]*functions.Overload{}
 	for _, function := range env.Functions() {
 		bindings, err := function.Bindings()
@@ -296,13 +302,13 @@ func (b *bounds) learn(env *cel.Env) error {
 	return nil
 }
 
-// decorate replaces the calls and constructors of a program by those that are measured.
+// decorate replaces the calls and constructors of a program by measured ones.
 func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
 	switch node := node.(type) {
 	case interpreter.InterpretableCall:
-		if ofAccumulator(node) {
+		if usesAccumulator(node) {
 			var inner interpreter.InterpretableV2 = node
-			if measure, ok := measured[node.Function()]; ok && grows(node) {
+			if measure, ok := measured[node.Function()]; ok && isUnbounded(node) {
 				var err error
 				if inner, err = b.call(node, measure); err != nil {
 					return nil, err
@@ -310,7 +316,7 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 			}
 			return step{inner}, nil
 		}
-		if measure, ok := measured[node.Function()]; ok && grows(node) {
+		if measure, ok := measured[node.Function()]; ok && isUnbounded(node) {
 			return b.call(node, measure)
 		}
 	case interpreter.InterpretableAttribute:
@@ -328,26 +334,26 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 	return node, nil
 }
 
-// step is a call of the accumulator of a loop, such as @result + [x]. CEL's cost tracker keeps what it observed on a stack, looks through
-// all of it for what it does not find, and forgets the accumulator of the step before when a call used it: so it takes n² for a loop of n.
-// A step is no call to it. Its own cost, 1, is not counted.
+// step is a call on the accumulator of a loop, such as @result + [x]. CEL's cost tracker keeps observed values on a stack, scans all of it
+// for a missing value, and removes the accumulator of the previous iteration when a call used it: so a loop of n takes n². The tracker does
+// not see a step as a call, so it does not count the step's own cost of 1.
 type step struct{ interpreter.InterpretableV2 }
 
-// conditional is a ? b : c, by which filter steps. The cost tracker forgets its branches, of which it has one, and not the conditional of
-// the step before. As any other attribute it is forgotten itself. It has the cost 1 instead of none.
+// conditional is a ? b : c, the step of filter. CEL's cost tracker removes the branches of a conditional from its stack, but not the value
+// of the conditional in the previous iteration. It removes other attributes, so conditional is one. It costs 1 instead of 0.
 type conditional struct {
 	interpreter.InterpretableAttribute
 }
 
-// Attr returns what the conditional resolves to.
+// Attr returns the attribute of the conditional.
 func (c conditional) Attr() interpreter.Attribute { return attribute{c.InterpretableAttribute.Attr()} }
 
 type attribute struct{ interpreter.Attribute }
 
-// accumulator is the name that macros give to what they accumulate, which no expression can name.
+// accumulator is the variable in which macros accumulate their result. It is not a valid identifier in expressions.
 const accumulator = "@result"
 
-func ofAccumulator(call interpreter.InterpretableCall) bool {
+func usesAccumulator(call interpreter.InterpretableCall) bool {
 	switch call.Function() {
 	case "_+_", "!_", "@not_strictly_false", "cel.@mapInsert":
 	default:
@@ -362,8 +368,8 @@ func ofAccumulator(call interpreter.InterpretableCall) bool {
 	}
 }
 
-// grows tells whether a call can need more than a fixed amount, for which it has a fast way if not.
-func grows(call interpreter.InterpretableCall) bool {
+// isUnbounded reports whether a call can need more than constant resources. Other calls skip the measurement.
+func isUnbounded(call interpreter.InterpretableCall) bool {
 	switch call.OverloadID() {
 	case overloads.AddDouble, overloads.AddInt64, overloads.AddUint64, overloads.AddDurationDuration, overloads.AddDurationTimestamp,
 		overloads.AddTimestampDuration, overloads.InMap:
@@ -390,13 +396,13 @@ func isContainer(value ref.Val) bool {
 	return false
 }
 
-// measuredCall is a call that is measured. What is embedded has one more argument: what the evaluation used.
+// measuredCall is a measured call. The embedded call has an additional argument, the usage.
 type measuredCall struct {
 	interpreter.InterpretableCall
 	args []interpreter.InterpretableV2
 }
 
-// Args returns the arguments that the expression has, from which CEL works out the cost.
+// Args returns the arguments in the expression, from which CEL computes the cost.
 func (c *measuredCall) Args() []interpreter.InterpretableV2 { return c.args }
 
 // usageNode is the additional argument.
@@ -415,7 +421,7 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 			return nil, err
 		}
 		args = slices.Clone(args)
-		args[1] = variable{args[1]} // else CEL replaces the call by one that is not measured
+		args[1] = variable{args[1]} // otherwise CEL replaces the call by an unmeasured one
 		run = func(args ...ref.Val) ref.Val { return search(compiled, function, args) }
 	} else if isRegex(function) {
 		run = func(args ...ref.Val) ref.Val {
@@ -451,7 +457,7 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 			usage, args := args[last].(*usage), args[:last]
 			need, refusal := measure(usage, args)
 			if refusal == nil {
-				refusal = usage.take(shown(function), need)
+				refusal = usage.charge(displayName(function), need)
 			}
 			if refusal != nil {
 				return refusal
@@ -462,10 +468,10 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 		})}, nil
 }
 
-// shown is a function as people write it.
-func shown(function string) string { return strings.Trim(function, "_@") }
+// displayName returns the name of a function as users write it.
+func displayName(function string) string { return strings.Trim(function, "_@") }
 
-// implementation returns what a call does, as CEL's interpreter finds it.
+// implementation returns the implementation of a call, resolved as CEL's interpreter does.
 func (b *bounds) implementation(function, overload string) functions.FunctionOp {
 	switch function {
 	case "_==_":
@@ -499,7 +505,7 @@ func isRegex(function string) bool {
 	return function == "matches" || function == "find" || function == "findAll"
 }
 
-// constantPattern returns the pattern of a call that has it in the expression.
+// constantPattern returns the pattern of a call whose pattern is a constant.
 func constantPattern(function string, args []interpreter.InterpretableV2) (string, bool) {
 	if !isRegex(function) || len(args) < 2 {
 		return "", false
@@ -512,10 +518,10 @@ func constantPattern(function string, args []interpreter.InterpretableV2) (strin
 	return string(pattern), ok
 }
 
-// variable hides that an argument is a constant.
+// variable wraps a constant argument so that CEL does not see that it is constant.
 type variable struct{ interpreter.InterpretableV2 }
 
-// search is matches, find and findAll, which finds no more than may be returned.
+// search implements matches, find and findAll. findAll stops after maxElements matches.
 func search(pattern *regexp.Regexp, function string, args []ref.Val) ref.Val {
 	text, ok := args[0].(types.String)
 	if !ok {
@@ -538,7 +544,7 @@ func search(pattern *regexp.Regexp, function string, args []ref.Val) ref.Val {
 	return types.NewStringList(types.DefaultTypeAdapter, found)
 }
 
-// measuredConstructor is a list or map in an expression, [a, b] or {"a": b}. It is small itself, and may hold large values often.
+// measuredConstructor is a list or map literal, [a, b] or {"a": b}. It is small itself, but can hold large values many times.
 type measuredConstructor struct {
 	interpreter.InterpretableConstructor
 }
@@ -551,28 +557,28 @@ func (c *measuredConstructor) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	}
 	usage := usageOf(frame)
 	usage.allocate("list or map", elementBytes*len(c.InitVals()))
-	if refusal := usage.build("list or map", value); refusal != nil {
+	if refusal := usage.chargeContainer("list or map", value); refusal != nil {
 		return refusal
 	}
 	return value
 }
 
-// Eval is as Exec.
+// Eval is like Exec.
 func (c *measuredConstructor) Eval(vars interpreter.Activation) ref.Val {
 	return c.Exec(interpreter.AsFrame(vars))
 }
 
-// Bytes that CEL allocates, with those of slices that grow.
+// Bytes that CEL allocates, including the growth of slices.
 const (
 	runeBytes     = 4
-	partBytes     = 16  // of a part of a text
-	matchBytes    = 80  // of a match of a pattern
-	elementBytes  = 32  // of a list
-	compiledBytes = 200 // for each byte of a pattern
-	parsedBytes   = 8   // for each byte of a text that is parsed
+	partBytes     = 16  // of a substring
+	matchBytes    = 80  // of a regex match
+	elementBytes  = 32  // of a list element
+	compiledBytes = 200 // per byte of a pattern
+	parsedBytes   = 8   // per byte of a parsed text
 )
 
-// textLength is the length of a text, 0 of anything else.
+// textLength returns the length of a text, 0 for other values.
 func textLength(value ref.Val) int {
 	switch value := value.(type) {
 	case types.String:
@@ -583,7 +589,7 @@ func textLength(value ref.Val) int {
 	return 0
 }
 
-// listLength is the length of a list, 0 of anything else.
+// listLength returns the length of a list, 0 for other values.
 func listLength(value ref.Val) int {
 	if list, ok := value.(traits.Lister); ok {
 		if size, ok := list.Size().(types.Int); ok {
@@ -602,7 +608,7 @@ func number(args []ref.Val, at, otherwise int) int {
 	return otherwise
 }
 
-// product is a·b, or more than anything may need.
+// product returns a·b, saturated above all limits.
 func product(a, b int) int {
 	if a > 0 && b > math.MaxInt32*16/a {
 		return math.MaxInt32 * 16
@@ -610,21 +616,21 @@ func product(a, b int) int {
 	return a * b
 }
 
-func measureAdd(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureAdd(_ *usage, args []ref.Val) (resources, ref.Val) {
 	switch first := args[0].(type) {
 	case types.String, types.Bytes:
-		return needs{result: textLength(first) + textLength(args[1])}, nil
+		return resources{result: textLength(first) + textLength(args[1])}, nil
 	case traits.Lister:
-		need := needs{elements: listLength(first) + listLength(args[1])}
+		need := resources{elements: listLength(first) + listLength(args[1])}
 		if _, accumulator := first.(traits.MutableLister); !accumulator {
 			need.scratch, need.work = elementBytes*need.elements, need.elements
 		}
 		return need, nil
 	}
-	return needs{}, nil
+	return resources{}, nil
 }
 
-// concatenate copies two lists. CEL makes a view, in which each access goes through all lists that it was made of.
+// concatenate copies two lists. CEL returns a view, in which each access walks all concatenated lists.
 func concatenate(first, second traits.Lister) ref.Val {
 	joined := make([]ref.Val, 0, listLength(first)+listLength(second))
 	for _, list := range []traits.Lister{first, second} {
@@ -635,24 +641,24 @@ func concatenate(first, second traits.Lister) ref.Val {
 	return types.NewRefValList(types.DefaultTypeAdapter, joined)
 }
 
-func measureReplace(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureReplace(_ *usage, args []ref.Val) (resources, ref.Val) {
 	text, okText := args[0].(types.String)
-	from, okFrom := args[1].(types.String)
-	to, okTo := args[2].(types.String)
-	if !okText || !okFrom || !okTo {
-		return needs{}, nil
+	old, okOld := args[1].(types.String)
+	replacement, okReplacement := args[2].(types.String)
+	if !okText || !okOld || !okReplacement {
+		return resources{}, nil
 	}
-	count := strings.Count(string(text), string(from))
+	count := strings.Count(string(text), string(old))
 	if limit := number(args, 3, -1); limit >= 0 {
 		count = min(count, limit)
 	}
-	return needs{result: len(text) + product(count, len(to)) - count*len(from), work: len(text)}, nil
+	return resources{result: len(text) + product(count, len(replacement)) - count*len(old), work: len(text)}, nil
 }
 
-func measureJoin(u *usage, args []ref.Val) (needs, ref.Val) {
+func measureJoin(u *usage, args []ref.Val) (resources, ref.Val) {
 	list, ok := args[0].(traits.Lister)
 	if !ok {
-		return needs{}, nil
+		return resources{}, nil
 	}
 	separator := 0
 	if len(args) > 1 {
@@ -662,22 +668,22 @@ func measureJoin(u *usage, args []ref.Val) (needs, ref.Val) {
 	for at := list.Iterator(); length-separator <= maxRendered && at.HasNext() == types.True; {
 		element := at.Next()
 		if isContainer(element) {
-			return needs{}, types.NewErr("join: invalid input: a %s", element.Type().TypeName()) // CEL's error would show all of it
+			return resources{}, types.NewErr("join: invalid input: a %s", element.Type().TypeName()) // CEL's error would format all of it
 		}
 		length += textLength(element) + separator
 	}
-	u.spend(listLength(list))
-	return needs{result: max(0, length-separator), scratch: length}, nil // the builder grows
+	u.addWork(listLength(list))
+	return resources{result: max(0, length-separator), scratch: length}, nil // growth of the builder
 }
 
-// measureFormat takes the upper bound of what each clause makes, %[.precision]verb.
-func measureFormat(u *usage, args []ref.Val) (needs, ref.Val) {
+// measureFormat sums the upper bounds of the clauses, %[.precision]verb.
+func measureFormat(u *usage, args []ref.Val) (resources, ref.Val) {
 	format, ok := args[0].(types.String)
 	values, isList := args[1].(traits.Lister)
 	if !ok || !isList {
-		return needs{}, nil
+		return resources{}, nil
 	}
-	const numeral = 700 // of the largest double in decimals, with commas
+	const numeral = 700 // digits of the largest double in decimal, with commas
 	length, clause := len(format), 0
 	for rest := string(format); length <= maxRendered; {
 		at := strings.IndexByte(rest, '%')
@@ -702,20 +708,20 @@ func measureFormat(u *usage, args []ref.Val) (needs, ref.Val) {
 			value := values.Get(types.Int(clause))
 			length += numeral
 			if isContainer(value) {
-				length += 6 * u.weigh(value, maxRendered) // an integer has the weight valueBytes, and up to 20 digits
+				length += 6 * u.weigh(value, maxRendered) // an integer weighs valueBytes, and has up to 20 digits
 			} else {
-				length += 2 * textLength(value) // in hexadecimal digits
+				length += 2 * textLength(value) // as hexadecimal digits
 			}
 		}
 		clause++
 	}
-	return needs{result: length, scratch: 3 * length}, nil
+	return resources{result: length, scratch: 3 * length}, nil
 }
 
-func measureQuote(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureQuote(_ *usage, args []ref.Val) (resources, ref.Val) {
 	text, ok := args[0].(types.String)
 	if !ok {
-		return needs{}, nil
+		return resources{}, nil
 	}
 	length := len(`""`) + len(text)
 	for _, r := range string(text) {
@@ -725,73 +731,73 @@ func measureQuote(_ *usage, args []ref.Val) (needs, ref.Val) {
 			length++
 		}
 	}
-	return needs{result: length, scratch: 4 * length, work: len(text)}, nil
+	return resources{result: length, scratch: 4 * length, work: len(text)}, nil
 }
 
-// runes are what is made of a text to look at its characters, and the text that is made of them.
-func runes(_ *usage, args []ref.Val) (needs, ref.Val) {
+// measureRunes covers the array of runes of a text, and the resulting text.
+func measureRunes(_ *usage, args []ref.Val) (resources, ref.Val) {
 	length := textLength(args[0])
-	return needs{scratch: (runeBytes + 1) * length, work: length}, nil
+	return resources{scratch: (runeBytes + 1) * length, work: length}, nil
 }
 
-func measureSplit(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureSplit(_ *usage, args []ref.Val) (resources, ref.Val) {
 	text, okText := args[0].(types.String)
 	separator, okSeparator := args[1].(types.String)
 	if !okText || !okSeparator {
-		return needs{}, nil
+		return resources{}, nil
 	}
 	parts := strings.Count(string(text), string(separator)) + 1
 	if limit := number(args, 2, -1); limit >= 0 {
 		parts = min(parts, limit)
 	}
-	return needs{elements: parts, scratch: parts * partBytes, work: len(text)}, nil
+	return resources{elements: parts, scratch: parts * partBytes, work: len(text)}, nil
 }
 
-// measureRegex takes as many steps as characters in the text times those in the pattern, by a factor that makes the limit that of CEL's
-// cost. What findAll needs for its result is accounted for when it is known.
-func measureRegex(_ *usage, args []ref.Val) (needs, ref.Val) {
+// measureRegex counts the length of the text times that of the pattern as steps, with a factor that makes the limit equal to CEL's cost
+// limit. The result of findAll is charged after the call.
+func measureRegex(_ *usage, args []ref.Val) (resources, ref.Val) {
 	const factor = 25
 	text, pattern := textLength(args[0]), textLength(args[1])
-	return needs{work: product(factor*(text+1), pattern), scratch: compiledBytes * pattern}, nil
+	return resources{work: product(factor*(text+1), pattern), scratch: compiledBytes * pattern}, nil
 }
 
-func measureURL(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureURL(_ *usage, args []ref.Val) (resources, ref.Val) {
 	parsed, ok := args[0].Value().(*url.URL)
 	if !ok {
-		return needs{}, nil
+		return resources{}, nil
 	}
-	const queryBytes = 64 // of an entry, which may have a single letter
-	return needs{scratch: queryBytes*len(parsed.RawQuery) + 4*(len(parsed.Host)+len(parsed.Path))}, nil
+	const queryBytes = 64 // per byte: an entry can be a single letter
+	return resources{scratch: queryBytes*len(parsed.RawQuery) + 4*(len(parsed.Host)+len(parsed.Path))}, nil
 }
 
-// measureIndexOf takes the steps of CEL's search, which compares at each place, in the worst case; a text that is ordinary takes far less.
-func measureIndexOf(u *usage, args []ref.Val) (needs, ref.Val) {
+// measureIndexOf counts the worst case of CEL's search, which compares at each index. Ordinary texts take far less.
+func measureIndexOf(u *usage, args []ref.Val) (resources, ref.Val) {
 	if list, ok := args[0].(traits.Lister); ok {
 		return compareAll(u, list, args[1])
 	}
 	text, part := textLength(args[0]), textLength(args[1])
 	if part > text {
-		return needs{scratch: runeBytes * (text + part)}, nil
+		return resources{scratch: runeBytes * (text + part)}, nil
 	}
-	return needs{scratch: runeBytes * (text + part), work: product(text-part+1, part)}, nil
+	return resources{scratch: runeBytes * (text + part), work: product(text-part+1, part)}, nil
 }
 
-func measureRange(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureRange(_ *usage, args []ref.Val) (resources, ref.Val) {
 	length := number(args, 0, 0)
-	return needs{elements: length, scratch: product(length, elementBytes)}, nil
+	return resources{elements: length, scratch: product(length, elementBytes)}, nil
 }
 
-func elements(_ *usage, args []ref.Val) (needs, ref.Val) {
-	return needs{scratch: 2 * elementBytes * listLength(args[0])}, nil
+func measureElements(_ *usage, args []ref.Val) (resources, ref.Val) {
+	return resources{scratch: 2 * elementBytes * listLength(args[0])}, nil
 }
 
-func measureFlatten(u *usage, args []ref.Val) (needs, ref.Val) {
+func measureFlatten(u *usage, args []ref.Val) (resources, ref.Val) {
 	length := flattened(args[0], number(args, 1, 1))
-	u.spend(length)
-	return needs{elements: length, scratch: product(length, 2*elementBytes)}, nil
+	u.addWork(length)
+	return resources{elements: length, scratch: product(length, 2*elementBytes)}, nil
 }
 
-// flattened counts the elements of a list that is flattened, until there are too many.
+// flattened returns the number of elements of a flattened list. It stops above maxRendered.
 func flattened(value ref.Val, depth int) int {
 	list, ok := value.(traits.Lister)
 	if !ok {
@@ -808,73 +814,73 @@ func flattened(value ref.Val, depth int) int {
 	return length
 }
 
-func measureDistinct(u *usage, args []ref.Val) (needs, ref.Val) {
+func measureDistinct(u *usage, args []ref.Val) (resources, ref.Val) {
 	length := listLength(args[0])
 	weight := u.weigh(args[0], maxWeight)
 	if weight > maxWeight {
-		return needs{work: maxWork + 1}, nil
+		return resources{work: maxWork + 1}, nil
 	}
-	return needs{scratch: elementBytes * length, work: product(length, weight/valueBytes)}, nil
+	return resources{scratch: elementBytes * length, work: product(length, weight/valueBytes)}, nil
 }
 
-// measureEqual refuses to compare what is too large on both sides; the comparison takes as long as the smaller one.
-func measureEqual(u *usage, args []ref.Val) (needs, ref.Val) {
+// measureEqual refuses a comparison of two values that are both too large: the time depends on the smaller one.
+func measureEqual(u *usage, args []ref.Val) (resources, ref.Val) {
 	if !isContainer(args[0]) || !isContainer(args[1]) {
-		return needs{}, nil
+		return resources{}, nil
 	}
 	if u.weigh(args[0], maxWeight) > maxWeight && u.weigh(args[1], maxWeight) > maxWeight {
-		return needs{}, types.NewErr("comparing: both values hold more than %d bytes", maxWeight)
+		return resources{}, types.NewErr("comparison: both values exceed %d bytes", maxWeight)
 	}
-	return needs{}, nil
+	return resources{}, nil
 }
 
-func measureIn(u *usage, args []ref.Val) (needs, ref.Val) {
+func measureIn(u *usage, args []ref.Val) (resources, ref.Val) {
 	if list, ok := args[1].(traits.Lister); ok {
 		return compareAll(u, list, args[0])
 	}
-	return needs{}, nil
+	return resources{}, nil
 }
 
-// compareAll measures a comparison of each element of a list with a value.
-func compareAll(u *usage, list traits.Lister, value ref.Val) (needs, ref.Val) {
+// compareAll measures a comparison of a value with each element of a list.
+func compareAll(u *usage, list traits.Lister, value ref.Val) (resources, ref.Val) {
 	weight := valueBytes
 	if isContainer(value) {
 		weight = u.weigh(value, maxWeight)
 	}
-	return needs{work: product(listLength(list), weight/valueBytes)}, nil
+	return resources{work: product(listLength(list), weight/valueBytes)}, nil
 }
 
-// measureSets takes all elements of one list with all of the other.
-func measureSets(u *usage, args []ref.Val) (needs, ref.Val) {
-	return needs{work: 2 * product(listLength(args[1]), u.weigh(args[0], maxWeight)/valueBytes)}, nil
+// measureSets measures a comparison of all pairs of elements.
+func measureSets(u *usage, args []ref.Val) (resources, ref.Val) {
+	return resources{work: 2 * product(listLength(args[1]), u.weigh(args[0], maxWeight)/valueBytes)}, nil
 }
 
-func measureMapInsert(u *usage, args []ref.Val) (needs, ref.Val) {
-	need := needs{scratch: 4 * elementBytes}
+func measureMapInsert(u *usage, args []ref.Val) (resources, ref.Val) {
+	need := resources{scratch: 4 * elementBytes}
 	if _, accumulator := args[0].(traits.MutableMapper); !accumulator {
-		return need, u.build("map", args...)
+		return need, u.chargeContainer("map", args...)
 	}
-	return need, u.build("map", args[1:]...)
+	return need, u.chargeContainer("map", args[1:]...)
 }
 
-func parsed(_ *usage, args []ref.Val) (needs, ref.Val) {
+func measureParsed(_ *usage, args []ref.Val) (resources, ref.Val) {
 	length := 0
 	for _, arg := range args {
 		length += textLength(arg)
 	}
-	return needs{scratch: parsedBytes * length, work: length}, nil
+	return resources{scratch: parsedBytes * length, work: length}, nil
 }
 
-// measureQuantity refuses exponents with which arithmetic makes numbers of millions of digits.
-func measureQuantity(u *usage, args []ref.Val) (needs, ref.Val) {
+// measureQuantity refuses exponents that lead to numbers of millions of digits in arithmetic.
+func measureQuantity(u *usage, args []ref.Val) (resources, ref.Val) {
 	const maxExponent = 1000
 	if text, ok := args[0].(types.String); ok {
 		if at := strings.LastIndexAny(string(text), "eE"); at >= 0 {
 			exponent, err := strconv.Atoi(string(text[at+1:]))
 			if err == nil && (exponent > maxExponent || exponent < -maxExponent) {
-				return needs{}, types.NewErr("quantity: the exponent %d is too large", exponent)
+				return resources{}, types.NewErr("quantity: the exponent %d is too large", exponent)
 			}
 		}
 	}
-	return parsed(u, args)
+	return measureParsed(u, args)
 }

@@ -1,5 +1,5 @@
 // Package rule compiles the expressions and templates of a NetBoxEventRule, and the filter of a NetBoxSource, and evaluates them on events.
 // Expressions are CEL with the libraries that Kubernetes adds to it.
 //
-// It is pure: it knows the API types, and neither the API server nor a clock.
+// It is pure: it depends on the API types, but neither on the API server nor on a clock.
 package rule

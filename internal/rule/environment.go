@@ -16,8 +16,8 @@ import (
 	celenvironment "k8s.io/apiserver/pkg/cel/environment"
 )
 
-// environment is Kubernetes' CEL environment, with its cost limit of a million for each evaluation (some tenths of a second), and what
-// expressions of a rule see.
+// environment is Kubernetes' CEL environment, with its cost limit of a million per evaluation (some tenths of a second), and the variables
+// and functions of rules.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
 	var bounds bounds
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
@@ -38,7 +38,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 				}))),
 		},
 		ProgramOptions: []cel.ProgramOption{
-			cel.InterruptCheckFrequency(1), // iterations, one of which may take long
+			cel.InterruptCheckFrequency(1), // after each iteration: one can be slow
 			cel.CustomDecoratorV2(bounds.decorate),
 		},
 	})
@@ -46,10 +46,10 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		return nil, err
 	}
 	env := set.NewExpressionsEnv()
-	return env, bounds.learn(env)
+	return env, bounds.loadImplementations(env)
 })
 
-// eventType is the type of the variable event: what eventFields makes of a NetBoxEvent.
+// eventType is the type of the variable event. eventFields returns its value.
 var eventType = apicel.NewObjectType("NetBoxEvent", fields(map[string]*apicel.DeclType{
 	"name":          apicel.StringType,
 	"namespace":     apicel.StringType,
@@ -90,13 +90,13 @@ func fields(types map[string]*apicel.DeclType) map[string]*apicel.DeclField {
 	return fields
 }
 
-// snapshots are the types of what changedMacro adds to the arguments: prechange, postchange, and the event's changedFields.
+// snapshots are the types of the arguments that changedMacro adds: prechange, postchange, and the event's changedFields.
 var snapshots = []*cel.Type{cel.DynType, cel.DynType, cel.ListType(cel.StringType)}
 
 func changedFunction(name string) string { return "netbox." + name }
 
-// changedMacro turns changed("status") into netbox.changed(.prechange, .postchange, .event.changedFields, "status"): a function sees
-// nothing but its arguments. The dots keep it from variables of the same names that the expression makes.
+// changedMacro turns changed("status") into netbox.changed(.prechange, .postchange, .event.changedFields, "status"): a function
+// sees its arguments alone. The leading dots avoid local variables of the same names in the expression.
 func changedMacro(name string, parameters ...string) cel.Macro {
 	return cel.GlobalVarArgMacro(name, func(expr cel.MacroExprFactory, _ ast.Expr, args []ast.Expr) (ast.Expr, *cel.Error) {
 		if len(args) != len(parameters) {
@@ -109,8 +109,8 @@ func changedMacro(name string, parameters ...string) cel.Macro {
 	})
 }
 
-// changed tells whether a field differs between the snapshots, one that is missing being null. What was redacted looks the same in both,
-// so the list of what changed, which was made before, counts as well.
+// changed reports whether a field differs between the snapshots; a missing field is null. Redacted values are equal in both, so changed
+// also consults the list of changed fields, which was computed before the redaction.
 func changed(args []ref.Val) bool {
 	before, after, list, name := args[0], args[1], args[2].(traits.Lister), args[3]
 	return list.Contains(name) == types.True || field(before, name).Equal(field(after, name)) != types.True
@@ -131,8 +131,8 @@ type expression struct {
 	text    string
 }
 
-// program compiles an expression, whose value must be of the wanted type unless that is nil. Its error says what is wrong at which line and
-// column.
+// program compiles an expression. Its value must have the wanted type, unless that is nil. The error has the line and column of each
+// problem.
 func program(text string, want *cel.Type) (cel.Program, error) {
 	env, err := environment()
 	if err != nil {
@@ -140,12 +140,12 @@ func program(text string, want *cel.Type) (cel.Program, error) {
 	}
 	checked, issues := env.Compile(text)
 	if issues.Err() != nil {
-		var faults []string
-		for _, fault := range issues.Errors() {
-			line, column := fault.Location.Line(), max(fault.Location.Column()+1, 1) // an empty expression ends before its beginning
-			faults = append(faults, fmt.Sprintf("%d:%d: %s", line, column, fault.Message))
+		var problems []string
+		for _, issue := range issues.Errors() {
+			line, column := issue.Location.Line(), max(issue.Location.Column()+1, 1) // the column of an empty expression is -1
+			problems = append(problems, fmt.Sprintf("%d:%d: %s", line, column, issue.Message))
 		}
-		return nil, errors.New(strings.Join(faults, "; "))
+		return nil, errors.New(strings.Join(problems, "; "))
 	}
 	if got := checked.OutputType(); want != nil && !got.IsExactType(want) && !got.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("1:1: must be %s, is %s", want, got)

@@ -12,13 +12,13 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// Filter is a compiled filter of events: that of a rule's match, or of a source's accept. It is safe for concurrent use.
+// Filter is a compiled filter of events, of a rule's match or a source's accept. It is safe for concurrent use.
 type Filter struct {
 	spec       v1alpha1.Filter
-	expression *expression // nil where there is none
+	expression *expression // nil for none
 }
 
-// CompileAccept compiles the spec.accept of a source. Its error is as that of Compile.
+// CompileAccept compiles the spec.accept of a source. Its error is like that of Compile.
 func CompileAccept(spec *v1alpha1.Filter) (compiled *Filter, err error) {
 	defer recoverCompiler(&err)
 	var c compiler
@@ -34,7 +34,7 @@ func (c *compiler) filter(path string, spec *v1alpha1.Filter) *Filter {
 	return compiled
 }
 
-// Match tells whether an event passes the filter. An error says why the expression failed on it; it is then false.
+// Match reports whether an event passes the filter. An event on which the expression fails does not, and Match returns the error.
 func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
 	if !oneOf(f.spec.Events, event.Spec.Event) || !f.matchObjectType(event.Spec.ObjectType) || !f.matchChangedFields(&event.Spec) {
 		return false, nil
@@ -48,15 +48,15 @@ func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Inp
 	}
 	result, ok := value.(types.Bool)
 	if !ok {
-		return false, fmt.Errorf("is a %s and not true or false in %.60q", value.Type().TypeName(), f.expression.text)
+		return false, fmt.Errorf("returned a %s, not true or false, in %.60q", value.Type().TypeName(), f.expression.text)
 	}
 	return bool(result), nil
 }
 
 func (f *Filter) matchObjectType(objectType string) bool {
 	return len(f.spec.ObjectTypes) == 0 || slices.ContainsFunc(f.spec.ObjectTypes, func(wanted string) bool {
-		application, all := strings.CutSuffix(wanted, "*") // with its dot
-		return wanted == objectType || all && strings.HasPrefix(objectType, application)
+		prefix, isPrefix := strings.CutSuffix(wanted, "*") // ends in a dot
+		return wanted == objectType || isPrefix && strings.HasPrefix(objectType, prefix)
 	})
 }
 

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestEachFunctionIsBounded checks that somebody looked at each function of the environment: what a call of it needs is measured, or it
-// needs nothing that grows. It fails when a new version of Kubernetes brings another function.
+// TestEachFunctionIsBounded checks that each function of the environment was reviewed: its calls are measured, or need only constant
+// resources. It fails when a new version of Kubernetes adds a function.
 func TestEachFunctionIsBounded(t *testing.T) {
 	env, err := environment()
 	if err != nil {
@@ -15,12 +15,12 @@ func TestEachFunctionIsBounded(t *testing.T) {
 	for name := range env.Functions() {
 		_, isMeasured := measured[name]
 		if isMeasured == slices.Contains(unmeasured, name) {
-			t.Errorf("%s must be in measured or in unmeasured: can it return more than its arguments, or allocate or take more than to read them?", name)
+			t.Errorf("%s must be in measured or in unmeasured: can its result exceed its arguments, or its memory or time exceed one read of them?", name)
 		}
 	}
 	for _, name := range unmeasured {
 		if env.Functions()[name] == nil {
-			t.Errorf("%s is no function", name)
+			t.Errorf("%s is not a function of the environment", name)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// FuzzTemplate checks that any text compiles or is refused with its place, and that what is literal comes out as it went in.
+// FuzzTemplate checks that any text compiles or is rejected with its path, and that literals render unchanged.
 func FuzzTemplate(f *testing.F) {
 	for _, template := range append([]string{
 		"${data.name}", "a ${data.id}-${event.name} b", "$${a} $$${b} ${'}'}", `${"{\"}"}${r"\"}${"""}"""}`, "${{'a': 1}.a}", "${1 // }\n}", "${data.list.map(x, x + '}')}",
@@ -26,12 +26,12 @@ func FuzzTemplate(f *testing.F) {
 	event := named(f, "leaf1")
 	f.Fuzz(func(t *testing.T, template string) {
 		in := rule.NewInput(event, now)
-		of := func(action v1alpha1.Action) *rule.Action {
+		compileAction := func(action v1alpha1.Action) *rule.Action {
 			compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{action}})
 			if err != nil {
 				for line := range strings.Lines(err.Error()) {
 					if !strings.HasPrefix(line, "spec.actions[x].") && !strings.HasPrefix(line, "spec: ") && !strings.HasPrefix(line, "and ") && !strings.Contains(template, "\n") {
-						t.Fatalf("no place in %q", line)
+						t.Fatalf("no path in %q", line)
 					}
 				}
 				return nil
@@ -39,22 +39,22 @@ func FuzzTemplate(f *testing.F) {
 			return &compiled.Actions[0]
 		}
 		log := func(message string) *rule.Action {
-			return of(v1alpha1.Action{Name: "x", Log: &v1alpha1.LogAction{Message: message}})
+			return compileAction(v1alpha1.Action{Name: "x", Log: &v1alpha1.LogAction{Message: message}})
 		}
 		if compiled := log(template); compiled != nil {
 			value, err := compiled.Message.Value(t.Context(), in)
 			text, textErr := compiled.Message.Text(t.Context(), in)
 			if err != nil && textErr == nil {
-				t.Fatalf("is text %q and no value: %v", text, err)
+				t.Fatalf("renders as text %q, but not as a value: %v", text, err)
 			}
 			if !strings.Contains(template, "${") && (value != template || text != template) {
-				t.Fatalf("%q becomes %q and %q", template, value, text)
+				t.Fatalf("%q renders as %q and %q", template, value, text)
 			}
 		}
-		if compiled := of(v1alpha1.Action{Name: "x", HTTP: &v1alpha1.HTTPAction{URL: template}}); compiled != nil {
+		if compiled := compileAction(v1alpha1.Action{Name: "x", HTTP: &v1alpha1.HTTPAction{URL: template}}); compiled != nil {
 			if rendered, err := compiled.URL.Text(t.Context(), in); err == nil {
 				if parsed, err := url.Parse(rendered); err != nil || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
-					t.Fatalf("%q becomes %q", template, rendered)
+					t.Fatalf("%q renders as %q", template, rendered)
 				}
 			}
 		}
@@ -62,7 +62,7 @@ func FuzzTemplate(f *testing.F) {
 		escaped := strings.ReplaceAll(template, "${", "$${")
 		before := escaped
 		if strings.HasSuffix(before, "$") {
-			before += " " // $${ would be something else
+			before += " " // $${ would be an escape
 		}
 		compiled := log(before + "${data.name}" + escaped)
 		if compiled == nil {
@@ -70,7 +70,7 @@ func FuzzTemplate(f *testing.F) {
 		}
 		want := template + strings.TrimPrefix(before, escaped) + "leaf1" + template
 		if value, err := compiled.Message.Value(t.Context(), in); err != nil || template != "" && value != want {
-			t.Fatalf("%q becomes %q, error is %v", escaped, value, err)
+			t.Fatalf("%q renders as %q, error is %v", escaped, value, err)
 		}
 	})
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// evaluationTimeout bounds one evaluation. The cost limit ends it long before, unless the machine has no time for us.
+// evaluationTimeout bounds one evaluation. The cost limit ends it much earlier, unless the process is starved of CPU.
 const evaluationTimeout = 5 * time.Second
 
-// Input is what expressions see of an event. It is for one goroutine.
+// Input holds the variables of expressions for an event. It is not safe for concurrent use.
 type Input struct {
-	evaluation evaluation // its variables decode what expressions ask for, once
+	evaluation evaluation // decodes each variable once, on first use
 }
 
-// NewInput returns what expressions see of an event. The value of now is theirs, too: the same at each attempt, so that the same comes out.
+// NewInput returns the Input of an event. The variable now has a fixed value, so that each attempt renders the same.
 func NewInput(event *v1alpha1.NetBoxEvent, now time.Time) *Input {
 	data := sync.OnceValue(func() any { return object(event.Spec.Data) })
 	snapshots := sync.OnceValue(func() any { return object(event.Spec.Snapshots) })
@@ -39,12 +39,12 @@ func NewInput(event *v1alpha1.NetBoxEvent, now time.Time) *Input {
 		"now":        now,
 	})
 	if err != nil {
-		panic(err) // it takes any such map
+		panic(err) // it accepts any such map
 	}
 	return &Input{evaluation{Activation: variables}}
 }
 
-// eventFields are the fields of eventType.
+// eventFields returns the fields of eventType.
 func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 	spec := &event.Spec
 	return map[string]any{
@@ -80,13 +80,13 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 	}
 }
 
-// object decodes free-form JSON: nil where it is absent, and integers as int64.
-func object(from v1alpha1.JSONObject) any {
-	if from == nil {
+// object decodes free-form JSON: integers as int64, and nil as nil.
+func object(encoded v1alpha1.JSONObject) any {
+	if encoded == nil {
 		return nil
 	}
-	decoded := make(map[string]any, len(from))
-	for name, member := range from {
+	decoded := make(map[string]any, len(encoded))
+	for name, member := range encoded {
 		decoded[name] = value(member.Raw)
 	}
 	return decoded
@@ -96,13 +96,12 @@ func value(text []byte) (decoded any) {
 	if len(text) == 0 {
 		return nil
 	}
-	// The API server, or package netbox, has read the text before, so this cannot fail.
+	// The API server, or package netbox, has parsed the text before, so this cannot fail.
 	_ = json.Unmarshal(text, &decoded)
 	return decoded
 }
 
-// evaluate returns the value of an expression. Its errors say what is wrong with the expression on this event; when the context ended, they
-// are that of the context.
+// evaluate returns the value of an expression. It wraps the error of the context if that is done.
 func (e *expression) evaluate(ctx context.Context, in *Input) (ref.Val, error) {
 	ctx, cancel := context.WithTimeout(ctx, evaluationTimeout)
 	defer cancel()
@@ -115,7 +114,7 @@ func (e *expression) evaluate(ctx context.Context, in *Input) (ref.Val, error) {
 		if ended := ctx.Err(); ended != nil {
 			return nil, fmt.Errorf("operation interrupted: %w in %.60q", ended, e.text)
 		}
-		return nil, fmt.Errorf("%w in %.60q", bounded(err), e.text) // CEL's may hold values of the event
+		return nil, fmt.Errorf("%w in %.60q", bounded(err), e.text) // CEL's error may hold values of the event
 	}
 	return value, nil
 }

@@ -16,7 +16,7 @@ type Object struct {
 	root node
 }
 
-// node is a place in a template: map[string]node, []node, *Text, or a value that stays as it is.
+// node is a node of a template: map[string]node, []node, *Text, or a constant.
 type node any
 
 // objects compiles the template of an object, or of the items of a List.
@@ -27,14 +27,14 @@ func (c *compiler) objects(path string, template v1alpha1.JSONObject) []Object {
 	}
 	items, ok := decoded["items"].([]any)
 	if !ok || len(items) == 0 {
-		c.fault(path+".items", errors.New("must hold the objects of the List"))
+		c.addError(path+".items", errors.New("must be the objects of the List"))
 	}
 	var objects []Object
 	for i, item := range items {
 		path := fmt.Sprintf("%s.items[%d]", path, i)
 		fields, ok := item.(map[string]any)
 		if !ok {
-			c.fault(path, errors.New("must be an object"))
+			c.addError(path, errors.New("must be an object"))
 			continue
 		}
 		objects = append(objects, c.object(path, fields))
@@ -45,11 +45,11 @@ func (c *compiler) objects(path string, template v1alpha1.JSONObject) []Object {
 func (c *compiler) object(path string, fields map[string]any) Object {
 	for _, name := range []string{"apiVersion", "kind"} {
 		if text, ok := fields[name].(string); !ok || text == "" || strings.Contains(text, "${") {
-			c.fault(path+"."+name, errors.New("must be a text without expressions"))
+			c.addError(path+"."+name, errors.New("must be a string without expressions"))
 		}
 	}
 	if _, ok := fields["metadata"].(map[string]any); !ok && fields["metadata"] != nil {
-		c.fault(path+".metadata", errors.New("must be an object"))
+		c.addError(path+".metadata", errors.New("must be an object"))
 	}
 	return Object{c.node(path, fields)}
 }
@@ -68,7 +68,7 @@ func (c *compiler) node(path string, value any) node {
 		compiled := make(map[string]node, len(value))
 		for _, name := range slices.Sorted(maps.Keys(value)) {
 			if strings.Contains(name, "${") {
-				c.fault(path, fmt.Errorf("the name %.40q cannot be an expression", name))
+				c.addError(path, fmt.Errorf("the key %.40q must not contain an expression", name))
 			}
 			compiled[name] = c.node(path+"."+name, value[name])
 		}
@@ -78,21 +78,21 @@ func (c *compiler) node(path string, value any) node {
 	}
 }
 
-// Render returns the object with the values of its expressions. They change nothing but values: each is put where its expression stands.
+// Render returns the object with the values of its expressions. A value replaces its expression, and cannot change anything else.
 func (o Object) Render(ctx context.Context, in *Input) (map[string]any, error) {
-	left := budget(maxRendered)
-	rendered, err := render(ctx, in, &left, o.root)
+	remaining := budget(maxRendered)
+	rendered, err := render(ctx, in, &remaining, o.root)
 	if err != nil {
 		return nil, fmt.Errorf("template%w", err)
 	}
 	return rendered.(map[string]any), nil
 }
 
-// render returns what a place in a template stands for. Its error begins with the way to the place that failed.
-func render(ctx context.Context, in *Input, left *budget, at node) (any, error) {
+// render returns the value of a node. Its error begins with the path to the failed node.
+func render(ctx context.Context, in *Input, remaining *budget, at node) (any, error) {
 	switch at := at.(type) {
 	case *Text:
-		value, err := at.value(ctx, in, left)
+		value, err := at.value(ctx, in, remaining)
 		if err != nil {
 			return nil, fmt.Errorf(": %w", err)
 		}
@@ -100,7 +100,7 @@ func render(ctx context.Context, in *Input, left *budget, at node) (any, error) 
 	case []node:
 		list := make([]any, len(at))
 		for i, element := range at {
-			rendered, err := render(ctx, in, left, element)
+			rendered, err := render(ctx, in, remaining, element)
 			if err != nil {
 				return nil, fmt.Errorf("[%d]%w", i, err)
 			}
@@ -110,7 +110,7 @@ func render(ctx context.Context, in *Input, left *budget, at node) (any, error) 
 	case map[string]node:
 		object := make(map[string]any, len(at))
 		for _, name := range slices.Sorted(maps.Keys(at)) {
-			rendered, err := render(ctx, in, left, at[name])
+			rendered, err := render(ctx, in, remaining, at[name])
 			if err != nil {
 				return nil, fmt.Errorf(".%s%w", name, err)
 			}

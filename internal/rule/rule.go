@@ -16,25 +16,25 @@ import (
 type Rule struct {
 	Actions []Action
 
-	sources []string // none: any
+	sources []string // empty means all
 	filter  *Filter
 }
 
-// Action is one compiled action. What belongs to another kind of action is empty.
+// Action is a compiled action. The fields of other kinds of actions are empty.
 type Action struct {
-	// Spec is what it was compiled from.
+	// Spec is the source of the action.
 	Spec *v1alpha1.Action
-	// URL and Headers are of an http action; Headers has the place of spec.http.headers, and nil where the value is in a Secret.
+	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers, and nil for a value in a Secret.
 	URL     *URL
 	Headers []*Text
-	// Objects are those of an apply action.
+	// Objects are of an apply action.
 	Objects []Object
 	// Message is of an event or log action.
 	Message *Text
 }
 
-// Compile compiles a rule. Its error names every expression and template that is wrong, a line each: where it is in spec, what is wrong
-// with it, and at which line and column. It fits into the message of a condition.
+// Compile compiles a rule. Its error has a line for each invalid expression or template: the path in spec, the line and column, and the
+// problem. It fits into the message of a condition.
 func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 	defer recoverCompiler(&err)
 	var c compiler
@@ -48,42 +48,42 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 	return compiled, nil
 }
 
-// recoverCompiler makes an error of a panic: one object must not end the operator, whatever CEL makes of it.
+// recoverCompiler converts a panic to an error: a panic in CEL on one object must not crash the operator.
 func recoverCompiler(err *error) {
 	if cause := recover(); cause != nil {
-		*err = fmt.Errorf("spec: a fault of the compiler: %v", cause)
+		*err = fmt.Errorf("spec: internal error of the CEL compiler: %v", cause)
 	}
 }
 
 const (
-	// maxExpressions bounds the expressions of one rule: each takes 17 kB of memory.
+	// maxExpressions bounds the number of expressions in a rule: each takes 17 kB of memory.
 	maxExpressions = 1000
-	// maxFaults bounds how many faults are named, and maxFaultBytes how long one may be: the message of a condition takes 32 KiB.
-	maxFaults, maxFaultBytes = 50, 500
+	// maxErrors bounds the number of reported errors, and maxErrorBytes each of them: the message of a condition is limited to 32 KiB.
+	maxErrors, maxErrorBytes = 50, 500
 )
 
-// compiler collects the faults of a rule.
+// compiler collects the errors of a rule.
 type compiler struct {
-	faults      []error
+	errors      []error
 	expressions int
 }
 
-func (c *compiler) fault(path string, err error) {
-	c.faults = append(c.faults, bounded(fmt.Errorf("%s: %w", path, err)))
+func (c *compiler) addError(path string, err error) {
+	c.errors = append(c.errors, bounded(fmt.Errorf("%s: %w", path, err)))
 }
 
-// err returns the faults, nil for none.
+// err returns the collected errors, nil for none.
 func (c *compiler) err() error {
 	if c.expressions > maxExpressions {
-		c.fault("spec", fmt.Errorf("has %d expressions, more than %d", c.expressions, maxExpressions))
+		c.addError("spec", fmt.Errorf("has %d expressions, more than %d", c.expressions, maxExpressions))
 	}
-	if more := len(c.faults) - maxFaults; more > 0 {
-		c.faults = append(c.faults[:maxFaults], fmt.Errorf("and %d more", more))
+	if more := len(c.errors) - maxErrors; more > 0 {
+		c.errors = append(c.errors[:maxErrors], fmt.Errorf("and %d more", more))
 	}
-	return errors.Join(c.faults...)
+	return errors.Join(c.errors...)
 }
 
-// expression compiles an expression, whose value must be of the wanted type unless that is nil.
+// expression compiles an expression. Its value must have the wanted type, unless that is nil.
 func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 	compiled := &expression{text: text}
 	if c.expressions++; c.expressions > maxExpressions {
@@ -91,7 +91,7 @@ func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 	}
 	var err error
 	if compiled.program, err = program(text, want); err != nil {
-		c.fault(path, err)
+		c.addError(path, err)
 	}
 	return compiled
 }
@@ -117,15 +117,15 @@ func (c *compiler) action(spec *v1alpha1.Action) Action {
 	return action
 }
 
-// bounded makes one line of an error, and not too long a one: it may hold what the event holds.
+// bounded returns an error as a single truncated line: CEL's errors may hold values of the event.
 func bounded(err error) error {
-	if line := oneline.Of(err.Error(), maxFaultBytes); line != err.Error() {
+	if line := oneline.Of(err.Error(), maxErrorBytes); line != err.Error() {
 		return errors.New(line)
 	}
 	return err
 }
 
-// Match tells whether an event matters to the rule. An error says why the rule's expression failed on it: it does not match then.
+// Match reports whether the rule matches an event. An event on which the expression fails does not match, and Match returns the error.
 func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
 	if !oneOf(r.sources, event.Spec.SourceRef.Name) {
 		return false, nil

@@ -35,7 +35,7 @@ var readRecordings = sync.OnceValue(func() recordings {
 	for _, delivery := range all {
 		event, err := delivery.Event("netbox", deliveries.Redact)
 		if err != nil {
-			continue // internal/netbox tests that it is no event
+			continue // internal/netbox tests the invalid ones
 		}
 		decoder := json.NewDecoder(strings.NewReader(delivery.Body))
 		decoder.UseNumber()
@@ -48,7 +48,7 @@ var readRecordings = sync.OnceValue(func() recordings {
 	return read
 })
 
-// recorded returns the events of all recorded deliveries, by names such as netbox-4.6.8-live/182, and their bodies. They must not be changed.
+// recorded returns the events and bodies of all recorded deliveries, by names such as netbox-4.6.8-live/182. Do not change them.
 func recorded(t testing.TB) (map[string]*v1alpha1.NetBoxEvent, map[string]map[string]any) {
 	t.Helper()
 	read := readRecordings()
@@ -67,8 +67,8 @@ func compile(t testing.TB, spec *v1alpha1.NetBoxEventRuleSpec) *rule.Rule {
 	return compiled
 }
 
-// made returns an event with this data.
-func made(t testing.TB, data string) *v1alpha1.NetBoxEvent {
+// eventWith returns an event with data.
+func eventWith(t testing.TB, data string) *v1alpha1.NetBoxEvent {
 	t.Helper()
 	event := &v1alpha1.NetBoxEvent{Spec: v1alpha1.NetBoxEventSpec{Event: "updated", ObjectType: "dcim.device"}}
 	if err := json.Unmarshal([]byte(data), &event.Spec.Data); err != nil {
@@ -92,14 +92,14 @@ func TestMatch(t *testing.T) {
 		emptyJob   = "netbox-3.7.8-live/698" // job_started, without data
 	)
 	for _, test := range []struct {
-		reason string
-		event  string
-		match  v1alpha1.Match
-		want   bool
-		fault  string // part of the error, "" for none
+		reason  string
+		event   string
+		match   v1alpha1.Match
+		want    bool
+		wantErr string // part of the error, "" for none
 	}{
-		{reason: "nothing is asked for", event: device, want: true},
-		{reason: "any entry of each list", event: device, want: true, match: v1alpha1.Match{
+		{reason: "no conditions", event: device, want: true},
+		{reason: "one entry of each list fits", event: device, want: true, match: v1alpha1.Match{
 			Sources: []string{"other", "netbox"}, Filter: v1alpha1.Filter{
 				Events: []string{"created", "updated"}, ObjectTypes: []string{"ipam.*", "dcim.device"},
 				ChangedFields: []string{"name", "status"},
@@ -113,26 +113,26 @@ func TestMatch(t *testing.T) {
 		{reason: "a creation changes all fields", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}, want: true},
 		{reason: "a deletion changes all fields", event: deleted, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}, want: true},
 		{reason: "a job has no fields", event: job, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}, want: true},
-		{reason: "nobody knows what an update changed", event: noSnapshot, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}},
+		{reason: "an update without snapshots", event: noSnapshot, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}}}},
 		{reason: "a redacted field changed", event: secret, match: v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"auth_psk"}}}, want: true},
 
-		{reason: "the example of the issue", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("status", "active") && data.role.slug == "leaf"`}}, want: true},
+		{reason: "a transition", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("status", "active") && data.role.slug == "leaf"`}}, want: true},
 		{reason: "changed to another value", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("status", "planned")`}}},
-		{reason: "did not change", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("name", "leaf1")`}}},
-		{reason: "a field that no snapshot has", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("nonsense")`}}},
-		{reason: "the name of a field is worked out", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `["name", "status"].exists(f, changed(f))`}}, want: true},
+		{reason: "an unchanged field", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changedTo("name", "leaf1")`}}},
+		{reason: "an unknown field", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("nonsense")`}}},
+		{reason: "a computed field name", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `["name", "status"].exists(f, changed(f))`}}, want: true},
 		{reason: "numbers of snapshots", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `prechange.site == 2 && postchange.site == 2.0 && !changed("site")`}}, want: true},
 		{reason: "a creation changes from nothing", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `prechange == null && changedTo("status", "active")`}}, want: true},
 		{reason: "a deletion changes to nothing", event: deleted, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `postchange == null && changedTo("status", null)`}}, want: true},
-		{reason: "no snapshots: nothing is known to have changed", event: noSnapshot, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("status") || changedTo("status", null)`}}},
+		{reason: "no snapshots: no known change", event: noSnapshot, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("status") || changedTo("status", null)`}}},
 		{reason: "a redacted field that changed looks the same", event: secret, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `prechange.auth_psk == postchange.auth_psk && changed("auth_psk")`}}, want: true},
 		{reason: "Nautobot's snapshots are nested", event: nautobot, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `changed("status") && postchange.status.id != prechange.status.id && data.status.id == postchange.status.id`}}, want: true},
 		{reason: "a variable of the same name", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `[1].all(event, [1].all(postchange, [1].all(prechange, changedTo("status", "active"))))`}}, want: true},
 
 		{reason: "an address, which NetBox gives with its mask", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("192.168.0.0/16").containsIP(cidr(data.address).ip())`}}, want: true},
-		{reason: "another way to it", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("192.168.0.0/16").containsIP(ip(data.address.split("/")[0]))`}}, want: true},
+		{reason: "an address split by hand", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("192.168.0.0/16").containsIP(ip(data.address.split("/")[0]))`}}, want: true},
 		{reason: "an address elsewhere", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsIP(cidr(data.address).ip())`}}},
-		{reason: "an address is no network", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsIP(ip(data.address))`}}, fault: "parse error"},
+		{reason: "an address with a mask is not an IP", event: created, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsIP(ip(data.address))`}}, wantErr: "parse error"},
 		{reason: "a prefix within another", event: prefix, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("10.0.0.0/8").containsCIDR(data.prefix) && cidr(data.prefix).prefixLength() == 16`}}, want: true},
 		{reason: "IPv6", event: ipv6, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `cidr("2001:db8::/32").containsIP(cidr(data.address).ip()) && ip("2001:db8::1").family() == 6`}}, want: true},
 		{reason: "the other libraries", event: device, want: true, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `quantity("1Gi").isGreaterThan(quantity("1000Mi")) && semver("1.10.0").isGreaterThan(semver("1.9.0")) &&
@@ -142,28 +142,28 @@ func TestMatch(t *testing.T) {
 		{reason: "all of event", event: device, want: true, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `event.sourceRef.name == "netbox" && event.namespace == "netbox" && event.event == "updated" && event.objectID == "1" &&
 			event.changedFields == ["status"] && event.request.method == "PATCH" && event.delivery.signature == "Verified" &&
 			event.timestamp < now && now - event.timestamp < duration("1000000h") && event.data == data && event.snapshots.prechange == prechange`}}},
-		{reason: "what is absent is null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}}, want: true},
-		{reason: "a key of nothing", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, fault: "no such key: name"},
-		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, fault: "no such key: rolle"},
-		{reason: "a missing key that has tells of", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}}},
+		{reason: "absent objects are null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}}, want: true},
+		{reason: "a key of null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, wantErr: "no such key: name"},
+		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, wantErr: "no such key: rolle"},
+		{reason: "a missing key guarded by has", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}}},
 		{reason: "an optional key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.?rolle.slug.orValue("leaf") == "leaf"`}}, want: true},
 		{reason: "a missing key that does not matter", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "x" || true`}}, want: true},
-		{reason: "no truth", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name`}}, fault: "not true or false"},
-		{reason: "null is no truth", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.tenant`}}, fault: "not true or false"},
-		{reason: "the lists come first", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"created"}, CEL: `data.rolle.slug == "x"`}}},
+		{reason: "a string is not a boolean", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name`}}, wantErr: "not true or false"},
+		{reason: "null is not a boolean", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.tenant`}}, wantErr: "not true or false"},
+		{reason: "lists are checked before the expression", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"created"}, CEL: `data.rolle.slug == "x"`}}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			event := events[test.event]
 			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: test.match})
 			got, err := compiled.Match(t.Context(), event, rule.NewInput(event, now))
-			if got != test.want || (err != nil) != (test.fault != "") || err != nil && !strings.Contains(err.Error(), test.fault) {
-				t.Errorf("matched: %t, error: %v; want %t, %q", got, err, test.want, test.fault)
+			if got != test.want || (err != nil) != (test.wantErr != "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
+				t.Errorf("matched: %t, error: %v; want %t, %q", got, err, test.want, test.wantErr)
 			}
 		})
 	}
 }
 
-// TestMatchRecorded compares what rules make of all recorded deliveries with an independent reading of the bodies.
+// TestMatchRecorded compares the matches of rules on all recorded deliveries with an independent evaluation of the bodies.
 func TestMatchRecorded(t *testing.T) {
 	events, bodies := recorded(t)
 	names := []string{"status", "name", "description", "tags", "custom_fields", "site", "auth_psk", "primary_ip4"}
@@ -178,14 +178,14 @@ func TestMatchRecorded(t *testing.T) {
 	counts := map[string]int{}
 	for delivery, event := range events {
 		in := rule.NewInput(event, now)
-		check := func(what string, compiled *rule.Rule, want bool) {
+		check := func(name string, compiled *rule.Rule, want bool) {
 			t.Helper()
 			got, err := compiled.Match(t.Context(), event, in)
 			if err != nil || got != want {
-				t.Errorf("%s: %s: matched: %t, error: %v; want %t", delivery, what, got, err, want)
+				t.Errorf("%s: %s: matched: %t, error: %v; want %t", delivery, name, got, err, want)
 			}
 			if got {
-				counts[what]++
+				counts[name]++
 			}
 		}
 		body := bodies[delivery]
@@ -204,14 +204,14 @@ func TestMatchRecorded(t *testing.T) {
 		}
 		check("to active", toActive, before["status"] != "active" && after["status"] == "active")
 	}
-	for _, what := range []string{"dcim.*", "to active", "changed status", "changed auth_psk", "changed custom_fields"} {
-		if counts[what] < 10 || counts[what] > len(events)-10 {
-			t.Errorf("%s: %d of %d events match: a poor test", what, counts[what], len(events))
+	for _, name := range []string{"dcim.*", "to active", "changed status", "changed auth_psk", "changed custom_fields"} {
+		if counts[name] < 10 || counts[name] > len(events)-10 {
+			t.Errorf("%s: %d of %d events match, want at least 10 that do and 10 that do not", name, counts[name], len(events))
 		}
 	}
 }
 
-// TestEvent compares what expressions see with what kubectl shows, of all recorded deliveries: no field is left out.
+// TestEvent checks, on all recorded deliveries, that the variable event has every field of the API object.
 func TestEvent(t *testing.T) {
 	events, _ := recorded(t)
 	see := compile(t, &v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{{Name: "line", Log: &v1alpha1.LogAction{Message: "${event}"}}}})
@@ -222,7 +222,7 @@ func TestEvent(t *testing.T) {
 		}
 		got := generic(t, seen).(map[string]any)
 		if got["name"] != event.Name || got["namespace"] != event.Namespace {
-			t.Errorf("%s: is %v/%v", delivery, got["namespace"], got["name"])
+			t.Errorf("%s: the event is %v/%v", delivery, got["namespace"], got["name"])
 		}
 		delete(got, "name")
 		delete(got, "namespace")
@@ -244,15 +244,15 @@ func TestEvent(t *testing.T) {
 		}
 	}
 
-	var declare func(path string, of reflect.Type)
-	declare = func(path string, of reflect.Type) {
-		for field := range of.Fields() {
+	var declare func(path string, structType reflect.Type)
+	declare = func(path string, structType reflect.Type) {
+		for field := range structType.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			match := v1alpha1.Match{Filter: v1alpha1.Filter{CEL: fmt.Sprintf("has(%s.%s)", path, name)}}
 			if _, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: match}); err != nil {
 				t.Error(err)
 			}
-			if field.Type.Kind() == reflect.Struct && field.Type.PkgPath() == of.PkgPath() {
+			if field.Type.Kind() == reflect.Struct && field.Type.PkgPath() == structType.PkgPath() {
 				declare(path+"."+name, field.Type)
 			}
 		}
@@ -260,7 +260,7 @@ func TestEvent(t *testing.T) {
 	declare("event", reflect.TypeFor[v1alpha1.NetBoxEventSpec]())
 }
 
-// generic makes maps, lists, texts and numbers of a value.
+// generic converts a value to generic JSON: maps, lists, strings and numbers.
 func generic(t testing.TB, value any) (decoded any) {
 	t.Helper()
 	encoded, err := json.Marshal(value)
@@ -291,59 +291,59 @@ func TestCompile(t *testing.T) {
 		reason  string
 		cel     string
 		actions []v1alpha1.Action
-		want    []string // how each line of the error begins, none for no error
+		want    []string // the prefix of each line of the error
 	}{
-		{reason: "nothing is asked for"},
+		{reason: "an empty rule"},
 		{reason: "a misspelt field of event", cel: `event.objectTyp == "dcim.device"`, want: []string{"spec.match.cel: 1:6: undefined field 'objectTyp'"}},
-		{reason: "a misspelt field of its parts", cel: `event.delivery.keys == ""`, want: []string{"spec.match.cel: 1:15: undefined field 'keys'"}},
+		{reason: "a misspelt nested field", cel: `event.delivery.keys == ""`, want: []string{"spec.match.cel: 1:15: undefined field 'keys'"}},
 		{reason: "a misspelt variable", cel: `dat.name == "x"`, want: []string{"spec.match.cel: 1:1: undeclared reference to 'dat'"}},
-		{reason: "what the parser says, in the second line", cel: "data.name == \"x\"\n  && && true", want: []string{"spec.match.cel: 2:6: Syntax error"}},
-		{reason: "two faults", cel: `dat.name == "x" && even.name == "y"`, want: []string{"spec.match.cel: 1:1: undeclared reference to 'dat' (in container ''); 1:20: undeclared"}},
-		{reason: "a type that cannot be right", cel: `event.objectID == 14`, want: []string{"spec.match.cel: 1:16: found no matching overload"}},
-		{reason: "a text is no truth", cel: `event.objectID`, want: []string{"spec.match.cel: 1:1: must be bool, is string"}},
-		{reason: "a helper without its argument", cel: `changed()`, want: []string{"spec.match.cel: 1:8: changed takes the name of a field"}},
-		{reason: "a helper with too many", cel: `changedTo("status", "planned", "active")`, want: []string{"spec.match.cel: 1:10: changedTo takes the name of a field and a value"}},
-		{reason: "a helper of a number", cel: `changed(1)`, want: []string{"spec.match.cel: 1:8: found no matching overload"}},
-		{reason: "deeper than CEL goes", cel: strings.Repeat("(", 2000) + "true" + strings.Repeat(")", 2000), want: []string{"spec.match.cel: "}},
+		{reason: "a syntax error in the second line", cel: "data.name == \"x\"\n  && && true", want: []string{"spec.match.cel: 2:6: Syntax error"}},
+		{reason: "two errors", cel: `dat.name == "x" && even.name == "y"`, want: []string{"spec.match.cel: 1:1: undeclared reference to 'dat' (in container ''); 1:20: undeclared"}},
+		{reason: "a type mismatch", cel: `event.objectID == 14`, want: []string{"spec.match.cel: 1:16: found no matching overload"}},
+		{reason: "a string is not a boolean", cel: `event.objectID`, want: []string{"spec.match.cel: 1:1: must be bool, is string"}},
+		{reason: "a function without its argument", cel: `changed()`, want: []string{"spec.match.cel: 1:8: changed takes the name of a field"}},
+		{reason: "a function with too many arguments", cel: `changedTo("status", "planned", "active")`, want: []string{"spec.match.cel: 1:10: changedTo takes the name of a field and a value"}},
+		{reason: "a function on a number", cel: `changed(1)`, want: []string{"spec.match.cel: 1:8: found no matching overload"}},
+		{reason: "nested too deeply", cel: strings.Repeat("(", 2000) + "true" + strings.Repeat(")", 2000), want: []string{"spec.match.cel: "}},
 
-		{reason: "a brace in a text, a map, a comment", actions: []v1alpha1.Action{log("${'}'}${\"}\\\"}\"}${r'\\'}${'''}'}'''}${{'a': {'b': 1}}.a}${1 // }\n}")}},
-		{reason: "no closing brace", actions: []v1alpha1.Action{log(`a ${data.name`)}, want: []string{"spec.actions[line].log.message: ${data.name…: no } closes it"}},
-		{reason: "a text that does not end", actions: []v1alpha1.Action{log(`a ${"data.name} b`)}, want: []string{"spec.actions[line].log.message: ${\"data.name} b…: no } closes it"}},
+		{reason: "braces in a string, a map and a comment", actions: []v1alpha1.Action{log("${'}'}${\"}\\\"}\"}${r'\\'}${'''}'}'''}${{'a': {'b': 1}}.a}${1 // }\n}")}},
+		{reason: "no closing brace", actions: []v1alpha1.Action{log(`a ${data.name`)}, want: []string{"spec.actions[line].log.message: ${data.name…: missing closing }"}},
+		{reason: "an unterminated string", actions: []v1alpha1.Action{log(`a ${"data.name} b`)}, want: []string{"spec.actions[line].log.message: ${\"data.name} b…: missing closing }"}},
 		{reason: "too long", actions: []v1alpha1.Action{log("${" + strings.Repeat(" ", 4096) + "1}")}, want: []string{"spec.actions[line].log.message: "}},
-		{reason: "no expression", actions: []v1alpha1.Action{log(`a ${} b`)}, want: []string{"spec.actions[line].log.message: ${}: 1:1: Syntax error"}},
-		{reason: "all that is wrong in a text", actions: []v1alpha1.Action{log(`${dat.name}, ${data.name}, ${data.+} and ${`)}, want: []string{
-			"spec.actions[line].log.message: ${dat.name}: 1:1: undeclared", "spec.actions[line].log.message: ${data.+}: 1:6: Syntax", "spec.actions[line].log.message: ${…: no } closes",
+		{reason: "an empty expression", actions: []v1alpha1.Action{log(`a ${} b`)}, want: []string{"spec.actions[line].log.message: ${}: 1:1: Syntax error"}},
+		{reason: "all errors of a template", actions: []v1alpha1.Action{log(`${dat.name}, ${data.name}, ${data.+} and ${`)}, want: []string{
+			"spec.actions[line].log.message: ${dat.name}: 1:1: undeclared", "spec.actions[line].log.message: ${data.+}: 1:6: Syntax", "spec.actions[line].log.message: ${…: missing closing }",
 		}},
 
 		{reason: "URLs", actions: []v1alpha1.Action{
 			http("https://hooks.example.com/netbox/${event.objectType}?id=${data.id}"), http("http://${data.host}:8080"), http("HTTPS://[::1]/${data.id}"),
 		}},
-		{reason: "a URL that the event would choose", actions: []v1alpha1.Action{http(`${data.url}`)}, want: []string{"spec.actions[announce].http.url: must begin"}},
-		{reason: "its scheme, too", actions: []v1alpha1.Action{http(`http${data.s}://example.com`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "a URL from the event", actions: []v1alpha1.Action{http(`${data.url}`)}, want: []string{"spec.actions[announce].http.url: must begin"}},
+		{reason: "a scheme from the event", actions: []v1alpha1.Action{http(`http${data.s}://example.com`)}, want: []string{"spec.actions[announce].http.url: "}},
 		{reason: "no scheme", actions: []v1alpha1.Action{http(`example.com/${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
 		{reason: "another scheme", actions: []v1alpha1.Action{http(`ftp://example.com/${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
-		{reason: "the scheme of a part", actions: []v1alpha1.Action{http(`x?y=http://${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
+		{reason: "a scheme in the query", actions: []v1alpha1.Action{http(`x?y=http://${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
 		{reason: "no host", actions: []v1alpha1.Action{http(`https:///${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
 		{reason: "dots", actions: []v1alpha1.Action{http(`https://example.com/../${data.id}`)}, want: []string{"spec.actions[announce].http.url: "}},
-		{reason: "an expression that is wrong does not make the URL wrong", actions: []v1alpha1.Action{http(`https://${dat.host}/${dat.id}`)}, want: []string{
+		{reason: "invalid expressions do not invalidate the URL", actions: []v1alpha1.Action{http(`https://${dat.host}/${dat.id}`)}, want: []string{
 			"spec.actions[announce].http.url: ${dat.host}: 1:1: ", "spec.actions[announce].http.url: ${dat.id}: 1:1: ",
 		}},
 
 		{reason: "several objects", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "ConfigMap"}, {"apiVersion": "v1", "kind": "Secret"}]}`)}},
-		{reason: "what an object must have", actions: []v1alpha1.Action{apply(`{"metadata": "${data.meta}", "kind": "${data.kind}", "${data.key}": 1, "a": {"b": ["${dat}"]}}`)}, want: []string{
+		{reason: "required members of an object", actions: []v1alpha1.Action{apply(`{"metadata": "${data.meta}", "kind": "${data.kind}", "${data.key}": 1, "a": {"b": ["${dat}"]}}`)}, want: []string{
 			"spec.actions[job].apply.template.apiVersion: must be", "spec.actions[job].apply.template.kind: must be",
-			"spec.actions[job].apply.template.metadata: must be an object", "spec.actions[job].apply.template: the name \"${data.key}\"",
+			"spec.actions[job].apply.template.metadata: must be an object", "spec.actions[job].apply.template: the key \"${data.key}\"",
 			"spec.actions[job].apply.template.a.b[0]: ${dat}: 1:1: undeclared",
 		}},
-		{reason: "no object at all", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{}}}, want: []string{
+		{reason: "an empty object", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{}}}, want: []string{
 			"spec.actions[job].apply.template.apiVersion: ", "spec.actions[job].apply.template.kind: ",
 		}},
-		{reason: "an empty List", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": []}`)}, want: []string{"spec.actions[job].apply.template.items: must hold"}},
-		{reason: "a List of something else", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": ["${data}", {"kind": "Secret"}]}`)}, want: []string{
+		{reason: "an empty List", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": []}`)}, want: []string{"spec.actions[job].apply.template.items: must be"}},
+		{reason: "a List of invalid items", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": ["${data}", {"kind": "Secret"}]}`)}, want: []string{
 			"spec.actions[job].apply.template.items[0]: must be an object", "spec.actions[job].apply.template.items[1].apiVersion: must be",
 		}},
 
-		{reason: "all faults at once, each with its place", cel: `dat`, actions: []v1alpha1.Action{
+		{reason: "errors in all templates, each with its path", cel: `dat`, actions: []v1alpha1.Action{
 			{Name: "announce", HTTP: &v1alpha1.HTTPAction{URL: "https://example.com/${dat}", Headers: []v1alpha1.HTTPHeader{
 				{Name: "X-A", Value: "${data.name}"}, {Name: "X-B", ValueFrom: &v1alpha1.HTTPHeaderSource{}}, {Name: "X-C", Value: "${dat}"},
 			}}},
@@ -374,26 +374,26 @@ func TestCompile(t *testing.T) {
 	}
 }
 
-// TestLimits checks that a rule cannot take more than its share, whoever wrote it.
+// TestLimits checks the bounds of a rule's resources.
 func TestLimits(t *testing.T) {
 	list := "[" + strings.Repeat("1, ", 999) + "1]"
-	event := made(t, `{"list": `+list+`, "text": "`+strings.Repeat("x", 200_000)+`"}`)
+	event := eventWith(t, `{"list": `+list+`, "text": "`+strings.Repeat("x", 200_000)+`"}`)
 	for _, test := range []struct {
 		reason, message string
-		fault           string
+		wantErr         string
 	}{
-		{reason: "a billion steps", message: "${data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > 0)))}", fault: "operation "}, // cancelled, or interrupted
-		{reason: "a value that is in memory once", message: "${[" + strings.Repeat("data, ", 20) + "data]}", fault: "it would hold more than"},
-		{reason: "a list that doubles", message: "${[[1]]" + strings.Repeat(".map(x, x + x)", 60) + "}", fault: "larger than"},
-		{reason: "a value that is named often", message: strings.Repeat("${data.text}", 20), fault: "is larger than"},
-		{reason: "an error that tells all", message: "${data[data.text]}", fault: "no such key"},
-		{reason: "an error that shows all", message: "${ip(data.text)}", fault: "IP Address"},
+		{reason: "a billion steps", message: "${data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > 0)))}", wantErr: "operation "}, // cancelled, or interrupted
+		{reason: "a value with many references", message: "${[" + strings.Repeat("data, ", 20) + "data]}", wantErr: "the value would exceed"},
+		{reason: "a list that doubles", message: "${[[1]]" + strings.Repeat(".map(x, x + x)", 60) + "}", wantErr: "larger than"},
+		{reason: "a value rendered many times", message: strings.Repeat("${data.text}", 20), wantErr: "is larger than"},
+		{reason: "an error with a long key", message: "${data[data.text]}", wantErr: "no such key"},
+		{reason: "an error with a long value", message: "${ip(data.text)}", wantErr: "IP Address"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{{Name: "line", Log: &v1alpha1.LogAction{Message: test.message}}}})
 			begin := time.Now()
 			text, err := compiled.Actions[0].Message.Message(t.Context(), rule.NewInput(event, now))
-			if err == nil || !strings.Contains(err.Error(), test.fault) || len(err.Error()) > 1000 {
+			if err == nil || !strings.Contains(err.Error(), test.wantErr) || len(err.Error()) > 1000 {
 				t.Errorf("error is %.2000v, text of %d bytes", err, len(text))
 			}
 			if took := time.Since(begin); took > 10*time.Second { // 0.5 s without the race detector
@@ -417,7 +417,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("error is %v", err)
 		}
 	})
-	t.Run("faults fit into a condition", func(t *testing.T) {
+	t.Run("errors fit into a condition", func(t *testing.T) {
 		spec := &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: strings.Repeat("ü)", 2000)}}}
 		for range 16 {
 			spec.Actions = append(spec.Actions, v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: strings.Repeat("${"+strings.Repeat("(", 400)+"}", 10)}})
@@ -431,43 +431,43 @@ func TestLimits(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	cache := rule.NewCache()
-	of := func(uid string, generation int64, cel string) *v1alpha1.NetBoxEventRule {
+	newRule := func(uid string, generation int64, cel string) *v1alpha1.NetBoxEventRule {
 		return &v1alpha1.NetBoxEventRule{
 			ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Generation: generation},
 			Spec:       v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: cel}}},
 		}
 	}
-	get := func(from *v1alpha1.NetBoxEventRule) *rule.Rule {
+	get := func(eventRule *v1alpha1.NetBoxEventRule) *rule.Rule {
 		t.Helper()
-		compiled, err := cache.Get(from)
+		compiled, err := cache.Get(eventRule)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return compiled
 	}
-	first := get(of("a", 1, "true"))
-	if get(of("a", 1, "true")) != first {
+	first := get(newRule("a", 1, "true"))
+	if get(newRule("a", 1, "true")) != first {
 		t.Error("a rule was compiled twice")
 	}
-	if get(of("a", 2, "false")) == first || get(of("b", 1, "false")) == first {
-		t.Error("another rule is taken for it")
+	if get(newRule("a", 2, "false")) == first || get(newRule("b", 1, "false")) == first {
+		t.Error("the cache returned another rule")
 	}
-	if _, err := cache.Get(of("c", 1, "dat")); err == nil {
-		t.Error("a wrong rule was compiled")
+	if _, err := cache.Get(newRule("c", 1, "dat")); err == nil {
+		t.Error("an invalid rule compiled")
 	}
-	if _, err := cache.Get(of("c", 1, "dat")); err == nil {
-		t.Error("a wrong rule is good when it is asked for again")
+	if _, err := cache.Get(newRule("c", 1, "dat")); err == nil {
+		t.Error("an invalid rule compiled the second time")
 	}
 
 	var all sync.WaitGroup // with the race detector
 	for i := range 8 {
 		all.Go(func() {
-			compiled, err := cache.Get(of("d", int64(i%2), "data.name == 'x'"))
+			compiled, err := cache.Get(newRule("d", int64(i%2), "data.name == 'x'"))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			event := made(t, `{"name": "x"}`)
+			event := eventWith(t, `{"name": "x"}`)
 			if matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); !matched || err != nil {
 				t.Error(matched, err)
 			}

@@ -15,7 +15,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// hostile are names that somebody may give to an object in NetBox.
+// hostile are names of objects in NetBox that try to break out of a template.
 var hostile = []string{
 	"", " ", "..", ".", "/", "//", "../../admin", "a/../..", "%2e%2e", "%2F..%2F", "..;", `..\..\x`, `\\host\share`, "a;b=c", "?x=y", "#x", "a&b=c&d", "a+b c",
 	"@evil.example", "user:pass@evil.example", ":443", "evil.example:443/", "[::1]", "a\r\nX-Injected: 1\r\n\r\n", "\x00", "\u2028\u202e", "zürich 東京 🚀",
@@ -35,25 +35,25 @@ func named(t testing.TB, name string) *v1alpha1.NetBoxEvent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return made(t, string(encoded))
+	return eventWith(t, string(encoded))
 }
 
 func TestText(t *testing.T) {
-	event := made(t, `{"name": "leaf1", "id": 14, "float": 14.0, "half": 14.5, "e21": 1e21, "minus": -0.0, "tenth": 0.1, "tiny": 1e-7, "exact": 9007199254740993,
+	event := eventWith(t, `{"name": "leaf1", "id": 14, "float": 14.0, "half": 14.5, "e21": 1e21, "minus": -0.0, "tenth": 0.1, "tiny": 1e-7, "exact": 9007199254740993,
 		"max": 9223372036854775807, "min": -9223372036854775808, "yes": true, "nothing": null, "list": [1, 2.0, "a<b>&c", null], "map": {"b": 1, "a": {"c": []}},
 		"when": "2020-10-26T18:14:18.764443Z", "address": "192.168.0.1/24", "quotes": "\"'\n\\", "dollar": "${data.name} $${ }"}`)
 	for _, test := range []struct {
 		reason, template string
-		value            any // nil for the text
+		value            any // nil means text
 		text             string
-		fault            string // part of the error, "" for none
+		wantErr          string // part of the error, "" for none
 	}{
 		{reason: "no expression", template: "a } b { c $ d {e}", text: "a } b { c $ d {e}"},
 		{reason: "nothing", template: "", text: ""},
-		{reason: "what stands for ${", template: "$${data.name} $$${x} a$${", text: "${data.name} $${x} a${"},
+		{reason: "escapes", template: "$${data.name} $$${x} a$${", text: "${data.name} $${x} a${"},
 		{reason: "a dollar before an expression", template: `${"$"}${data.id} $ ${data.id}$`, text: "$14 $ 14$"},
-		{reason: "one after the other", template: "${data.name}${data.id}", text: "leaf114"},
-		{reason: "space around it", template: "${ data.name\n}", value: "leaf1", text: "leaf1"},
+		{reason: "adjacent expressions", template: "${data.name}${data.id}", text: "leaf114"},
+		{reason: "surrounding space", template: "${ data.name\n}", value: "leaf1", text: "leaf1"},
 		{reason: "an integer", template: "${data.id}", value: int64(14), text: "14"},
 		{reason: "part of a text", template: "id-${data.id}", text: "id-14"},
 		{reason: "a whole number with a point", template: "${data.float}", value: 14.0, text: "14"},
@@ -67,16 +67,16 @@ func TestText(t *testing.T) {
 		{reason: "the smallest", template: "${data.min}", value: int64(math.MinInt64), text: "-9223372036854775808"},
 		{reason: "arithmetic", template: "${data.id * 2 + 1}", value: int64(29), text: "29"},
 		{reason: "unsigned", template: "${14u}", value: int64(14), text: "14"},
-		{reason: "too large for JSON in Kubernetes", template: "${18446744073709551615u}", fault: "larger than Kubernetes can keep"},
-		{reason: "not a number", template: "${0.0 / 0.0}", fault: "NaN"},
-		{reason: "infinite", template: "${-1.0 / 0.0}", fault: "-Inf"},
-		{reason: "a truth", template: "${data.yes}", value: true, text: "true"},
+		{reason: "too large for JSON in Kubernetes", template: "${18446744073709551615u}", wantErr: "exceeds the largest integer of Kubernetes"},
+		{reason: "not a number", template: "${0.0 / 0.0}", wantErr: "NaN"},
+		{reason: "infinite", template: "${-1.0 / 0.0}", wantErr: "-Inf"},
+		{reason: "a boolean", template: "${data.yes}", value: true, text: "true"},
 		{reason: "a comparison", template: "${data.id > 15}", value: false, text: "false"},
 		{reason: "a list", template: "${data.list}", value: []any{int64(1), 2.0, "a<b>&c", nil}, text: `[1,2,"a<b>&c",null]`},
 		{reason: "a map", template: "${data.map}", value: map[string]any{"b": int64(1), "a": map[string]any{"c": []any{}}}, text: `{"a":{"c":[]},"b":1}`},
-		{reason: "a list that was made", template: "${data.list.filter(x, x != null).map(x, string(x))}", value: []any{"1", "2", "a<b>&c"}, text: `["1","2","a<b>&c"]`},
-		{reason: "a map that was made", template: `${{"a": dyn(1), "b": dyn([data.name])}}`, value: map[string]any{"a": int64(1), "b": []any{"leaf1"}}, text: `{"a":1,"b":["leaf1"]}`},
-		{reason: "a map with other keys", template: "${{1: 2}}", fault: "has the key 1, which is no text"},
+		{reason: "a computed list", template: "${data.list.filter(x, x != null).map(x, string(x))}", value: []any{"1", "2", "a<b>&c"}, text: `["1","2","a<b>&c"]`},
+		{reason: "a computed map", template: `${{"a": dyn(1), "b": dyn([data.name])}}`, value: map[string]any{"a": int64(1), "b": []any{"leaf1"}}, text: `{"a":1,"b":["leaf1"]}`},
+		{reason: "a map with other keys", template: "${{1: 2}}", wantErr: "has the key 1, which is not a string"},
 		{reason: "a time", template: "${timestamp(data.when)}", value: "2020-10-26T18:14:18.764443Z", text: "2020-10-26T18:14:18.764443Z"},
 		{reason: "the time", template: "${now}", value: "2027-07-28T09:30:00Z", text: "2027-07-28T09:30:00Z"},
 		{reason: "a duration", template: `${duration("3690.5s")}`, value: "1h1m30.5s", text: "1h1m30.5s"},
@@ -87,11 +87,11 @@ func TestText(t *testing.T) {
 		{reason: "a URL", template: `${url("https://h/p?q=1")}`, value: "https://h/p?q=1", text: "https://h/p?q=1"},
 		{reason: "bytes", template: `${b"\xff\x00"}`, value: "/wA=", text: "/wA="},
 		{reason: "an optional value", template: "${data.?name}", value: "leaf1", text: "leaf1"},
-		{reason: "a type", template: "${type(1)}", fault: "no value of JSON"},
-		{reason: "what to write then", template: `${data.nothing == null ? "none" : data.nothing.slug}`, value: "none", text: "none"},
-		{reason: "a missing key", template: "a ${data.nam}", fault: `no such key: nam in "data.nam"`},
-		{reason: "characters that mean something", template: "a ${data.quotes}", text: "a \"'\n\\"},
-		{reason: "a value is no template", template: "a ${data.dollar}", text: "a ${data.name} $${ }"},
+		{reason: "a type", template: "${type(1)}", wantErr: "has no JSON value"},
+		{reason: "a default for null", template: `${data.nothing == null ? "none" : data.nothing.slug}`, value: "none", text: "none"},
+		{reason: "a missing key", template: "a ${data.nam}", wantErr: `no such key: nam in "data.nam"`},
+		{reason: "special characters", template: "a ${data.quotes}", text: "a \"'\n\\"},
+		{reason: "a value is not a template", template: "a ${data.dollar}", text: "a ${data.name} $${ }"},
 		{reason: "a brace in a comment", template: "${1 // }\n + 1}", value: int64(2), text: "2"},
 		{reason: "quotes and braces in an expression", template: `${"{\"}" + '}' + r"\" + """}"}""" + {"}": "{"}["}"]}!`, text: `{"}}\}"}{!`},
 	} {
@@ -99,8 +99,8 @@ func TestText(t *testing.T) {
 			compiled, in := message(t, test.template), rule.NewInput(event, now)
 			check := func(got, want any, err error) {
 				t.Helper()
-				if (err != nil) != (test.fault != "") || err != nil && !strings.Contains(err.Error(), test.fault) {
-					t.Errorf("error is %v, want %q", err, test.fault)
+				if (err != nil) != (test.wantErr != "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
+					t.Errorf("error is %v, want %q", err, test.wantErr)
 				}
 				if diff := cmp.Diff(want, got); diff != "" && err == nil {
 					t.Errorf("(-want +got):\n%s", diff)
@@ -120,19 +120,19 @@ func TestText(t *testing.T) {
 }
 
 func TestNull(t *testing.T) {
-	in := rule.NewInput(made(t, `{"nothing": null}`), now)
+	in := rule.NewInput(eventWith(t, `{"nothing": null}`), now)
 	for _, expression := range []string{"data.nothing", "data.?missing", "prechange"} {
 		whole, part := message(t, "${"+expression+"}"), message(t, "a ${"+expression+"}")
 		if value, err := whole.Value(t.Context(), in); value != nil || err != nil {
 			t.Errorf("%s: value is %v, error is %v", expression, value, err)
 		}
-		if said, err := part.Message(t.Context(), in); said != "a null" || err != nil {
-			t.Errorf("%s: message is %q, error is %v", expression, said, err)
+		if text, err := part.Message(t.Context(), in); text != "a null" || err != nil {
+			t.Errorf("%s: message is %q, error is %v", expression, text, err)
 		}
 		_, valueErr := part.Value(t.Context(), in)
 		_, textErr := whole.Text(t.Context(), in)
 		for _, err := range []error{valueErr, textErr} {
-			if err == nil || !strings.HasPrefix(err.Error(), "${"+expression+"} is null; say what to write then, as in ${") {
+			if err == nil || !strings.HasPrefix(err.Error(), "${"+expression+"} is null; provide a default, as in ${") {
 				t.Errorf("%s: error is %v", expression, err)
 			}
 		}
@@ -140,38 +140,38 @@ func TestNull(t *testing.T) {
 }
 
 func TestURL(t *testing.T) {
-	event := made(t, `{"name": "leaf 1", "id": 14, "none": null, "empty": "", "dots": "..", "dot": ".", "path": "a/../b", "backslash": "a\\..\\b", "odd": "a/b?c#d&e=f;g@h:i\\j%2Fk", "host": "sink-1.example", "evil": "evil.example/x",
+	event := eventWith(t, `{"name": "leaf 1", "id": 14, "none": null, "empty": "", "dots": "..", "dot": ".", "path": "a/../b", "backslash": "a\\..\\b", "odd": "a/b?c#d&e=f;g@h:i\\j%2Fk", "host": "sink-1.example", "evil": "evil.example/x",
 		"port": 8080, "address": "10.0.0.0/8", "list": ["a"]}`)
 	for _, test := range []struct {
 		reason, template string
-		want, fault      string
+		want, wantErr    string
 	}{
 		{reason: "no expression", template: "https://example.com/a?b=c#d", want: "https://example.com/a?b=c#d"},
-		{reason: "parts of the path and the query", template: "https://example.com/${data.name}/x-${data.id}?n=${data.name}&i=${data.id}", want: "https://example.com/leaf%201/x-14?n=leaf+1&i=14"},
-		{reason: "characters that mean something", template: "https://example.com/${data.odd}?n=${data.odd}", want: "https://example.com/a%2Fb%3Fc%23d&e=f%3Bg@h:i%5Cj%252Fk?n=a%2Fb%3Fc%23d%26e%3Df%3Bg%40h%3Ai%5Cj%252Fk"},
+		{reason: "values in the path and the query", template: "https://example.com/${data.name}/x-${data.id}?n=${data.name}&i=${data.id}", want: "https://example.com/leaf%201/x-14?n=leaf+1&i=14"},
+		{reason: "special characters", template: "https://example.com/${data.odd}?n=${data.odd}", want: "https://example.com/a%2Fb%3Fc%23d&e=f%3Bg@h:i%5Cj%252Fk?n=a%2Fb%3Fc%23d%26e%3Df%3Bg%40h%3Ai%5Cj%252Fk"},
 		{reason: "a prefix", template: "https://example.com/${data.address}/", want: "https://example.com/10.0.0.0%2F8/"},
 		{reason: "a list", template: "https://example.com/?l=${data.list}", want: "https://example.com/?l=%5B%22a%22%5D"},
 		{reason: "a query without a path", template: "https://example.com?n=${data.name}", want: "https://example.com?n=leaf+1"},
 		{reason: "a fragment", template: "https://example.com/#${data.name}", want: "https://example.com/#leaf+1"},
-		{reason: "an empty part of the query", template: "https://example.com/?n=${data.empty}", want: "https://example.com/?n="},
-		{reason: "an empty part of the path", template: "https://example.com/${data.empty}/x", fault: "is empty"},
-		{reason: "a missing key", template: "https://example.com/${data.non}", fault: "no such key"},
-		{reason: "the directory above", template: "https://example.com/${data.dots}/x", fault: `has a part ".."`},
-		{reason: "it, put together", template: "https://example.com/a/.${data.dot}/x", fault: `has a part ".."`},
-		{reason: "it, for servers that unescape before they look", template: "https://example.com/%2e${data.dot}/${data.path}", fault: `has a part ".."`},
-		{reason: "it, within a value", template: "https://example.com/${data.path}", fault: `has a part ".."`},
-		{reason: "it, for servers that take a backslash for a slash", template: "https://example.com/${data.backslash}", fault: `has a part ".."`},
+		{reason: "an empty value in the query", template: "https://example.com/?n=${data.empty}", want: "https://example.com/?n="},
+		{reason: "an empty value in the path", template: "https://example.com/${data.empty}/x", wantErr: "is empty"},
+		{reason: "a missing key", template: "https://example.com/${data.non}", wantErr: "no such key"},
+		{reason: "a dot segment", template: "https://example.com/${data.dots}/x", wantErr: `has a segment ".."`},
+		{reason: "a composed dot segment", template: "https://example.com/a/.${data.dot}/x", wantErr: `has a segment ".."`},
+		{reason: "a dot segment for servers that unescape first", template: "https://example.com/%2e${data.dot}/${data.path}", wantErr: `has a segment ".."`},
+		{reason: "a dot segment within a value", template: "https://example.com/${data.path}", wantErr: `has a segment ".."`},
+		{reason: "a dot segment for servers that treat a backslash as a slash", template: "https://example.com/${data.backslash}", wantErr: `has a segment ".."`},
 		{reason: "dots in the query", template: "https://example.com/?p=${data.path}", want: "https://example.com/?p=a%2F..%2Fb"},
 		{reason: "a host and a port", template: "http://${data.host}:${data.port}/", want: "http://sink-1.example:8080/"},
-		{reason: "part of a host", template: "https://${data.host}.internal/${data.id}", want: "https://sink-1.example.internal/14"},
-		{reason: "a host that is more", template: "https://${data.evil}/", fault: "cannot be part of the name of a host"},
-		{reason: "an empty host", template: "https://${data.empty}.internal/", fault: "cannot be part of the name of a host"},
-		{reason: "a port that is none", template: "https://example.com:${data.host}/", fault: "invalid port"},
+		{reason: "a value within a host", template: "https://${data.host}.internal/${data.id}", want: "https://sink-1.example.internal/14"},
+		{reason: "a host with a path", template: "https://${data.evil}/", wantErr: "not valid in a host name"},
+		{reason: "an empty host", template: "https://${data.empty}.internal/", wantErr: "not valid in a host name"},
+		{reason: "an invalid port", template: "https://example.com:${data.host}/", wantErr: "invalid port"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			got, err := target(t, test.template).Text(t.Context(), rule.NewInput(event, now))
-			if err == nil && got != test.want || (err != nil) != (test.fault != "") || err != nil && !strings.Contains(err.Error(), test.fault) {
-				t.Errorf("URL is %s, error is %v; want %s, %q", got, err, test.want, test.fault)
+			if err == nil && got != test.want || (err != nil) != (test.wantErr != "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
+				t.Errorf("URL is %s, error is %v; want %s, %q", got, err, test.want, test.wantErr)
 			}
 		})
 	}
@@ -183,14 +183,14 @@ func target(t testing.TB, template string) *rule.URL {
 	return compile(t, &v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{action}}).Actions[0].URL
 }
 
-// shape is what no value may change of a URL.
+// shape is the structure of a URL, which values must not change.
 type shape struct {
 	scheme, user, host string
 	segments           int
 	keys               []string
 }
 
-// shapeOf reads a URL as strictly as anybody might.
+// shapeOf parses a URL strictly.
 func shapeOf(t testing.TB, text string) shape {
 	t.Helper()
 	parsed, err := url.Parse(text)
@@ -218,7 +218,7 @@ func shapeOf(t testing.TB, text string) shape {
 	return shape{parsed.Scheme, parsed.User.String(), parsed.Host, len(segments), keys}
 }
 
-// urls are templates with an expression in every place.
+// urls are templates with expressions in every component.
 var urls = []string{
 	"https://hooks.example.com:8443/a/${data.name}/b?x=1",
 	"https://hooks.example.com/pre-${data.name}",
@@ -227,7 +227,7 @@ var urls = []string{
 	"https://a${data.name}/a?x=${data.name}",
 }
 
-// urlCheck compares the URL of an event of some name with that of a harmless one.
+// urlCheck compares the URL for a name with the URL for a harmless name.
 type urlCheck struct {
 	template string
 	compiled *rule.URL
@@ -249,7 +249,7 @@ func urlChecks(t testing.TB) []urlCheck {
 	return checks
 }
 
-// check tells whether there is a URL with a name. It fails if it is not one like that of a harmless name.
+// check reports whether the URL renders for a name. It fails if its structure differs from that for a harmless name.
 func (c urlCheck) check(t testing.TB, name string) bool {
 	t.Helper()
 	rendered, err := c.compiled.Text(t.Context(), rule.NewInput(named(t, name), now))
@@ -260,7 +260,7 @@ func (c urlCheck) check(t testing.TB, name string) bool {
 		return false
 	}
 	want := c.harmless
-	want.host = strings.Replace(want.host, "harmless", name, 1) // where an expression stands in it
+	want.host = strings.Replace(want.host, "harmless", name, 1) // in templates with an expression in the host
 	if got := shapeOf(t, rendered); !reflect.DeepEqual(got, want) {
 		t.Errorf("%s with %.200q: %+v, want %+v", c.template, name, got, want)
 	}
@@ -272,7 +272,7 @@ func (c urlCheck) check(t testing.TB, name string) bool {
 	return true
 }
 
-// objectCheck compares the Job of an event of some name with that of a harmless one.
+// objectCheck compares the Job for a name with the Job for a harmless name.
 type objectCheck struct {
 	compiled rule.Object
 	harmless map[string]any
@@ -302,7 +302,7 @@ func (c objectCheck) render(t testing.TB, name string) map[string]any {
 
 func (c objectCheck) check(t testing.TB, name string) {
 	t.Helper()
-	var want func(value any) any // what the object of a harmless name is with another name
+	var want func(value any) any // replaces the harmless name in an object
 	want = func(value any) any {
 		switch value := value.(type) {
 		case string:
@@ -359,7 +359,7 @@ func TestObject(t *testing.T) {
 		t.Fatal(err)
 	}
 	compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{action}}).Actions[0].Objects
-	in := rule.NewInput(made(t, `{"name": "leaf1", "id": 14, "height": 1.0, "tenant": null, "tags": [{"slug": "a", "id": 1}], "custom": {"mtu": 9000}}`), now)
+	in := rule.NewInput(eventWith(t, `{"name": "leaf1", "id": 14, "height": 1.0, "tenant": null, "tags": [{"slug": "a", "id": 1}], "custom": {"mtu": 9000}}`), now)
 	want := []map[string]any{
 		{
 			"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "a-leaf1"}, "immutable": true,
@@ -374,7 +374,7 @@ func TestObject(t *testing.T) {
 		t.Fatalf("%d objects", len(compiled))
 	}
 	for i := range want {
-		for range 2 { // what was rendered does not change what is rendered next
+		for range 2 { // changes of a rendered object do not affect the template
 			got, err := compiled[i].Render(t.Context(), in)
 			if err != nil {
 				t.Fatal(err)
@@ -390,7 +390,7 @@ func TestObject(t *testing.T) {
 		}
 	}
 
-	_, err := compiled[1].Render(t.Context(), rule.NewInput(made(t, `{"id": 1, "height": 1, "tenant": 1, "tags": [{}], "custom": 1}`), now))
+	_, err := compiled[1].Render(t.Context(), rule.NewInput(eventWith(t, `{"id": 1, "height": 1, "tenant": 1, "tags": [{}], "custom": 1}`), now))
 	if err == nil || err.Error() != `template.spec.first: no such key: slug in "data.tags[0].slug"` {
 		t.Errorf("error is %v", err)
 	}

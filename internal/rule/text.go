@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// Text is a text that may hold expressions.
+// Text is a template of a string.
 type Text struct {
 	parts []part
 }
 
-// part is a literal text, or an expression.
+// part is a literal or an expression.
 type part struct {
 	literal    string
 	expression *expression
@@ -20,7 +20,7 @@ type part struct {
 // maxExpressionBytes bounds one expression in a template.
 const maxExpressionBytes = 4096
 
-// text compiles a text in which ${…} holds an expression and $${ stands for ${.
+// text compiles a template in which ${…} is an expression and $${ an escaped ${.
 func (c *compiler) text(path, source string) *Text {
 	var compiled Text
 	var literal strings.Builder
@@ -46,7 +46,7 @@ func (c *compiler) text(path, source string) *Text {
 		rest = rest[at+len("${"):]
 		end := expressionEnd(rest)
 		if end < 0 || end > maxExpressionBytes {
-			c.fault(path, fmt.Errorf("${%.40s…: no } closes it within %d bytes, but for those in strings; write $${ for ${ itself",
+			c.addError(path, fmt.Errorf("${%.40s…: missing closing } within %d bytes, outside of string literals; write $${ for a literal ${",
 				rest, maxExpressionBytes))
 			break
 		}
@@ -58,12 +58,12 @@ func (c *compiler) text(path, source string) *Text {
 	return &compiled
 }
 
-// expressionEnd finds the brace that closes the expression at the beginning of a text, -1 where none does. Braces in CEL's strings and
-// comments do not count, and those of a map come in pairs.
-func expressionEnd(from string) int {
+// expressionEnd returns the index of the brace that closes the expression at the start of a text, -1 for none. It skips braces in CEL's
+// string literals and comments, and pairs of braces.
+func expressionEnd(text string) int {
 	depth := 0
-	for at := 0; at < len(from); at++ {
-		switch rest := from[at:]; {
+	for at := 0; at < len(text); at++ {
+		switch rest := text[at:]; {
 		case rest[0] == '{':
 			depth++
 		case rest[0] == '}':
@@ -78,7 +78,7 @@ func expressionEnd(from string) int {
 			}
 			at += line
 		case rest[0] == '"' || rest[0] == '\'':
-			raw := at > 0 && (from[at-1] == 'r' || from[at-1] == 'R')
+			raw := at > 0 && (text[at-1] == 'r' || text[at-1] == 'R')
 			length := stringLength(rest, raw)
 			if length < 0 {
 				return -1
@@ -89,24 +89,24 @@ func expressionEnd(from string) int {
 	return -1
 }
 
-// stringLength is the length of the string of CEL at the beginning of a text, -1 where nothing ends it.
-func stringLength(from string, raw bool) int {
-	quote := from[:1]
-	if triple := strings.Repeat(quote, 3); strings.HasPrefix(from, triple) {
+// stringLength returns the length of the CEL string literal at the start of a text, -1 if it is not terminated.
+func stringLength(text string, raw bool) int {
+	quote := text[:1]
+	if triple := strings.Repeat(quote, 3); strings.HasPrefix(text, triple) {
 		quote = triple
 	}
-	for at := len(quote); at < len(from); at++ {
+	for at := len(quote); at < len(text); at++ {
 		switch {
-		case from[at] == '\\' && !raw:
+		case text[at] == '\\' && !raw:
 			at++
-		case strings.HasPrefix(from[at:], quote):
+		case strings.HasPrefix(text[at:], quote):
 			return at + len(quote)
 		}
 	}
 	return -1
 }
 
-// whole returns the expression of a text that is nothing else.
+// whole returns the expression of a template that consists of one.
 func (t *Text) whole() (*expression, bool) {
 	if len(t.parts) == 1 && t.parts[0].expression != nil {
 		return t.parts[0].expression, true
@@ -114,29 +114,29 @@ func (t *Text) whole() (*expression, bool) {
 	return nil, false
 }
 
-// Value returns what a text stands for: a value of JSON of any type where the text is one expression, else a string.
+// Value renders the template: as a JSON value of any type if it consists of one expression, otherwise as a string.
 func (t *Text) Value(ctx context.Context, in *Input) (any, error) {
-	left := budget(maxRendered)
-	return t.value(ctx, in, &left)
+	remaining := budget(maxRendered)
+	return t.value(ctx, in, &remaining)
 }
 
-func (t *Text) value(ctx context.Context, in *Input, left *budget) (any, error) {
+func (t *Text) value(ctx context.Context, in *Input, remaining *budget) (any, error) {
 	if whole, ok := t.whole(); ok {
-		return whole.native(ctx, in, left)
+		return whole.native(ctx, in, remaining)
 	}
-	return t.join(ctx, in, left, func(_ int, value any) (string, error) { return text(value) })
+	return t.join(ctx, in, remaining, func(_ int, value any) (string, error) { return text(value) })
 }
 
-// Text returns the text with the values of its expressions. Null is an error.
+// Text renders the template as a string. Null is an error.
 func (t *Text) Text(ctx context.Context, in *Input) (string, error) {
-	left := budget(maxRendered)
-	return t.join(ctx, in, &left, func(_ int, value any) (string, error) { return text(value) })
+	remaining := budget(maxRendered)
+	return t.join(ctx, in, &remaining, func(_ int, value any) (string, error) { return text(value) })
 }
 
-// Message is as Text, for people: null is the word null.
+// Message is like Text, for messages: null becomes "null".
 func (t *Text) Message(ctx context.Context, in *Input) (string, error) {
-	left := budget(maxRendered)
-	return t.join(ctx, in, &left, func(_ int, value any) (string, error) {
+	remaining := budget(maxRendered)
+	return t.join(ctx, in, &remaining, func(_ int, value any) (string, error) {
 		if value == nil {
 			return "null", nil
 		}
@@ -144,9 +144,9 @@ func (t *Text) Message(ctx context.Context, in *Input) (string, error) {
 	})
 }
 
-// join writes the parts of a text, and the values of its expressions as write does, which gets their place among the parts.
+// join joins the parts of a template. The function write converts the value of an expression, and gets the index of its part.
 func (t *Text) join(
-	ctx context.Context, in *Input, left *budget, write func(at int, value any) (string, error),
+	ctx context.Context, in *Input, remaining *budget, write func(at int, value any) (string, error),
 ) (string, error) {
 	var joined strings.Builder
 	for at, part := range t.parts {
@@ -154,31 +154,31 @@ func (t *Text) join(
 			joined.WriteString(part.literal)
 			continue
 		}
-		value, err := part.expression.native(ctx, in, left)
+		value, err := part.expression.native(ctx, in, remaining)
 		if err != nil {
 			return "", err
 		}
 		written, err := write(at, value)
 		if err != nil {
-			return "", part.expression.fault(err)
+			return "", part.expression.wrap(err)
 		}
 		joined.WriteString(written)
 	}
 	return joined.String(), nil
 }
 
-// native returns the value of an expression as one of JSON.
-func (e *expression) native(ctx context.Context, in *Input, left *budget) (any, error) {
+// native returns the value of an expression as a JSON value.
+func (e *expression) native(ctx context.Context, in *Input, remaining *budget) (any, error) {
 	value, err := e.evaluate(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	converted, err := native(value, left)
+	converted, err := native(value, remaining)
 	if err != nil {
-		return nil, e.fault(err)
+		return nil, e.wrap(err)
 	}
 	return converted, nil
 }
 
-// fault says which expression has a value that cannot be used.
-func (e *expression) fault(err error) error { return fmt.Errorf("${%.60s} %w", e.text, bounded(err)) }
+// wrap adds the expression to an error about its value.
+func (e *expression) wrap(err error) error { return fmt.Errorf("${%.60s} %w", e.text, bounded(err)) }

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// place is where in a URL an expression stands, which says how its value must be written to stay there.
+// place is the component of a URL in which an expression is. It determines how the value is escaped.
 type place int
 
 const (
@@ -20,19 +20,19 @@ const (
 // URL is the template of a URL.
 type URL struct {
 	text   *Text
-	places []place // of the text's parts
+	places []place // by part of text
 }
 
 func (c *compiler) url(path, source string) *URL {
 	text := c.text(path, source)
 	compiled := &URL{text: text, places: make([]place, len(text.parts))}
-	example := "" // the URL up to a part, with 0 in place of the values
+	example := "" // the URL up to a part, with 0 for each value
 	for i, part := range text.parts {
 		example += part.literal
 		_, rest, hasScheme := strings.Cut(example, "://")
 		switch {
 		case !hasScheme:
-			c.fault(path, errors.New("must begin with http:// or https://, before any expression"))
+			c.addError(path, errors.New("must begin with http:// or https://, before any expression"))
 			return nil
 		case strings.ContainsAny(rest, "?#"):
 			compiled.places[i] = inQuery
@@ -45,17 +45,16 @@ func (c *compiler) url(path, source string) *URL {
 			example += "0"
 		}
 	}
-	if err := checkURL(example); err != nil { // what is literal must be good by itself
-		c.fault(path, err)
+	if err := checkURL(example); err != nil { // the literals must form a valid URL
+		c.addError(path, err)
 	}
 	return compiled
 }
 
-// Text returns the URL. What the values of expressions hold makes no difference to its structure: each is one part of the path or the
-// query, or of the name of the host.
+// Text renders the URL. Values cannot change its structure: each is escaped as part of a path segment, of the query, or of the host name.
 func (u *URL) Text(ctx context.Context, in *Input) (string, error) {
-	left := budget(maxRendered)
-	rendered, err := u.text.join(ctx, in, &left, func(at int, value any) (string, error) {
+	remaining := budget(maxRendered)
+	rendered, err := u.text.join(ctx, in, &remaining, func(at int, value any) (string, error) {
 		written, err := text(value)
 		if err != nil {
 			return "", err
@@ -73,12 +72,12 @@ func (p place) write(value string) (string, error) {
 	switch p {
 	case inAuthority:
 		if strings.Trim(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") != "" || value == "" {
-			return "", fmt.Errorf("is %.60q, which cannot be part of the name of a host", value)
+			return "", fmt.Errorf("is %.60q, which is not valid in a host name", value)
 		}
 		return value, nil
 	case inPath:
 		if value == "" {
-			return "", errors.New("is empty, which would make it another path")
+			return "", errors.New("is empty, but a path segment must not be")
 		}
 		return url.PathEscape(value), nil
 	default:
@@ -86,22 +85,22 @@ func (p place) write(value string) (string, error) {
 	}
 }
 
-// checkURL tells what is wrong with a URL that is to be sent to. It does not show the URL, which may hold a password.
+// checkURL validates a URL. Its error omits the URL, which may hold a password.
 func checkURL(text string) error {
 	parsed, err := url.Parse(text)
 	if err != nil {
-		if fault, ok := errors.AsType[*url.Error](err); ok {
-			err = fault.Err // without the URL, which may be long
+		if urlErr, ok := errors.AsType[*url.Error](err); ok {
+			err = urlErr.Err // without the URL, which may be long
 		}
-		return fmt.Errorf("is no URL: %w", bounded(err))
+		return fmt.Errorf("is not a valid URL: %w", bounded(err))
 	}
 	if parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
 		return errors.New("must begin with http:// or https:// and a host")
 	}
-	// Some servers take \ for /, and some take what is escaped for what is not.
+	// Some servers treat \ as /, and some unescape before they resolve dot segments.
 	for segment := range strings.SplitSeq(strings.ReplaceAll(parsed.Path, `\`, "/"), "/") {
 		if segment == "." || segment == ".." {
-			return fmt.Errorf("the path %.100q has a part %q, which would lead elsewhere", parsed.Path, segment)
+			return fmt.Errorf("the path %.100q has a segment %q, which is not allowed", parsed.Path, segment)
 		}
 	}
 	return nil

@@ -15,12 +15,12 @@ import (
 	"github.com/google/cel-go/common/types/traits"
 )
 
-// maxRendered bounds, in bytes, what expressions may put into one text or object: it is more than the API server takes. Expressions of
-// little cost, such as [data, data, data], can have values that do not fit into memory. Each value counts valueBytes besides its text: so
-// the data of an event of 1 MB fits, whatever it is made of.
+// maxRendered bounds, in bytes, the values of the expressions of one text or object: it is more than the API server accepts. Expressions of
+// low cost, such as [data, data, data], can have values that do not fit into memory. Each value counts valueBytes in addition to its text,
+// so that the data of any event of 1 MB fits.
 const maxRendered, valueBytes = 2 << 20, 4
 
-// budget is what is left of maxRendered.
+// budget is the unused part of maxRendered.
 type budget int
 
 func (b *budget) take(bytes int) error {
@@ -31,13 +31,13 @@ func (b *budget) take(bytes int) error {
 	return nil
 }
 
-// native turns a value of CEL into one of JSON: nil, bool, int64, float64, string, []any or map[string]any. Times, durations, quantities,
-// addresses and the like become text.
-func native(value ref.Val, left *budget) (any, error) {
-	if err := left.take(valueBytes); err != nil {
+// native converts a CEL value to a JSON value: nil, bool, int64, float64, string, []any or map[string]any. Times, durations, quantities,
+// addresses and the like become strings.
+func native(value ref.Val, remaining *budget) (any, error) {
+	if err := remaining.take(valueBytes); err != nil {
 		return nil, err
 	}
-	str := func(text string) (any, error) { return text, left.take(len(text)) }
+	str := func(text string) (any, error) { return text, remaining.take(len(text)) }
 	switch value := value.(type) {
 	case types.Null:
 		return nil, nil
@@ -47,12 +47,12 @@ func native(value ref.Val, left *budget) (any, error) {
 		return int64(value), nil
 	case types.Uint:
 		if value > math.MaxInt64 {
-			return nil, fmt.Errorf("is %d, which is larger than Kubernetes can keep", uint64(value))
+			return nil, fmt.Errorf("is %d, which exceeds the largest integer of Kubernetes", uint64(value))
 		}
 		return int64(value), nil
 	case types.Double:
 		if math.IsNaN(float64(value)) || math.IsInf(float64(value), 0) {
-			return nil, fmt.Errorf("is %v, which is no number of JSON", float64(value))
+			return nil, fmt.Errorf("is %v, which is not a JSON number", float64(value))
 		}
 		return float64(value), nil
 	case types.String:
@@ -65,11 +65,11 @@ func native(value ref.Val, left *budget) (any, error) {
 		if !value.HasValue() {
 			return nil, nil
 		}
-		return native(value.GetValue(), left)
+		return native(value.GetValue(), remaining)
 	case traits.Lister:
 		list := []any{}
 		for at := value.Iterator(); at.HasNext() == types.True; {
-			element, err := native(at.Next(), left)
+			element, err := native(at.Next(), remaining)
 			if err != nil {
 				return nil, err
 			}
@@ -82,12 +82,12 @@ func native(value ref.Val, left *budget) (any, error) {
 			key := at.Next()
 			name, ok := key.(types.String)
 			if !ok {
-				return nil, fmt.Errorf("has the key %v, which is no text", key.Value())
+				return nil, fmt.Errorf("has the key %v, which is not a string", key.Value())
 			}
-			if err := left.take(len(name)); err != nil {
+			if err := remaining.take(len(name)); err != nil {
 				return nil, err
 			}
-			element, err := native(value.Get(key), left)
+			element, err := native(value.Get(key), remaining)
 			if err != nil {
 				return nil, err
 			}
@@ -98,12 +98,12 @@ func native(value ref.Val, left *budget) (any, error) {
 	if text, ok := value.Value().(fmt.Stringer); ok { // a duration, a quantity, an address, …
 		return str(text.String())
 	}
-	return nil, fmt.Errorf("is a %s, which is no value of JSON", value.Type().TypeName())
+	return nil, fmt.Errorf("is a %s, which has no JSON value", value.Type().TypeName())
 }
 
-var errNull = errors.New("is null; say what to write then, as in ${data.tenant == null ? \"none\" : data.tenant.slug}")
+var errNull = errors.New("is null; provide a default, as in ${data.tenant == null ? \"none\" : data.tenant.slug}")
 
-// text writes a value as part of a text: 14 and 14.0 are 14, lists and maps are JSON.
+// text formats a value as part of a string: 14 and 14.0 as 14, lists and maps as JSON.
 func text(value any) (string, error) {
 	switch value := value.(type) {
 	case nil:
@@ -115,7 +115,7 @@ func text(value any) (string, error) {
 	case int64:
 		return strconv.FormatInt(value, 10), nil
 	case float64:
-		return strconv.FormatFloat(value+0, 'f', -1, 64), nil // + 0 makes 0 of -0
+		return strconv.FormatFloat(value+0, 'f', -1, 64), nil // + 0 turns -0 into 0
 	default:
 		var encoded strings.Builder
 		encoder := json.NewEncoder(&encoded)
