@@ -1,5 +1,5 @@
-// Package action does what rules ask for: one file for each kind of action. It is the only part of the operator that connects to anything
-// but the API server.
+// Package action executes the actions of rules, one file per kind of action. It is the only package that connects to other systems than the
+// API server.
 package action
 
 import (
@@ -20,14 +20,14 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// Task is one action that is to be done about one event.
+// Task is an action to execute for an event.
 type Task struct {
 	Rule   *v1alpha1.NetBoxEventRule
 	Action *rule.Action
 	Event  *v1alpha1.NetBoxEvent
 	Input  *rule.Input
-	// Rendered, if it is not nil, is called once when everything that needs the processor is done: templates, body and objects are rendered,
-	// and nothing outside was waited for. It is not called where that fails.
+	// Rendered, if it is not nil, is called once after all CPU-bound work: templates, body and objects are rendered, and no I/O has started.
+	// It is not called if rendering fails.
 	Rendered func()
 }
 
@@ -37,23 +37,23 @@ func (t Task) rendered() {
 	}
 }
 
-// Options are what actions need.
+// Options are the dependencies and settings of a Runner.
 type Options struct {
-	// Config connects to the API server; apply actions impersonate service accounts over it.
+	// Config connects to the API server. Apply actions impersonate service accounts.
 	Config *rest.Config
-	// Mapper knows the resources of the API server.
+	// Mapper maps kinds to resources of the API server.
 	Mapper meta.RESTMapper
 	// Secrets reads Secrets from the API server.
 	Secrets client.Reader
 	// Events creates Kubernetes Events.
 	Events client.Writer
-	// SinkAllowCIDRs are addresses that http actions may connect to although they are loopback, link-local or a cloud's metadata service.
+	// SinkAllowCIDRs are the exceptions to the addresses that http actions must not connect to: loopback, link-local, metadata services.
 	SinkAllowCIDRs []netip.Prefix
 	Clock          clock.PassiveClock
 	Log            logr.Logger
 }
 
-// Runner does actions. It is safe for concurrent use.
+// Runner executes actions. It is safe for concurrent use.
 type Runner struct {
 	http   *httpSender
 	apply  *applier
@@ -73,8 +73,8 @@ func NewRunner(options Options) *Runner {
 	}
 }
 
-// Do does an action once. It returns in short what was answered or made, also where it failed. Each error of it is a *Failure; when the
-// context was canceled, it is also context.Canceled.
+// Do executes an action once. It returns a summary of the sink's response or of the written objects, also on failure. Each error is a
+// *Failure, which wraps context.Canceled if the context was canceled.
 func (r *Runner) Do(ctx context.Context, task Task) (response string, err error) {
 	switch spec := task.Action.Spec; {
 	case spec.HTTP != nil:
@@ -82,26 +82,26 @@ func (r *Runner) Do(ctx context.Context, task Task) (response string, err error)
 	case spec.Apply != nil:
 		response, err = r.apply.do(ctx, task, spec.Apply)
 	case spec.Event != nil:
-		err = r.record(ctx, task, spec.Event)
+		err = r.createEvent(ctx, task, spec.Event)
 	case spec.Log != nil:
-		err = r.write(ctx, task)
+		err = r.writeLog(ctx, task)
 	default:
-		err = final(errors.New("this version of the operator does not know this kind of action"))
+		err = permanent(errors.New("unknown kind of action in this version of the operator"))
 	}
-	return oneline.Of(response, maxTextBytes), failed(ctx, task, err)
+	return oneline.Of(response, maxTextBytes), asFailure(ctx, task, err)
 }
 
-// Failure is an error with advice on trying again.
+// Failure is an error of an action, classified for retries.
 type Failure struct {
 	Err error
-	// Final says that the same would happen again.
-	Final bool
-	// Unavailable says that the sink, not this one event, is at fault: it could not be reached, did not answer in time, or answered with 408,
-	// 425, 429 or 5xx. Deliveries of other events to it would fail as well.
+	// Permanent means that a retry would fail too.
+	Permanent bool
+	// Unavailable means that the sink caused the failure, not this event: it was unreachable, timed out, or answered with 408, 425, 429 or
+	// 5xx. Deliveries of other events to it would fail too.
 	Unavailable bool
-	// Throttled says that the sink answered with 429: it is there, and takes fewer requests than it gets.
+	// Throttled means that the sink answered with 429: it is available, and limits the rate.
 	Throttled bool
-	// RetryAfter is the least pause before the next attempt. It is 0 where the sink did not ask for one.
+	// RetryAfter is the minimum pause before the next attempt, as requested by the sink, 0 for none.
 	RetryAfter time.Duration
 }
 
@@ -111,24 +111,24 @@ func (f *Failure) Error() string { return f.Err.Error() }
 // Unwrap returns the error.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// failed makes a Failure of any error. It says which errors come from the end of the context: an error that is no Failure yet, or one of a
-// sink that did not answer.
-func failed(ctx context.Context, task Task, err error) error {
+// asFailure converts any error to a Failure. It adds the timeout or cancellation to errors that the end of the context caused: those of a
+// sink that did not respond, and unclassified ones.
+func asFailure(ctx context.Context, task Task, err error) error {
 	if err == nil {
 		return nil
 	}
 	failure := &Failure{Err: err}
-	if judged, ok := errors.AsType[*Failure](err); ok {
-		*failure = *judged
-		if err != error(judged) { //nolint:errorlint // whether it is wrapped
-			failure.Err = err // with what was written around it
+	if classified, ok := errors.AsType[*Failure](err); ok {
+		*failure = *classified
+		if err != error(classified) { //nolint:errorlint // identity: is it wrapped?
+			failure.Err = err // with the text of the wrapper
 		}
 	}
-	_, answered := errors.AsType[answer](err)
+	_, responded := errors.AsType[responseError](err)
 	switch {
-	case failure.Final || answered:
+	case failure.Permanent || responded:
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
-		failure.Err = fmt.Errorf("not done within the timeout of %s: %w", task.Rule.Spec.Retry.Timeout.Duration, failure.Err)
+		failure.Err = fmt.Errorf("timed out after %s: %w", task.Rule.Spec.Retry.Timeout.Duration, failure.Err)
 	case ctx.Err() != nil:
 		failure.Unavailable = false
 		if !errors.Is(err, ctx.Err()) {
@@ -136,41 +136,42 @@ func failed(ctx context.Context, task Task, err error) error {
 		}
 	}
 	if text := failure.Err.Error(); len(text) > maxTextBytes {
-		failure.Err = &worded{oneline.Of(text, maxTextBytes), failure.Err}
+		failure.Err = &textError{oneline.Of(text, maxTextBytes), failure.Err}
 	}
 	return failure
 }
 
-// answer is an error that a sink answered with.
-type answer struct{ error }
+// responseError is an error in the response of a sink.
+type responseError struct{ error }
 
 // Unwrap returns the error.
-func (a answer) Unwrap() error { return a.error }
+func (e responseError) Unwrap() error { return e.error }
 
-// worded is an error with another text.
-type worded struct {
+// textError replaces the text of an error.
+type textError struct {
 	text string
 	err  error
 }
 
-// Error returns the other text.
-func (w *worded) Error() string { return w.text }
+// Error returns the replacement.
+func (e *textError) Error() string { return e.text }
 
 // Unwrap returns the error.
-func (w *worded) Unwrap() error { return w.err }
+func (e *textError) Unwrap() error { return e.err }
 
-// unavailable marks an error as that of the sink, or of what each request to it needs.
+// unavailable returns a failure of the sink, or of a dependency of all requests to it.
 func unavailable(err error) error { return &Failure{Err: err, Unavailable: true} }
 
-func final(err error) error { return &Failure{Err: err, Final: true} }
+// permanent returns a permanent failure.
+func permanent(err error) error { return &Failure{Err: err, Permanent: true} }
 
-// rendering marks the error of a template as final, unless there was just no time.
-func rendering(ctx context.Context, err error) error {
+// renderError returns the error of a template as a permanent failure, unless the context is done.
+func renderError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	return final(err)
+	return permanent(err)
 }
 
-// maxTextBytes bounds errors and responses, which may repeat what an event holds.
+// maxTextBytes bounds errors and responses, which may repeat values of an event.
 const maxTextBytes = 1024

@@ -29,7 +29,7 @@ var plane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 
-// newRunner returns a Runner that may connect to loopback, and is an administrator to the API server.
+// newRunner returns a Runner that may connect to loopback, and has all permissions at the API server.
 func newRunner(t *testing.T, change ...func(*action.Options)) *action.Runner {
 	t.Helper()
 	client, err := rest.HTTPClientFor(plane.Config)
@@ -51,7 +51,7 @@ func newRunner(t *testing.T, change ...func(*action.Options)) *action.Runner {
 	return action.NewRunner(options)
 }
 
-// decode makes of a body what the receiver stores.
+// decode returns the event that the receiver stores for a body.
 func decode(t *testing.T, namespace, body string) *v1alpha1.NetBoxEvent {
 	t.Helper()
 	event, err := deliveries.Delivery{Body: body}.Event(namespace, nil)
@@ -62,7 +62,7 @@ func decode(t *testing.T, namespace, body string) *v1alpha1.NetBoxEvent {
 	return event
 }
 
-// device returns an event of a device of this name.
+// device returns an event of a device with a name.
 func device(t *testing.T, namespace, name string) *v1alpha1.NetBoxEvent {
 	t.Helper()
 	quoted, err := json.Marshal(name)
@@ -75,29 +75,29 @@ func device(t *testing.T, namespace, name string) *v1alpha1.NetBoxEvent {
 
 const serviceAccount = "provisioner"
 
-// newTask makes a task of an action in a rule that the API server accepted, with its defaults.
+// newTask creates a rule with an action at the API server, which sets the defaults, and returns a task of it.
 func newTask(t *testing.T, event *v1alpha1.NetBoxEvent, spec v1alpha1.Action) action.Task {
 	t.Helper()
 	spec.Name = "do"
-	of := &v1alpha1.NetBoxEventRule{
+	eventRule := &v1alpha1.NetBoxEventRule{
 		ObjectMeta: metav1.ObjectMeta{Namespace: event.Namespace, GenerateName: "rule-"},
 		Spec:       v1alpha1.NetBoxEventRuleSpec{ServiceAccountName: serviceAccount, Actions: []v1alpha1.Action{spec}},
 	}
-	plane.Create(t, of)
-	compiled, err := rule.Compile(&of.Spec)
+	plane.Create(t, eventRule)
+	compiled, err := rule.Compile(&eventRule.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return about(action.Task{Rule: of, Action: &compiled.Actions[0]}, event)
+	return withEvent(action.Task{Rule: eventRule, Action: &compiled.Actions[0]}, event)
 }
 
-// about returns the same task about another event.
-func about(task action.Task, event *v1alpha1.NetBoxEvent) action.Task {
+// withEvent returns the same task for another event.
+func withEvent(task action.Task, event *v1alpha1.NetBoxEvent) action.Task {
 	task.Event, task.Input = event, rule.NewInput(event, event.Spec.Timestamp.Time)
 	return task
 }
 
-// do does a task as the controller of events does.
+// do executes a task as the event controller does.
 func do(t *testing.T, runner *action.Runner, task action.Task) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), task.Rule.Spec.Retry.Timeout.Duration)
@@ -105,13 +105,13 @@ func do(t *testing.T, runner *action.Runner, task action.Task) (string, error) {
 	return runner.Do(ctx, task)
 }
 
-// outcome is what becomes of an action.
+// outcome is the outcome of an action.
 type outcome string
 
 const (
-	done  outcome = "done"
-	again outcome = "to be tried again"
-	final outcome = "failed for good"
+	done      outcome = "done"
+	retry     outcome = "retry"
+	permanent outcome = "permanent failure"
 )
 
 func outcomeOf(err error) outcome {
@@ -119,18 +119,18 @@ func outcomeOf(err error) outcome {
 	switch {
 	case err == nil:
 		return done
-	case ok && failure.Final:
-		return final
+	case ok && failure.Permanent:
+		return permanent
 	default:
-		return again
+		return retry
 	}
 }
 
-// expect checks what became of an action, and that its error has these texts and is short.
+// expect checks the outcome of an action, and that its error contains texts, and is short.
 func expect(t *testing.T, err error, want outcome, texts ...string) {
 	t.Helper()
 	if got := outcomeOf(err); got != want {
-		t.Errorf("%s, want %s; error: %v", got, want, err)
+		t.Errorf("outcome is %s, want %s; error: %v", got, want, err)
 	}
 	for _, text := range texts {
 		if err != nil && !strings.Contains(err.Error(), text) {
@@ -142,7 +142,7 @@ func expect(t *testing.T, err error, want outcome, texts ...string) {
 	}
 }
 
-// newSecret makes a Secret of texts.
+// newSecret creates a Secret.
 func newSecret(t *testing.T, namespace, name string, data map[string]string) *corev1.Secret {
 	t.Helper()
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, StringData: data}
@@ -156,7 +156,7 @@ func newRequest(to string) v1alpha1.Action {
 
 func TestUnknownKind(t *testing.T) {
 	task := newTask(t, device(t, plane.Namespace(t), "leaf1"), v1alpha1.Action{Log: &v1alpha1.LogAction{Message: "x"}})
-	task.Action.Spec = &v1alpha1.Action{Name: "do"} // as a newer version of the operator may have known it
+	task.Action.Spec = &v1alpha1.Action{Name: "do"} // of a newer version of the operator
 	_, err := do(t, newRunner(t), task)
-	expect(t, err, final, "does not know")
+	expect(t, err, permanent, "unknown kind")
 }

@@ -29,30 +29,30 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// accountsKept is for how many service accounts a client is kept.
-const accountsKept = 256
+// maxClients is the number of cached clients, one per service account.
+const maxClients = 256
 
-// applier makes objects as service accounts. It never does so as the operator itself.
+// applier writes objects as service accounts, never as the operator itself.
 type applier struct {
 	config    *rest.Config
 	mapper    meta.RESTMapper
 	discovery singleflight.Group // by kind
-	clients   *lru.Cache         // of user names: dynamic.Interface
+	clients   *lru.Cache         // dynamic.Interface by user name
 }
 
 func newApplier(options Options) *applier {
-	return &applier{config: options.Config, mapper: options.Mapper, clients: lru.New(accountsKept)}
+	return &applier{config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients)}
 }
 
-// as returns a client that is a service account: the API server gives it the rights of that account and no others.
-func (a *applier) as(namespace, serviceAccount string) (dynamic.Interface, error) {
+// clientFor returns a client that impersonates a service account: it has the permissions of the account and no others.
+func (a *applier) clientFor(namespace, serviceAccount string) (dynamic.Interface, error) {
 	user := "system:serviceaccount:" + namespace + ":" + serviceAccount
 	if client, ok := a.clients.Get(user); ok {
 		return client.(dynamic.Interface), nil
 	}
 	config := rest.CopyConfig(a.config)
 	config.Impersonate = rest.ImpersonationConfig{UserName: user}
-	config.WarningHandlerWithContext = rest.NoWarnings{} // there would be a line for each event
+	config.WarningHandlerWithContext = rest.NoWarnings{} // one log line for each event would be too many
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, err
@@ -61,48 +61,48 @@ func (a *applier) as(namespace, serviceAccount string) (dynamic.Interface, error
 	return client, nil
 }
 
-// manifest is an object that is rendered, and encoded.
+// manifest is a rendered and encoded object.
 type manifest struct {
 	object *unstructured.Unstructured
 	body   []byte
-	// isDefault says that the template names no namespace.
-	isDefault bool
+	// isDefaultNamespace means that the template has no namespace.
+	isDefaultNamespace bool
 }
 
-// do makes the objects of an apply action, one after the other, up to the first that fails.
+// do writes the objects of an apply action in order, and stops at the first failure. It returns a summary of the written objects.
 func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (string, error) {
 	manifests := make([]manifest, len(task.Action.Objects))
 	for i, template := range task.Action.Objects {
 		var err error
-		if manifests[i], err = finish(ctx, task, spec, i, template); err != nil {
+		if manifests[i], err = newManifest(ctx, task, spec, i, template); err != nil {
 			return "", err
 		}
 	}
 	task.rendered()
-	client, err := a.as(task.Rule.Namespace, task.Rule.Spec.ServiceAccountName)
+	client, err := a.clientFor(task.Rule.Namespace, task.Rule.Spec.ServiceAccountName)
 	if err != nil {
 		return "", err
 	}
-	var made []string
+	var written []string
 	for _, manifest := range manifests {
-		one, err := a.makeOne(ctx, client, task, spec, manifest)
+		object, err := a.write(ctx, client, task, spec, manifest)
 		if err != nil {
-			return strings.Join(made, ", "), err
+			return strings.Join(written, ", "), err
 		}
-		made = append(made, one)
+		written = append(written, object)
 	}
-	return strings.Join(made, ", "), nil
+	return strings.Join(written, ", "), nil
 }
 
-// makeOne makes one object and returns what it is, for people.
-func (a *applier) makeOne(
+// write creates or applies one object, and returns its description.
+func (a *applier) write(
 	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, manifest manifest,
 ) (string, error) {
 	object := manifest.object
 	mapping, err := a.mapping(ctx, object.GroupVersionKind())
 	if err != nil {
-		if manifest.isDefault {
-			object.SetNamespace("") // which the kind may not have
+		if manifest.isDefaultNamespace {
+			object.SetNamespace("") // the kind may be cluster-scoped
 		}
 		return "", explain(describe(object), err)
 	}
@@ -112,12 +112,12 @@ func (a *applier) makeOne(
 	} else {
 		object.SetNamespace("")
 		if manifest.body, err = object.MarshalJSON(); err != nil {
-			return "", final(err)
+			return "", permanent(err)
 		}
 		resource = client.Resource(mapping.Resource)
 	}
 	if spec.OwnedByEvent && object.GetNamespace() != task.Event.Namespace {
-		return "", final(fmt.Errorf("%s: an event can only own objects of its own namespace, %s; leave ownedByEvent off",
+		return "", permanent(fmt.Errorf("%s: an event can own only objects in its own namespace, %s; remove ownedByEvent",
 			describe(object), task.Event.Namespace))
 	}
 	if spec.Operation == v1alpha1.OperationCreate {
@@ -131,8 +131,8 @@ func (a *applier) makeOne(
 	return describe(object), nil
 }
 
-// mapping finds out how a kind is served. Discovery knows no context, and waits for a connection that hangs: it goes on without us, once
-// for each kind.
+// mapping maps a kind to its resource. Discovery takes no context, and may block on a hung connection: it then continues in the background,
+// once per kind.
 func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*meta.RESTMapping, error) {
 	found := a.discovery.DoChan(kind.String(), func() (any, error) { return a.mapper.RESTMapping(kind.GroupKind(), kind.Version) })
 	select {
@@ -140,31 +140,31 @@ func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*m
 		mapping, _ := result.Val.(*meta.RESTMapping)
 		return mapping, result.Err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("finding out how its kind is served: %w", ctx.Err())
+		return nil, fmt.Errorf("discovery of its kind: %w", ctx.Err())
 	}
 }
 
-// finish renders an object, and gives it its name, its labels and its owner. It gets the namespace of the rule if it names none; whether
-// its kind has a namespace is not known yet.
-func finish(
+// newManifest renders an object, and sets its name, labels and owner. An object without a namespace gets the rule's: whether its kind is
+// namespaced is not known yet.
+func newManifest(
 	ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
 ) (manifest, error) {
 	rendered, err := template.Render(ctx, task.Input)
 	if err != nil {
-		return manifest{}, rendering(ctx, err)
+		return manifest{}, renderError(ctx, err)
 	}
 	if rendered["metadata"] == nil {
 		rendered["metadata"] = map[string]any{}
 	}
-	metadata := rendered["metadata"].(map[string]any) // no other template compiles
+	metadata := rendered["metadata"].(map[string]any) // checked by rule.Compile
 	for _, field := range []string{"name", "generateName", "namespace"} {
 		if err := checkName(metadata, field); err != nil {
-			return manifest{}, final(err)
+			return manifest{}, permanent(err)
 		}
 	}
 	labels, _, err := unstructured.NestedStringMap(metadata, "labels")
 	if err != nil {
-		return manifest{}, final(fmt.Errorf("template.metadata.labels must be texts, as ${string(data.id)} is: %w", err))
+		return manifest{}, permanent(fmt.Errorf("template.metadata.labels must be strings, such as ${string(data.id)}: %w", err))
 	}
 	if labels == nil {
 		labels = map[string]string{}
@@ -182,18 +182,18 @@ func finish(
 			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent", Name: task.Event.Name, UID: task.Event.UID,
 		}))
 	}
-	isDefault := object.GetNamespace() == ""
-	if isDefault {
+	isDefaultNamespace := object.GetNamespace() == ""
+	if isDefaultNamespace {
 		object.SetNamespace(task.Rule.Namespace)
 	}
 	body, err := object.MarshalJSON()
 	if err != nil {
-		return manifest{}, final(err)
+		return manifest{}, permanent(err)
 	}
-	return manifest{object, body, isDefault}, nil
+	return manifest{object, body, isDefaultNamespace}, nil
 }
 
-// checkName looks at what becomes part of a path at the API server. What is not there is good.
+// checkName validates a field that becomes part of a URL path at the API server. An absent field is valid.
 func checkName(metadata map[string]any, field string) error {
 	value, found := metadata[field]
 	if !found {
@@ -201,11 +201,11 @@ func checkName(metadata map[string]any, field string) error {
 	}
 	name, ok := value.(string)
 	if !ok || name == "" {
-		return fmt.Errorf("template.metadata.%s must be a text that is not empty, as ${string(data.id)} is, and is %.60s",
+		return fmt.Errorf("template.metadata.%s must be a non-empty string, such as ${string(data.id)}, not %.60s",
 			field, fmt.Sprintf("%#v", value))
 	}
 	if len(content.IsPathSegmentName(name)) > 0 || len(name) > maxNameBytes {
-		return fmt.Errorf("template.metadata.%s is %.60q, which is no name; make one of it, as of ${string(data.id)}", field, name)
+		return fmt.Errorf("template.metadata.%s is %.60q, which is not a valid name; use one such as ${string(data.id)}", field, name)
 	}
 	return nil
 }
@@ -213,8 +213,8 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// apply makes an object what it should be. Fields that somebody else manages are not taken from him, but for our labels, which say who
-// applied it last: without that, an object could never have fields of two actions.
+// apply applies an object server-side. It does not force conflicts with other field managers, except for our labels, which name the last
+// rule and event that applied it: otherwise an object could not have fields of two actions.
 func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, body []byte) error {
 	patch := func(force bool) error {
 		_, err := resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
@@ -223,14 +223,14 @@ func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, n
 		return err
 	}
 	err := patch(false)
-	if isConflictOfLabels(err) {
+	if isLabelConflict(err) {
 		err = patch(true)
 	}
 	return err
 }
 
-// isConflictOfLabels tells whether our labels alone are managed by somebody else.
-func isConflictOfLabels(err error) bool {
+// isLabelConflict reports whether an error is a conflict of our labels alone.
+func isLabelConflict(err error) bool {
 	refusal, ok := errors.AsType[*apierrors.StatusError](err)
 	if !ok || refusal.ErrStatus.Reason != metav1.StatusReasonConflict || refusal.ErrStatus.Details == nil {
 		return false
@@ -242,7 +242,7 @@ func isConflictOfLabels(err error) bool {
 	})
 }
 
-// create makes an object that is not there. One that the event made before is as good.
+// create creates an object. It succeeds if the same event and rule already created it.
 func create(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
 	_, err := resource.Create(ctx, object, metav1.CreateOptions{
 		FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict,
@@ -252,28 +252,28 @@ func create(ctx context.Context, resource dynamic.ResourceInterface, task Task, 
 	}
 	existing, getErr := resource.Get(ctx, object.GetName(), metav1.GetOptions{})
 	if getErr != nil {
-		return fmt.Errorf("it exists already, and whether this event made it cannot be seen: %w", getErr)
+		return fmt.Errorf("it already exists, and the operator cannot check whether this event created it: %w", getErr)
 	}
-	made, wanted := existing.GetLabels(), object.GetLabels()
-	if made[v1alpha1.LabelEvent] == wanted[v1alpha1.LabelEvent] && made[v1alpha1.LabelRule] == wanted[v1alpha1.LabelRule] {
+	got, want := existing.GetLabels(), object.GetLabels()
+	if got[v1alpha1.LabelEvent] == want[v1alpha1.LabelEvent] && got[v1alpha1.LabelRule] == want[v1alpha1.LabelRule] {
 		return nil
 	}
 	return err
 }
 
-// explain says of an error of the API server what to do, and whether trying again is of use.
-func explain(what string, err error) error {
+// explain classifies an error of the API server, and adds the object and advice to it.
+func explain(object string, err error) error {
 	if err == nil {
 		return nil
 	}
-	hopeless, advice := judge(err)
-	text := what + ": " + oneline.Of(err.Error(), maxTextBytes/2) // the advice must not be cut off
+	isPermanent, advice := classify(err)
+	text := object + ": " + oneline.Of(err.Error(), maxTextBytes/2) // leaves room for the advice
 	if advice != "" {
 		text += "; " + advice
 	}
-	failure := &Failure{Err: &worded{text, err}, Final: hopeless, Unavailable: !hopeless && isUnavailable(err)}
+	failure := &Failure{Err: &textError{text, err}, Permanent: isPermanent, Unavailable: !isPermanent && isUnavailable(err)}
 	if _, ok := errors.AsType[*apierrors.StatusError](err); ok {
-		failure.Err = answer{failure.Err}
+		failure.Err = responseError{failure.Err}
 	}
 	failure.Throttled = failure.Unavailable && apierrors.IsTooManyRequests(err)
 	if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
@@ -282,11 +282,11 @@ func explain(what string, err error) error {
 	return failure
 }
 
-// isUnavailable tells whether the API server is at fault, and not the object: nothing was answered, or 429 or 5xx without a
+// isUnavailable reports whether the API server caused an error, not the object: it did not respond, or responded with 429 or 5xx without a
 // cause in a field.
 func isUnavailable(err error) bool {
 	if meta.IsNoMatchError(err) {
-		return false // the kind is not there
+		return false // the kind does not exist
 	}
 	status, ok := errors.AsType[*apierrors.StatusError](err)
 	if !ok {
@@ -299,18 +299,18 @@ func isUnavailable(err error) bool {
 	return status.ErrStatus.Code == http.StatusTooManyRequests || status.ErrStatus.Code >= 500
 }
 
-// judge tells whether a request is hopeless: it is where it is wrong itself, or not allowed. A namespace or a kind that is not there may
-// come, and a quota be raised.
-func judge(err error) (hopeless bool, advice string) {
+// classify reports whether an error is permanent: the request is invalid or forbidden. A missing namespace or kind may be created, and an
+// exceeded quota raised.
+func classify(err error) (isPermanent bool, advice string) {
 	text := err.Error()
 	contains := func(part string) bool { return strings.Contains(text, part) }
 	switch apierrors.ReasonForError(err) {
 	case metav1.StatusReasonForbidden:
 		switch {
 		case contains("cannot impersonate"): // and more from Kubernetes 1.36 on: cannot impersonate-on:serviceaccount:patch
-			return true, "give the operator the right to impersonate the rule's service account, and replay the event"
+			return true, "allow the operator to impersonate the rule's service account, and replay the event"
 		case contains(`" cannot `): // RBAC's text
-			return true, "give that account the right, by a Role and a RoleBinding, and replay the event"
+			return true, "grant this permission to the service account with a Role and a RoleBinding, and replay the event"
 		case contains("exceeded quota"), contains("status unknown for quota"), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 			return false, ""
 		default: // by admission
@@ -318,17 +318,17 @@ func judge(err error) (hopeless bool, advice string) {
 		}
 	case metav1.StatusReasonConflict:
 		if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
-			return true, "leave these fields out of the template, or name another object"
+			return true, "remove these fields from the template, or use the name of another object"
 		}
-		return false, "" // somebody changed the object at the same time
+		return false, "" // a concurrent change of the object
 	case metav1.StatusReasonAlreadyExists:
-		return true, "this event did not make it: put ${event.name} into the name, or use operation Apply"
+		return true, "this event did not create it: include ${event.name} in the name, or use operation Apply"
 	case metav1.StatusReasonInvalid, metav1.StatusReasonBadRequest, metav1.StatusReasonMethodNotAllowed,
 		metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnsupportedMediaType:
 		return true, ""
 	case metav1.StatusReasonUnknown: // with status 500
 		if contains("failed to create typed patch object") {
-			return true, "correct the template, which does not fit the schema of its kind; where a text is wanted, write ${string(data.id)}"
+			return true, "correct the template, which does not match the schema of its kind; for a string field, use ${string(data.id)}"
 		}
 		return false, ""
 	default:
@@ -336,7 +336,7 @@ func judge(err error) (hopeless bool, advice string) {
 	}
 }
 
-// generatedName makes a name that is the same whenever the same is done.
+// generatedName returns a deterministic name for an object of a task.
 func generatedName(task Task, index int, prefix string) string {
 	if prefix == "" {
 		prefix = task.Rule.Name + "-"
@@ -345,32 +345,32 @@ func generatedName(task Task, index int, prefix string) string {
 	return prefix[:min(len(prefix), maxLabelBytes-len(hash))] + hash
 }
 
-// digest is a text of 16 hex digits that tells tasks apart.
+// digest returns 16 hex digits that identify a task.
 func digest(task Task, more string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
 	return hex.EncodeToString(sum[:8])
 }
 
-// fieldManager is who manages the fields of what an action made. Each has its own, so that two do not take fields from each other.
+// fieldManager returns the field manager of an action. Each action has its own, so that two do not overwrite each other's fields.
 func fieldManager(task Task) string {
-	const longest = 128 // for the API server
+	const maxBytes = 128 // at the API server
 	name := "netbox-events.io/" + task.Rule.Name + "/" + task.Action.Spec.Name
-	if len(name) <= longest {
+	if len(name) <= maxBytes {
 		return name
 	}
 	sum := sha256.Sum256([]byte(name))
 	hash := hex.EncodeToString(sum[:8])
-	return name[:longest-len(hash)] + hash
+	return name[:maxBytes-len(hash)] + hash
 }
 
 const maxLabelBytes = 63
 
-// labelValue is a name as the value of a label. Of one that is too long it keeps the end, which tells events apart.
+// labelValue returns a name as a label value. It truncates the start of a long name, because the end identifies the event.
 func labelValue(name string) string {
 	return strings.TrimLeft(name[max(0, len(name)-maxLabelBytes):], "-.")
 }
 
-// describe says what an object is, for people.
+// describe returns the kind, namespace and name of an object, for messages.
 func describe(object *unstructured.Unstructured) string {
 	name := object.GetName()
 	if object.GetNamespace() != "" {

@@ -25,12 +25,12 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
-// may gives a service account rights in a namespace, or in all where that is empty, and waits until the API server knows.
-func may(t *testing.T, namespace, account, in, group, resource string, verbs ...string) {
+// grant grants permissions to a service account, in a namespace or, if target is empty, in all, and waits until they are effective.
+func grant(t *testing.T, namespace, account, target, group, resource string, verbs ...string) {
 	t.Helper()
 	subject := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: account}
 	rules := []rbacv1.PolicyRule{{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}}
-	if in == "" {
+	if target == "" {
 		role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}, Rules: rules}
 		plane.Create(t, role)
 		plane.Create(t, &rbacv1.ClusterRoleBinding{
@@ -38,17 +38,17 @@ func may(t *testing.T, namespace, account, in, group, resource string, verbs ...
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		})
 	} else {
-		role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Namespace: in}, Rules: rules}
+		role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Namespace: target}, Rules: rules}
 		plane.Create(t, role)
 		plane.Create(t, &rbacv1.RoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: role.Name, Namespace: in}, Subjects: []rbacv1.Subject{subject},
+			ObjectMeta: metav1.ObjectMeta{Name: role.Name, Namespace: target}, Subjects: []rbacv1.Subject{subject},
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
 		})
 	}
 	for {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User:               "system:serviceaccount:" + namespace + ":" + account,
-			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: in, Group: group, Resource: resource, Verb: verbs[0]},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: target, Group: group, Resource: resource, Verb: verbs[0]},
 		}}
 		plane.Create(t, review)
 		if review.Status.Allowed {
@@ -58,16 +58,16 @@ func may(t *testing.T, namespace, account, in, group, resource string, verbs ...
 	}
 }
 
-// newNamespace returns a namespace in which the service account of rules may make Jobs and ConfigMaps.
+// newNamespace returns a namespace in which the service account of rules may write Jobs and ConfigMaps.
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	namespace := plane.Namespace(t)
-	may(t, namespace, serviceAccount, namespace, "batch", "jobs", "create", "patch", "get")
-	may(t, namespace, serviceAccount, namespace, "", "configmaps", "create", "patch", "get")
+	grant(t, namespace, serviceAccount, namespace, "batch", "jobs", "create", "patch", "get")
+	grant(t, namespace, serviceAccount, namespace, "", "configmaps", "create", "patch", "get")
 	return namespace
 }
 
-// newApply makes an apply action of a template in JSON.
+// newApply returns an apply action with a JSON template.
 func newApply(t *testing.T, template string) v1alpha1.Action {
 	t.Helper()
 	spec := v1alpha1.Action{Apply: &v1alpha1.ApplyAction{Operation: v1alpha1.OperationApply}}
@@ -77,18 +77,18 @@ func newApply(t *testing.T, template string) v1alpha1.Action {
 	return spec
 }
 
-// job is the template of a Job with this in its metadata.
+// job returns the template of a Job with metadata.
 func job(metadata string) string {
 	return `{"apiVersion": "batch/v1", "kind": "Job", "metadata": {` + metadata + `}, "spec": {"template": {"spec": {"restartPolicy": "Never",
 		"containers": [{"name": "main", "image": "provision", "args": ["${data.name}"]}]}}}}`
 }
 
-// configMap is the template of a ConfigMap with these members.
+// configMap returns the template of a ConfigMap with members.
 func configMap(members string) string {
 	return `{"apiVersion": "v1", "kind": "ConfigMap", ` + members + `}`
 }
 
-// list returns what there is of a kind in a namespace, but for what is in each.
+// list lists the objects of a kind in a namespace.
 func list[T any, L interface {
 	*T
 	client.ObjectList
@@ -123,15 +123,15 @@ func TestApplyJob(t *testing.T) {
 			event := device(t, namespace, "leaf1")
 			plane.Create(t, event) // for its UID
 			task := newTask(t, event, spec)
-			for range 2 { // as when the status could not be written after the first
+			for range 2 { // a retry, as after a failed status write
 				response, err := do(t, runner, task)
 				expect(t, err, done)
 				if want := "Job " + namespace + "/" + name; response != want {
 					t.Errorf("response is %q, want %q", response, want)
 				}
 			}
-			var made batchv1.Job
-			if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, &made); err != nil {
+			var written batchv1.Job
+			if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, &written); err != nil {
 				t.Fatal(err)
 			}
 			want := metav1.ObjectMeta{
@@ -140,17 +140,17 @@ func TestApplyJob(t *testing.T) {
 					APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxEvent", Name: event.Name, UID: event.UID,
 				}},
 			}
-			if diff := cmp.Diff(want, metav1.ObjectMeta{Labels: made.Labels, OwnerReferences: made.OwnerReferences}); diff != "" {
+			if diff := cmp.Diff(want, metav1.ObjectMeta{Labels: written.Labels, OwnerReferences: written.OwnerReferences}); diff != "" {
 				t.Errorf("metadata (-want +got):\n%s", diff)
 			}
-			if args := made.Spec.Template.Spec.Containers[0].Args; len(args) != 1 || args[0] != "leaf1" {
+			if args := written.Spec.Template.Spec.Containers[0].Args; len(args) != 1 || args[0] != "leaf1" {
 				t.Errorf("args are %q", args)
 			}
-			if manager := made.ManagedFields[0].Manager; manager != "netbox-events.io/"+task.Rule.Name+"/do" {
-				t.Errorf("fields are managed by %s", manager)
+			if manager := written.ManagedFields[0].Manager; manager != "netbox-events.io/"+task.Rule.Name+"/do" {
+				t.Errorf("the field manager is %s", manager)
 			}
-			if made.Generation != 1 {
-				t.Errorf("the Job was changed: generation %d", made.Generation)
+			if written.Generation != 1 {
+				t.Errorf("the Job was updated: generation %d", written.Generation)
 			}
 		})
 	}
@@ -159,7 +159,7 @@ func TestApplyJob(t *testing.T) {
 	}
 }
 
-// TestNames makes objects whose names the template leaves open.
+// TestNames applies objects without names in the template.
 func TestNames(t *testing.T) {
 	namespace, runner := newNamespace(t), newRunner(t)
 	task := newTask(t, device(t, namespace, "leaf1"), newApply(t, `{"apiVersion": "v1", "kind": "List", "items": [
@@ -172,11 +172,11 @@ func TestNames(t *testing.T) {
 	second, err := do(t, runner, task)
 	expect(t, err, done)
 	if first != second {
-		t.Errorf("made %s at first, then %s", first, second)
+		t.Errorf("wrote %s, then %s", first, second)
 	}
 	got := names(t, namespace)
 	if len(got) != 4 {
-		t.Fatalf("made %q, want 4 objects", got)
+		t.Fatalf("wrote %q, want 4 objects", got)
 	}
 	hash := func(name, prefix string) {
 		t.Helper()
@@ -193,18 +193,18 @@ func TestNames(t *testing.T) {
 		_, err := do(t, runner, task)
 		expect(t, err, done)
 		if more := names(t, namespace); len(more) != len(got)+1 {
-			t.Errorf("%s: there are %q, want one more than %q", reason, more, got)
+			t.Errorf("%s: objects are %q, want one more than %q", reason, more, got)
 		}
 		got = names(t, namespace)
 	}
 	spec := newApply(t, configMap(`"metadata": {"generateName": "a-"}`))
 	task = newTask(t, device(t, namespace, "leaf1"), spec)
 	expectMore("a ConfigMap", task)
-	expectMore("of another event", about(task, device(t, namespace, "leaf1")))
+	expectMore("of another event", withEvent(task, device(t, namespace, "leaf1")))
 	expectMore("of another rule", newTask(t, task.Event, spec))
 }
 
-// TestApplyOutcomes applies what cannot be applied.
+// TestApplyOutcomes checks the errors of invalid and forbidden objects.
 func TestApplyOutcomes(t *testing.T) {
 	runner := newRunner(t)
 	long := strings.Repeat("x", 200_000)
@@ -218,45 +218,45 @@ func TestApplyOutcomes(t *testing.T) {
 		want     outcome
 		texts    []string
 	}{
-		{reason: "a field that the kind does not have", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), want: final, texts: []string{"/a: ", ".dat: field not declared in schema", "correct the template"}},
-		{reason: "the same to be created", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), create: true, want: final, texts: []string{`unknown field "dat"`}},
-		{reason: "a number in place of a text", template: configMap(`"metadata": {"name": "a"}, "data": {"id": "${data.id}"}`), want: final, texts: []string{".data.id: expected string", "${string(data.id)}"}},
-		{reason: "a number as a label", template: configMap(`"metadata": {"name": "a", "labels": {"id": "${data.id}"}}`), want: final, texts: []string{"template.metadata.labels must be texts", "${string(data.id)}"}},
-		{reason: "a value that the kind does not take", template: job(`"name": "A"`), want: final, texts: []string{"metadata.name: Invalid value"}},
-		{reason: "a key that is missing", template: configMap(`"metadata": {"name": "a"}, "data": {"site": "${data.site.slug}"}`), want: final, texts: []string{"template.data.site: no such key: site"}},
-		{reason: "null in a text", template: configMap(`"metadata": {"name": "a"}, "data": {"tenant": "of ${data.tenant}"}`), want: final, texts: []string{"template.data.tenant: ${data.tenant} is null"}},
+		{reason: "an unknown field", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), want: permanent, texts: []string{"/a: ", ".dat: field not declared in schema", "correct the template"}},
+		{reason: "an unknown field, created", template: configMap(`"metadata": {"name": "a"}, "dat": {}`), create: true, want: permanent, texts: []string{`unknown field "dat"`}},
+		{reason: "a number in a string field", template: configMap(`"metadata": {"name": "a"}, "data": {"id": "${data.id}"}`), want: permanent, texts: []string{".data.id: expected string", "${string(data.id)}"}},
+		{reason: "a number as a label", template: configMap(`"metadata": {"name": "a", "labels": {"id": "${data.id}"}}`), want: permanent, texts: []string{"template.metadata.labels must be strings", "${string(data.id)}"}},
+		{reason: "an invalid value", template: job(`"name": "A"`), want: permanent, texts: []string{"metadata.name: Invalid value"}},
+		{reason: "a missing key", template: configMap(`"metadata": {"name": "a"}, "data": {"site": "${data.site.slug}"}`), want: permanent, texts: []string{"template.data.site: no such key: site"}},
+		{reason: "null in a string", template: configMap(`"metadata": {"name": "a"}, "data": {"tenant": "of ${data.tenant}"}`), want: permanent, texts: []string{"template.data.tenant: ${data.tenant} is null"}},
 
-		{reason: "a name that is a number", template: configMap(`"metadata": {"name": "${data.id}"}`), want: final, texts: []string{"template.metadata.name must be a text", "14", "${string(data.id)}"}},
-		{reason: "a name that is null", template: configMap(`"metadata": {"name": "${data.tenant}"}`), want: final, texts: []string{"template.metadata.name must be a text"}},
-		{reason: "an empty name", template: configMap(`"metadata": {"name": "${data.name}"}`), want: final, texts: []string{"template.metadata.name must be a text"}},
-		{reason: "a name that leads elsewhere", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "../secrets/a", want: final, texts: []string{`template.metadata.name is "../secrets/a"`}},
-		{reason: "the same to be created", template: configMap(`"metadata": {"name": "${data.name}"}`), create: true, name: "../secrets/a", want: final, texts: []string{`template.metadata.name is "../secrets/a"`}},
-		{reason: "two dots", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "..", want: final, texts: []string{"template.metadata.name is"}},
-		{reason: "a name of 200 kB", template: configMap(`"metadata": {"name": "${data.name}"}`), name: long, want: final, texts: []string{"template.metadata.name is"}},
-		{reason: "a name with a newline", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "a\nkind: Secret", want: final, texts: []string{"Invalid value"}},
-		{reason: "a name with a query", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "a?dryRun=All", want: final, texts: []string{"Invalid value"}},
-		{reason: "a beginning that leads elsewhere", template: configMap(`"metadata": {"generateName": "${data.name}"}`), name: "../", want: final, texts: []string{"template.metadata.generateName is"}},
-		{reason: "a namespace that leads elsewhere", template: configMap(`"metadata": {"name": "a", "namespace": "${data.name}"}`), name: "../default", want: final, texts: []string{"template.metadata.namespace is"}},
-		{reason: "a namespace that is empty", template: configMap(`"metadata": {"name": "a", "namespace": "${data.name}"}`), want: final, texts: []string{"template.metadata.namespace must be a text"}},
-		{reason: "a value of 200 kB as a label", template: configMap(`"metadata": {"name": "a", "labels": {"a": "${data.name}"}}`), name: long, want: final, texts: []string{"Invalid value"}},
+		{reason: "a name that is a number", template: configMap(`"metadata": {"name": "${data.id}"}`), want: permanent, texts: []string{"template.metadata.name must be a non-empty string", "14", "${string(data.id)}"}},
+		{reason: "a name that is null", template: configMap(`"metadata": {"name": "${data.tenant}"}`), want: permanent, texts: []string{"template.metadata.name must be a non-empty string"}},
+		{reason: "an empty name", template: configMap(`"metadata": {"name": "${data.name}"}`), want: permanent, texts: []string{"template.metadata.name must be a non-empty string"}},
+		{reason: "a name with path segments", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "../secrets/a", want: permanent, texts: []string{`template.metadata.name is "../secrets/a"`}},
+		{reason: "a name with path segments, created", template: configMap(`"metadata": {"name": "${data.name}"}`), create: true, name: "../secrets/a", want: permanent, texts: []string{`template.metadata.name is "../secrets/a"`}},
+		{reason: "two dots", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "..", want: permanent, texts: []string{"template.metadata.name is"}},
+		{reason: "a name of 200 kB", template: configMap(`"metadata": {"name": "${data.name}"}`), name: long, want: permanent, texts: []string{"template.metadata.name is"}},
+		{reason: "a name with a newline", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "a\nkind: Secret", want: permanent, texts: []string{"Invalid value"}},
+		{reason: "a name with a query", template: configMap(`"metadata": {"name": "${data.name}"}`), name: "a?dryRun=All", want: permanent, texts: []string{"Invalid value"}},
+		{reason: "a name prefix with path segments", template: configMap(`"metadata": {"generateName": "${data.name}"}`), name: "../", want: permanent, texts: []string{"template.metadata.generateName is"}},
+		{reason: "a namespace with path segments", template: configMap(`"metadata": {"name": "a", "namespace": "${data.name}"}`), name: "../default", want: permanent, texts: []string{"template.metadata.namespace is"}},
+		{reason: "a namespace that is empty", template: configMap(`"metadata": {"name": "a", "namespace": "${data.name}"}`), want: permanent, texts: []string{"template.metadata.namespace must be a non-empty string"}},
+		{reason: "a value of 200 kB as a label", template: configMap(`"metadata": {"name": "a", "labels": {"a": "${data.name}"}}`), name: long, want: permanent, texts: []string{"Invalid value"}},
 
-		{reason: "a kind that does not exist yet", template: `{"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}}`, want: again, texts: []string{"Widget a: ", "no matches for kind"}},
-		{reason: "a version that does not exist yet", template: `{"apiVersion": "batch/v9", "kind": "Job", "metadata": {"name": "a"}}`, want: again, texts: []string{"Job a: ", "no matches for kind"}},
+		{reason: "a kind that does not exist yet", template: `{"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}}`, want: retry, texts: []string{"Widget a: ", "no matches for kind"}},
+		{reason: "a version that does not exist yet", template: `{"apiVersion": "batch/v9", "kind": "Job", "metadata": {"name": "a"}}`, want: retry, texts: []string{"Job a: ", "no matches for kind"}},
 		{
-			reason: "a namespace that does not exist yet", template: configMap(`"metadata": {"name": "a", "namespace": "nowhere"}`), want: again, texts: []string{`namespaces "nowhere" not found`},
+			reason: "a namespace that does not exist yet", template: configMap(`"metadata": {"name": "a", "namespace": "nowhere"}`), want: retry, texts: []string{`namespaces "nowhere" not found`},
 			before: func(t *testing.T, namespace string) {
 				t.Helper()
-				may(t, namespace, serviceAccount, "", "", "configmaps", "patch", "create")
+				grant(t, namespace, serviceAccount, "", "", "configmaps", "patch", "create")
 			},
 		},
 		{
-			reason: "a namespace that goes away", template: configMap(`"metadata": {"name": "a"}`), want: again, texts: []string{"being terminated"},
+			reason: "a terminating namespace", template: configMap(`"metadata": {"name": "a"}`), want: retry, texts: []string{"being terminated"},
 			before: func(t *testing.T, namespace string) {
 				t.Helper()
 				if err := plane.Client.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 					t.Fatal(err)
 				}
-				for probe := 0; ; probe++ { // until the admission knows
+				for probe := 0; ; probe++ { // until admission has observed it
 					err := plane.Client.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("probe", probe)}})
 					if apierrors.IsForbidden(err) {
 						return
@@ -265,32 +265,32 @@ func TestApplyOutcomes(t *testing.T) {
 			},
 		},
 		{
-			reason: "over a quota", template: configMap(`"metadata": {"name": "a"}`), want: again, texts: []string{"exceeded quota: none"},
+			reason: "over a quota", template: configMap(`"metadata": {"name": "a"}`), want: retry, texts: []string{"exceeded quota: none"},
 			before: func(t *testing.T, namespace string) {
 				t.Helper()
 				none := corev1.ResourceList{corev1.ResourceConfigMaps: resource.MustParse("0")}
 				quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: none}}
 				plane.Create(t, quota)
-				quota.Status = corev1.ResourceQuotaStatus{Hard: none, Used: none} // as the controller of quotas does
+				quota.Status = corev1.ResourceQuotaStatus{Hard: none, Used: none} // as the quota controller does
 				if err := plane.Client.Status().Update(t.Context(), quota); err != nil {
 					t.Fatal(err)
 				}
-				for probe := 0; ; probe++ { // until the admission knows
-					made := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("probe", probe)}}
-					if err := plane.Client.Create(t.Context(), made); apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded") {
+				for probe := 0; ; probe++ { // until admission has observed it
+					created := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("probe", probe)}}
+					if err := plane.Client.Create(t.Context(), created); apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded") {
 						return
 					} else if err == nil {
-						_ = plane.Client.Delete(t.Context(), made)
+						_ = plane.Client.Delete(t.Context(), created)
 					}
 				}
 			},
 		},
 
-		{reason: "another namespace", template: configMap(`"metadata": {"name": "a", "namespace": "default"}`), want: final, texts: []string{"ConfigMap default/a: ", `cannot patch resource "configmaps"`, `namespace "default"`}},
-		{reason: "a kind that is not allowed", template: `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}`, want: final, texts: []string{":provisioner\" cannot patch resource \"secrets\"", "give that account the right"}},
-		{reason: "rights of its own", template: `{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "a"}}`, create: true, want: final, texts: []string{`cannot create resource "clusterrolebindings"`, "at the cluster scope"}},
-		{reason: "owned across namespaces", template: configMap(`"metadata": {"name": "a", "namespace": "default"}`), owned: true, want: final, texts: []string{"an event can only own objects of its own namespace", "leave ownedByEvent off"}},
-		{reason: "owned out of any namespace", template: `{"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "a", "namespace": "${event.namespace}"}, "value": 1}`, owned: true, want: final, texts: []string{"an event can only own objects of its own namespace"}},
+		{reason: "another namespace", template: configMap(`"metadata": {"name": "a", "namespace": "default"}`), want: permanent, texts: []string{"ConfigMap default/a: ", `cannot patch resource "configmaps"`, `namespace "default"`}},
+		{reason: "a forbidden kind", template: `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}`, want: permanent, texts: []string{":provisioner\" cannot patch resource \"secrets\"", "grant this permission to the service account"}},
+		{reason: "permissions for itself", template: `{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "a"}}`, create: true, want: permanent, texts: []string{`cannot create resource "clusterrolebindings"`, "at the cluster scope"}},
+		{reason: "owned across namespaces", template: configMap(`"metadata": {"name": "a", "namespace": "default"}`), owned: true, want: permanent, texts: []string{"an event can own only objects in its own namespace", "remove ownedByEvent"}},
+		{reason: "an owned cluster-scoped object", template: `{"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "a", "namespace": "${event.namespace}"}, "value": 1}`, owned: true, want: permanent, texts: []string{"an event can own only objects in its own namespace"}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			namespace := newNamespace(t)
@@ -305,8 +305,8 @@ func TestApplyOutcomes(t *testing.T) {
 			}
 			response, err := do(t, runner, task)
 			expect(t, err, test.want, test.texts...)
-			if made := names(t, namespace); response != "" || len(made) > 0 {
-				t.Errorf("made %q, response %q", made, response)
+			if written := names(t, namespace); response != "" || len(written) > 0 {
+				t.Errorf("wrote %q, response %q", written, response)
 			}
 		})
 	}
@@ -316,32 +316,32 @@ func TestApplyOutcomes(t *testing.T) {
 		task := newTask(t, device(t, namespace, "leaf1"), newApply(t, `{"apiVersion": "v1", "kind": "List", "items": [`+
 			configMap(`"metadata": {"name": "a"}`)+`, `+configMap(`"metadata": {"name": "b"}, "dat": {}`)+`, `+configMap(`"metadata": {"name": "c"}`)+`]}`))
 		response, err := do(t, runner, task)
-		expect(t, err, final, "ConfigMap "+namespace+"/b: ")
+		expect(t, err, permanent, "ConfigMap "+namespace+"/b: ")
 		if response != "ConfigMap "+namespace+"/a" {
 			t.Errorf("response is %q", response)
 		}
 		if got := names(t, namespace); len(got) != 1 {
-			t.Errorf("made %q, want a alone", got)
+			t.Errorf("wrote %q, want a alone", got)
 		}
 	})
-	t.Run("so many that nobody wants to read of all", func(t *testing.T) {
+	t.Run("a long response is truncated", func(t *testing.T) {
 		namespace := newNamespace(t)
 		items := strings.TrimSuffix(strings.Repeat(configMap(`"metadata": {}`)+", ", 50), ", ")
 		response, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), newApply(t, `{"apiVersion": "v1", "kind": "List", "items": [`+items+`]}`)))
 		expect(t, err, done)
-		if made := names(t, namespace); len(made) != 50 || len(response) > 1024 || !strings.HasSuffix(response, "…") {
-			t.Errorf("made %d, response %q", len(made), response)
+		if written := names(t, namespace); len(written) != 50 || len(response) > 1024 || !strings.HasSuffix(response, "…") {
+			t.Errorf("wrote %d objects, response %q", len(written), response)
 		}
 	})
-	t.Run("out of any namespace", func(t *testing.T) {
+	t.Run("cluster-scoped", func(t *testing.T) {
 		namespace := plane.Namespace(t)
-		may(t, namespace, serviceAccount, "", "scheduling.k8s.io", "priorityclasses", "patch", "create")
+		grant(t, namespace, serviceAccount, "", "scheduling.k8s.io", "priorityclasses", "patch", "create")
 		task := newTask(t, device(t, namespace, "leaf1"), newApply(t, `{"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "${event.namespace}", "namespace": "x"}, "value": "${data.id}"}`))
 		response, err := do(t, runner, task)
 		expect(t, err, done)
-		var made schedulingv1.PriorityClass
-		if err := plane.Client.Get(t.Context(), client.ObjectKey{Name: namespace}, &made); err != nil || made.Value != 14 || response != "PriorityClass "+namespace {
-			t.Errorf("made %v, response %q: %v", made, response, err)
+		var written schedulingv1.PriorityClass
+		if err := plane.Client.Get(t.Context(), client.ObjectKey{Name: namespace}, &written); err != nil || written.Value != 14 || response != "PriorityClass "+namespace {
+			t.Errorf("wrote %v, response %q: %v", written, response, err)
 		}
 	})
 }
@@ -356,18 +356,18 @@ func TestHostileValues(t *testing.T) {
 	task := newTask(t, event, newApply(t, configMap(`"metadata": {"name": "a", "annotations": {"name": "${data.name}"}}, "data": {"name": "${data.name}", "part": "<${data.name}>"}`)))
 	_, err := do(t, newRunner(t), task)
 	expect(t, err, done)
-	var made corev1.ConfigMap
-	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "a"}, &made); err != nil {
+	var written corev1.ConfigMap
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "a"}, &written); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]string{"name": name, "part": "<" + name + ">"}, made.Data); diff != "" {
+	if diff := cmp.Diff(map[string]string{"name": name, "part": "<" + name + ">"}, written.Data); diff != "" {
 		t.Errorf("data (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[string]string{"name": name}, made.Annotations); diff != "" {
+	if diff := cmp.Diff(map[string]string{"name": name}, written.Annotations); diff != "" {
 		t.Errorf("annotations (-want +got):\n%s", diff)
 	}
 	if got := names(t, namespace); len(got) != 1 || len(list[corev1.SecretList](t, namespace).Items) > 0 {
-		t.Errorf("made %q", got)
+		t.Errorf("wrote %q", got)
 	}
 }
 
@@ -383,53 +383,53 @@ func TestCreate(t *testing.T) {
 		t.Helper()
 		return list[corev1.ConfigMapList](t, namespace).Items[0].Data["name"]
 	}
-	t.Run("somebody else made it", func(t *testing.T) {
+	t.Run("created by another user", func(t *testing.T) {
 		namespace := newNamespace(t)
 		plane.Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "a"}, Data: map[string]string{"name": "mine"}})
 		_, err := do(t, runner, newCreate(t, namespace))
-		expect(t, err, final, "ConfigMap "+namespace+"/a: ", "already exists", "this event did not make it", "${event.name}")
+		expect(t, err, permanent, "ConfigMap "+namespace+"/a: ", "already exists", "this event did not create it", "${event.name}")
 		if got := data(t, namespace); got != "mine" {
-			t.Errorf("it became %s", got)
+			t.Errorf("the data became %s", got)
 		}
 	})
-	t.Run("another event, and another rule, made it", func(t *testing.T) {
+	t.Run("created by another event, and by another rule", func(t *testing.T) {
 		namespace := newNamespace(t)
 		task := newCreate(t, namespace)
 		_, err := do(t, runner, task)
 		expect(t, err, done)
-		_, err = do(t, runner, about(task, device(t, namespace, "leaf2")))
-		expect(t, err, final, "this event did not make it")
+		_, err = do(t, runner, withEvent(task, device(t, namespace, "leaf2")))
+		expect(t, err, permanent, "this event did not create it")
 		other := newCreate(t, namespace)
-		_, err = do(t, runner, about(other, task.Event))
-		expect(t, err, final, "this event did not make it")
+		_, err = do(t, runner, withEvent(other, task.Event))
+		expect(t, err, permanent, "this event did not create it")
 		if got := data(t, namespace); got != "leaf1" {
-			t.Errorf("it became %s", got)
+			t.Errorf("the data became %s", got)
 		}
 	})
-	t.Run("it was changed since", func(t *testing.T) {
+	t.Run("changed since", func(t *testing.T) {
 		namespace := newNamespace(t)
 		task := newCreate(t, namespace)
 		_, err := do(t, runner, task)
 		expect(t, err, done)
-		made := &list[corev1.ConfigMapList](t, namespace).Items[0]
-		made.Data["name"] = "changed"
-		if err := plane.Client.Update(t.Context(), made); err != nil {
+		existing := &list[corev1.ConfigMapList](t, namespace).Items[0]
+		existing.Data["name"] = "changed"
+		if err := plane.Client.Update(t.Context(), existing); err != nil {
 			t.Fatal(err)
 		}
 		_, err = do(t, runner, task)
 		expect(t, err, done)
 		if got := data(t, namespace); got != "changed" {
-			t.Errorf("it became %s", got)
+			t.Errorf("the data became %s", got)
 		}
 	})
-	t.Run("the service account may not look", func(t *testing.T) {
+	t.Run("the service account has no permission to get it", func(t *testing.T) {
 		namespace := plane.Namespace(t)
-		may(t, namespace, serviceAccount, namespace, "", "configmaps", "create")
+		grant(t, namespace, serviceAccount, namespace, "", "configmaps", "create")
 		task := newCreate(t, namespace)
 		_, err := do(t, runner, task)
 		expect(t, err, done)
 		_, err = do(t, runner, task)
-		expect(t, err, final, "exists already", `cannot get resource "configmaps"`, "give that account the right")
+		expect(t, err, permanent, "already exists", `cannot get resource "configmaps"`, "grant this permission to the service account")
 	})
 }
 
@@ -442,27 +442,27 @@ func TestConflict(t *testing.T) {
 
 	other := newTask(t, device(t, namespace, "leaf2"), newApply(t, configMap(`"metadata": {"name": "a"}, "data": {"id": "${string(data.id)}"}`)))
 	_, err = do(t, runner, other)
-	expect(t, err, done) // although the labels are the first one's
+	expect(t, err, done) // although the first one manages the labels
 	if diff := cmp.Diff(map[string]string{"name": "leaf1", "id": "14"}, data()); diff != "" {
 		t.Errorf("data after another rule applied a field of its own (-want +got):\n%s", diff)
 	}
 	if label := list[corev1.ConfigMapList](t, namespace).Items[0].Labels[v1alpha1.LabelRule]; label != other.Rule.Name {
-		t.Errorf("label is of %s, want %s", label, other.Rule.Name)
+		t.Errorf("label is %s, want %s", label, other.Rule.Name)
 	}
 
-	made := &list[corev1.ConfigMapList](t, namespace).Items[0]
-	made.Data["name"], made.Data["note"] = "mine", "mine"
-	if err := plane.Client.Update(t.Context(), made, client.FieldOwner("a person")); err != nil {
+	existing := &list[corev1.ConfigMapList](t, namespace).Items[0]
+	existing.Data["name"], existing.Data["note"] = "mine", "mine"
+	if err := plane.Client.Update(t.Context(), existing, client.FieldOwner("a person")); err != nil {
 		t.Fatal(err)
 	}
 	_, err = do(t, runner, task)
-	expect(t, err, final, "ConfigMap "+namespace+"/a: ", "Apply failed with 3 conflicts", `"a person" using v1: - .data.name`, "leave these fields out of the template")
+	expect(t, err, permanent, "ConfigMap "+namespace+"/a: ", "Apply failed with 3 conflicts", `"a person" using v1: - .data.name`, "remove these fields from the template")
 	if diff := cmp.Diff(map[string]string{"name": "mine", "id": "14", "note": "mine"}, data()); diff != "" {
 		t.Errorf("data after a conflict (-want +got):\n%s", diff)
 	}
 }
 
-// TestAppliedByEvents has several events of one rule change one object, which is theirs in turn.
+// TestAppliedByEvents applies one object for several events of a rule: the last one owns it.
 func TestAppliedByEvents(t *testing.T) {
 	namespace, runner := newNamespace(t), newRunner(t)
 	spec := newApply(t, configMap(`"metadata": {"name": "a"}, "data": {"name": "${data.name}"}`))
@@ -470,59 +470,59 @@ func TestAppliedByEvents(t *testing.T) {
 	task := newTask(t, device(t, namespace, "leaf1"), spec)
 	for _, name := range []string{"leaf1", "leaf2"} {
 		event := device(t, namespace, name)
-		_, err := do(t, runner, about(task, event))
+		_, err := do(t, runner, withEvent(task, event))
 		expect(t, err, done)
-		made := list[corev1.ConfigMapList](t, namespace).Items[0]
-		if made.Data["name"] != name || made.Labels[v1alpha1.LabelEvent] != event.Name || len(made.OwnerReferences) != 1 || made.OwnerReferences[0].UID != event.UID {
-			t.Errorf("%s: %v, %v", name, made.ObjectMeta, made.Data)
+		applied := list[corev1.ConfigMapList](t, namespace).Items[0]
+		if applied.Data["name"] != name || applied.Labels[v1alpha1.LabelEvent] != event.Name || len(applied.OwnerReferences) != 1 || applied.OwnerReferences[0].UID != event.UID {
+			t.Errorf("%s: %v, %v", name, applied.ObjectMeta, applied.Data)
 		}
 	}
 }
 
-// TestAccounts checks whose rights count: the operator is an administrator.
+// TestAccounts checks that actions have the permissions of their service account, not those of the operator, which has all.
 func TestAccounts(t *testing.T) {
 	runner := newRunner(t)
 	namespace, other := plane.Namespace(t), plane.Namespace(t)
-	may(t, namespace, "jobs", namespace, "batch", "jobs", "create", "patch")
-	may(t, namespace, "configmaps", namespace, "", "configmaps", "create", "patch")
-	may(t, namespace, "jobs", other, "batch", "jobs", "create", "patch")
+	grant(t, namespace, "jobs", namespace, "batch", "jobs", "create", "patch")
+	grant(t, namespace, "configmaps", namespace, "", "configmaps", "create", "patch")
+	grant(t, namespace, "jobs", other, "batch", "jobs", "create", "patch")
 	event := device(t, namespace, "leaf1")
 	for _, test := range []struct {
 		reason, account, template string
 		want                      outcome
 		text                      string
 	}{
-		{"a right of its own", "jobs", job(`"name": "a"`), done, ""},
-		{"the right of the account before", "configmaps", job(`"name": "b"`), final, `User "system:serviceaccount:` + namespace + `:configmaps" cannot patch resource "jobs" in API group "batch"`},
-		{"a right of its own", "configmaps", configMap(`"metadata": {"name": "a"}`), done, ""},
-		{"the right of the account before", "jobs", configMap(`"metadata": {"name": "b"}`), final, `:jobs" cannot patch resource "configmaps"`},
-		{"a right in another namespace", "jobs", job(`"name": "c", "namespace": "` + other + `"`), done, ""},
-		{"an account that does not exist", "nobody", job(`"name": "d"`), final, `:nobody" cannot patch resource "jobs"`},
-		{"no account, which no rule can have", "", job(`"name": "e"`), final, `cannot patch resource "jobs"`},
+		{"its own permission", "jobs", job(`"name": "a"`), done, ""},
+		{"a permission of the previous account", "configmaps", job(`"name": "b"`), permanent, `User "system:serviceaccount:` + namespace + `:configmaps" cannot patch resource "jobs" in API group "batch"`},
+		{"its own permission", "configmaps", configMap(`"metadata": {"name": "a"}`), done, ""},
+		{"a permission of the previous account", "jobs", configMap(`"metadata": {"name": "b"}`), permanent, `:jobs" cannot patch resource "configmaps"`},
+		{"a permission in another namespace", "jobs", job(`"name": "c", "namespace": "` + other + `"`), done, ""},
+		{"an account that does not exist", "nobody", job(`"name": "d"`), permanent, `:nobody" cannot patch resource "jobs"`},
+		{"no account", "", job(`"name": "e"`), permanent, `cannot patch resource "jobs"`},
 	} {
 		t.Run(test.reason+" "+test.account, func(t *testing.T) {
 			task := newTask(t, event, newApply(t, test.template))
 			task.Rule.Spec.ServiceAccountName = test.account
 			_, err := do(t, runner, task)
 			expect(t, err, test.want, test.text)
-			if test.want == final {
-				expect(t, err, final, "give that account the right, by a Role and a RoleBinding, and replay the event")
+			if test.want == permanent {
+				expect(t, err, permanent, "grant this permission to the service account with a Role and a RoleBinding, and replay the event")
 			}
 		})
 	}
 	if got := append(names(t, namespace), names(t, other)...); fmt.Sprint(got) != "[a a c]" {
-		t.Errorf("made %q", got)
+		t.Errorf("wrote %q", got)
 	}
 	t.Run("an account of the same name in another namespace", func(t *testing.T) {
 		task := newTask(t, device(t, other, "leaf1"), newApply(t, job(`"name": "f"`)))
 		task.Rule.Spec.ServiceAccountName = "jobs"
 		_, err := do(t, runner, task)
-		expect(t, err, final, "system:serviceaccount:"+other+":jobs")
+		expect(t, err, permanent, "system:serviceaccount:"+other+":jobs")
 	})
 }
 
-// TestOperatorsRights has the operator be a service account that may impersonate one other.
-func TestOperatorsRights(t *testing.T) {
+// TestImpersonation runs the operator as a service account without, and then with, the permission to impersonate.
+func TestImpersonation(t *testing.T) {
 	namespace := newNamespace(t)
 	operator := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "operator"}}
 	plane.Create(t, operator)
@@ -535,19 +535,19 @@ func TestOperatorsRights(t *testing.T) {
 	runner := newRunner(t, func(options *action.Options) { options.Config = config })
 	task := newTask(t, device(t, namespace, "leaf1"), newApply(t, job(`"name": "a"`)))
 	_, err := do(t, runner, task)
-	expect(t, err, final, ":operator\" cannot impersonate", "give the operator the right to impersonate the rule's service account")
-	if made := names(t, namespace); len(made) > 0 {
-		t.Errorf("made %q", made)
+	expect(t, err, permanent, ":operator\" cannot impersonate", "allow the operator to impersonate the rule's service account")
+	if written := names(t, namespace); len(written) > 0 {
+		t.Errorf("wrote %q", written)
 	}
-	may(t, namespace, "operator", namespace, "", "serviceaccounts", "impersonate")
+	grant(t, namespace, "operator", namespace, "", "serviceaccounts", "impersonate")
 	_, err = do(t, runner, task)
 	expect(t, err, done)
-	if made := names(t, namespace); len(made) != 1 {
-		t.Errorf("made %q", made)
+	if written := names(t, namespace); len(written) != 1 {
+		t.Errorf("wrote %q", written)
 	}
 }
 
-// TestOutage takes the API server away.
+// TestOutage applies during an outage of the API server.
 func TestOutage(t *testing.T) {
 	namespace := newNamespace(t)
 	outage, config := plane.NewOutage(t)
@@ -559,13 +559,13 @@ func TestOutage(t *testing.T) {
 		want  outcome
 		text  string
 	}{
-		{controlplane.Refused, again, "ConfigMap " + namespace + "/a: "},
-		{controlplane.Hung, again, "not done within the timeout of 500ms: ConfigMap " + namespace + "/a: "},
+		{controlplane.Refused, retry, "ConfigMap " + namespace + "/a: "},
+		{controlplane.Hung, retry, "timed out after 500ms: ConfigMap " + namespace + "/a: "},
 		{controlplane.Up, done, ""},
 	} {
 		outage.Set(step.state)
 		_, err := do(t, runner, task)
 		expect(t, err, step.want, step.text)
-		outage.Set(controlplane.Refused) // what hung stays so
+		outage.Set(controlplane.Refused) // hung connections stay hung
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/payload"
 )
 
-// encode returns the body of a request, and the headers that belong to it.
+// encode returns the body of a request, and the headers of its format.
 func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HTTPFormat) ([]byte, http.Header, error) {
 	switch format {
 	case v1alpha1.FormatNetBox:
@@ -28,10 +28,10 @@ func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HT
 	}
 }
 
-// encodeCloudEvent writes a CloudEvents 1.0 event. Its id is the same at each attempt.
+// encodeCloudEvent encodes an event as CloudEvents 1.0. The id is the same at each attempt.
 func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribute func(string) string) ([]byte, http.Header, error) {
 	spec := event.Spec
-	spec.Delivery.Envelope = nil // it is all there, normalised
+	spec.Delivery.Envelope = nil // the other fields hold it, normalized
 	objectType := spec.ObjectType
 	if objectType == "" {
 		objectType = spec.Model
@@ -59,7 +59,7 @@ func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribut
 	return body, request.Header, err
 }
 
-// percentEncode writes an attribute as the value of a header (CloudEvents' HTTP binding, 3.1.3.2), which the SDK does not do.
+// percentEncode encodes an attribute as a header value (CloudEvents HTTP binding, 3.1.3.2). The SDK does not.
 func percentEncode(text string) string {
 	var encoded strings.Builder
 	for _, b := range []byte(text) {

@@ -25,7 +25,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
-// sink takes everything, and keeps the last request.
+// sink accepts all requests, and keeps the last one.
 type sink struct {
 	*httptest.Server
 	request *http.Request
@@ -43,7 +43,7 @@ func newSink(t *testing.T) *sink {
 	return s
 }
 
-// recorded are the events of all recorded deliveries, and their bodies.
+// recorded returns the events and bodies of all recorded deliveries.
 func recorded(t *testing.T, namespace string) (events map[string]*v1alpha1.NetBoxEvent, bodies map[string]string) {
 	t.Helper()
 	all, err := deliveries.All()
@@ -52,7 +52,7 @@ func recorded(t *testing.T, namespace string) (events map[string]*v1alpha1.NetBo
 	}
 	events, bodies = map[string]*v1alpha1.NetBoxEvent{}, map[string]string{}
 	for _, delivery := range all {
-		if event, err := delivery.Event(namespace, nil); err == nil { // internal/netbox tests which are no events
+		if event, err := delivery.Event(namespace, nil); err == nil { // internal/netbox tests the invalid ones
 			events[delivery.String()], bodies[delivery.String()] = event, delivery.Body
 		}
 	}
@@ -62,7 +62,7 @@ func recorded(t *testing.T, namespace string) (events map[string]*v1alpha1.NetBo
 	return events, bodies
 }
 
-// hostile returns an event whose texts are meant to break out of where they stand.
+// hostile returns an event whose values try to break out of templates and headers.
 func hostile(t *testing.T, namespace string) *v1alpha1.NetBoxEvent {
 	t.Helper()
 	event := device(t, namespace, "x\"}\r\n---\nkind: Secret\n# ${event.name} $${ {{ . }} 'é\u2028\U0001F600 "+strings.Repeat("long ", 40_000))
@@ -73,7 +73,7 @@ func hostile(t *testing.T, namespace string) *v1alpha1.NetBoxEvent {
 	return event
 }
 
-// TestCloudEvents reads what is sent by the SDK's parser and by hand, and compares it with the event.
+// TestCloudEvents parses requests with the SDK and by hand, and compares them with the event.
 func TestCloudEvents(t *testing.T) {
 	namespace := plane.Namespace(t)
 	events, _ := recorded(t, namespace)
@@ -89,7 +89,7 @@ func TestCloudEvents(t *testing.T) {
 		spec.HTTP.Format = format
 		task := newTask(t, device(t, namespace, "leaf1"), spec)
 		for name, event := range events {
-			if _, err := do(t, runner, about(task, event)); err != nil {
+			if _, err := do(t, runner, withEvent(task, event)); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			want := map[string]string{
@@ -103,7 +103,7 @@ func TestCloudEvents(t *testing.T) {
 					delete(want, name)
 				}
 			}
-			if event.Spec.ObjectType == "" { // NetBox told the bare model alone
+			if event.Spec.ObjectType == "" { // NetBox sent the model alone
 				want["type"], want["objecttype"] = "io.netbox-events."+event.Spec.Model+"."+event.Spec.Event, event.Spec.Model
 				want["subject"] = event.Spec.Model + "/" + event.Spec.ObjectID
 			}
@@ -131,13 +131,13 @@ func TestCloudEvents(t *testing.T) {
 				t.Fatalf("%s, %s: the SDK cannot read it: %v", name, format, err)
 			}
 			if err := parsed.Validate(); err != nil {
-				t.Errorf("%s, %s: not valid to the SDK: %v", name, format, err)
+				t.Errorf("%s, %s: invalid according to the SDK: %v", name, format, err)
 			}
 		}
 	}
 }
 
-// attributes returns the attributes and the data of the CloudEvent that was sent.
+// attributes returns the attributes and the data of the last CloudEvent.
 func attributes(t *testing.T, format v1alpha1.HTTPFormat, to *sink) (map[string]string, []byte) {
 	t.Helper()
 	got := map[string]string{}
@@ -181,12 +181,12 @@ func TestPercentEncoding(t *testing.T) {
 	if _, err := do(t, newRunner(t), newTask(t, event, spec)); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := to.request.Header.Get("Ce-Requestid"), "%C3%A9%20%22%25~!%E2%82%AC"; got != want { // CloudEvents' HTTP binding, 3.1.3.2
+	if got, want := to.request.Header.Get("Ce-Requestid"), "%C3%A9%20%22%25~!%E2%82%AC"; got != want { // CloudEvents HTTP binding, 3.1.3.2
 		t.Errorf("header is %q, want %q", got, want)
 	}
 }
 
-// TestNetBoxFormat compares what is sent with what NetBox sent, numbers digit by digit.
+// TestNetBoxFormat compares request bodies with the bodies of NetBox, numbers digit by digit.
 func TestNetBoxFormat(t *testing.T) {
 	namespace := plane.Namespace(t)
 	events, bodies := recorded(t, namespace)
@@ -197,11 +197,11 @@ func TestNetBoxFormat(t *testing.T) {
 	spec.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "relay", Key: "secret"}
 	task := newTask(t, device(t, namespace, "leaf1"), spec)
 	for name, event := range events {
-		if _, err := do(t, runner, about(task, event)); err != nil {
+		if _, err := do(t, runner, withEvent(task, event)); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if want, got := parse(t, []byte(bodies[name])), parse(t, to.body); !reflect.DeepEqual(want, got) {
-			t.Errorf("%s: body (-sent by NetBox +sent on):\n%s", name, cmp.Diff(want, got))
+			t.Errorf("%s: body (-from NetBox +forwarded):\n%s", name, cmp.Diff(want, got))
 		}
 		key := netbox.Key{Name: "mine", Value: []byte("k3y of mine")}
 		if _, ok := netbox.Verify([]netbox.Key{key}, to.body, to.request.Header.Get(netbox.SignatureHeader)); !ok {
@@ -212,7 +212,7 @@ func TestNetBoxFormat(t *testing.T) {
 		}
 	}
 
-	t.Run("by way of the API server", func(t *testing.T) {
+	t.Run("stored by the API server", func(t *testing.T) {
 		stored := 0
 		for name, event := range events {
 			if len(event.Spec.Delivery.Stringified) == 0 && !strings.HasPrefix(name, "netbox-4.6.8-live/") {
@@ -224,31 +224,31 @@ func TestNetBoxFormat(t *testing.T) {
 			if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(event), &kept); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := do(t, runner, about(task, &kept)); err != nil {
+			if _, err := do(t, runner, withEvent(task, &kept)); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			// The API server writes 1.0 as 1.
 			sameNumber := cmp.Comparer(func(a, b json.Number) bool { return rational(t, a).Cmp(rational(t, b)) == 0 })
 			if diff := cmp.Diff(parse(t, []byte(bodies[name])), parse(t, to.body), sameNumber); diff != "" {
-				t.Errorf("%s: body (-sent by NetBox +sent on):\n%s", name, diff)
+				t.Errorf("%s: body (-from NetBox +forwarded):\n%s", name, diff)
 			}
 		}
 		if stored < 100 {
-			t.Errorf("stored %d events", stored)
+			t.Errorf("stored %d events, want at least 100", stored)
 		}
 	})
-	t.Run("an event that NetBox did not send", func(t *testing.T) {
+	t.Run("an event without its envelope", func(t *testing.T) {
 		event := device(t, namespace, "leaf1")
 		event.Spec.Delivery.Envelope = nil
-		_, err := do(t, runner, about(task, event))
-		expect(t, err, final, "envelope")
+		_, err := do(t, runner, withEvent(task, event))
+		expect(t, err, permanent, "envelope")
 	})
 	t.Run("without a key", func(t *testing.T) {
 		if _, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), newRequest(to.URL))); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := to.request.Header[netbox.SignatureHeader]; ok {
-			t.Error("there is a signature")
+			t.Error("the request has a signature")
 		}
 	})
 }
@@ -268,7 +268,7 @@ func rational(t *testing.T, number json.Number) *big.Rat {
 	t.Helper()
 	value, ok := new(big.Rat).SetString(fmt.Sprint(number))
 	if !ok {
-		t.Fatalf("%s is no number", number)
+		t.Fatalf("%s is not a number", number)
 	}
 	return value
 }

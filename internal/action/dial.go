@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// forbidden are addresses of which only this machine, or only this network segment, knows what is there, and those at which clouds give
-// out credentials to whoever asks, where they are not link-local, as 169.254.169.254 is.
+// forbidden are addresses local to this machine or network segment, and metadata services, at which clouds hand out credentials without
+// authentication, unless they are link-local, as 169.254.169.254 is.
 var forbidden = []struct {
 	prefix netip.Prefix
-	what   string
+	kind   string
 }{
 	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
 	{netip.MustParsePrefix("::1/128"), "loopback"},
@@ -26,9 +26,9 @@ var forbidden = []struct {
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"},
 	{netip.MustParsePrefix("fd00:ec2::254/128"), cloudMetadata},      // AWS EC2
-	{netip.MustParsePrefix("fd00:ec2::23/128"), cloudMetadata},       // AWS EKS, of pods
+	{netip.MustParsePrefix("fd00:ec2::23/128"), cloudMetadata},       // AWS EKS, for pods
 	{netip.MustParsePrefix("fd20:ce::254/128"), cloudMetadata},       // Google Compute Engine
-	{netip.MustParsePrefix("168.63.129.16/32"), cloudMetadata},       // Azure, of its agents
+	{netip.MustParsePrefix("168.63.129.16/32"), cloudMetadata},       // Azure, for its agents
 	{netip.MustParsePrefix("100.100.100.200/32"), cloudMetadata},     // Alibaba ECS
 	{netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), cloudMetadata}, // Oracle
 	{netip.MustParsePrefix("192.0.0.192/32"), cloudMetadata},         // Oracle, formerly
@@ -37,8 +37,8 @@ var forbidden = []struct {
 
 const cloudMetadata = "a cloud's metadata service"
 
-// Prefixes of IPv6 addresses that lead to an IPv4 address: that in the last 32 bits for NAT64 (RFC 6052 and RFC 8215), IPv4-compatible
-// (RFC 4291) and IPv4-translated (RFC 2765) addresses, and that behind the prefix for 6to4 (RFC 3056).
+// Prefixes of IPv6 addresses that embed an IPv4 address: in the last 32 bits for NAT64 (RFC 6052 and RFC 8215), IPv4-compatible (RFC 4291)
+// and IPv4-translated (RFC 2765) addresses, and after the prefix for 6to4 (RFC 3056).
 var (
 	endsInIPv4 = []netip.Prefix{
 		netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
@@ -47,19 +47,18 @@ var (
 	sixToFour = netip.MustParsePrefix("2002::/16")
 )
 
-// addressError says that an address may not be connected to.
+// addressError is the error of a forbidden address.
 type addressError struct {
 	address netip.Addr
-	what    string
+	kind    string
 }
 
 func (e *addressError) Error() string {
-	return fmt.Sprintf("%s is %s, where the operator does not connect to; "+
-		"name another sink, or start the operator with --sink-allow-cidrs=%s", e.address, e.what, netip.PrefixFrom(e.address, e.address.BitLen()))
+	return fmt.Sprintf("%s is a forbidden address (%s); use another sink, or start the operator with --sink-allow-cidrs=%s",
+		e.address, e.kind, netip.PrefixFrom(e.address, e.address.BitLen()))
 }
 
-// newDialer returns a dialer that refuses addresses at the last moment, when names are resolved: a name can lead to another address each
-// time.
+// newDialer returns a dialer that checks addresses after name resolution, because a name can resolve to another address each time.
 func newDialer(allowed []netip.Prefix) *net.Dialer {
 	return &net.Dialer{
 		Timeout: 10 * time.Second,
@@ -73,8 +72,8 @@ func newDialer(allowed []netip.Prefix) *net.Dialer {
 	}
 }
 
-// checkHost refuses the host of a URL that is such an address, or one that some resolvers take for an address: 2130706433, 0x7f000001,
-// 0177.1 and 127.1 are 127.0.0.1 to them. No name of a host ends in a number (WHATWG's URL standard, 3.5).
+// checkHost refuses the host of a URL if it is a forbidden address, or a number that some resolvers parse as an address: for them
+// 2130706433, 0x7f000001, 0177.1 and 127.1 are 127.0.0.1. No host name ends in a number (WHATWG URL standard, 3.5).
 func checkHost(host string, allowed []netip.Prefix) error {
 	if address, err := netip.ParseAddr(host); err == nil {
 		return checkAddress(address, allowed)
@@ -85,7 +84,8 @@ func checkHost(host string, allowed []netip.Prefix) error {
 		last, digits = "0"+hex, "0123456789abcdef"
 	}
 	if last != "" && strings.Trim(last, digits) == "" {
-		return fmt.Errorf("%.100s is neither a name nor an address; write an IPv4 address as four decimal numbers without leading zeros", host)
+		return fmt.Errorf("%.100s is neither a host name nor an IP address; write IPv4 addresses as four decimal numbers without leading zeros",
+			host)
 	}
 	return nil
 }
@@ -96,9 +96,9 @@ func checkAddress(address netip.Addr, allowed []netip.Prefix) error {
 	if slices.ContainsFunc(allowed, contains) {
 		return nil
 	}
-	for _, one := range forbidden {
-		if contains(one.prefix) {
-			return &addressError{address, one.what}
+	for _, f := range forbidden {
+		if contains(f.prefix) {
+			return &addressError{address, f.kind}
 		}
 	}
 	switch bytes := address.As16(); {

@@ -14,7 +14,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// What event actions may do:
+// RBAC of event actions:
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create
 
 const (
@@ -22,20 +22,20 @@ const (
 	reportingInstance   = "netbox-event-operator"
 )
 
-// record writes the Kubernetes Event of an event action. It has a name of its own, so that there is one however often it is tried; a
-// replay makes another.
-func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventAction) error {
+// createEvent creates the Kubernetes Event of an event action. Its name is deterministic, so that retries do not duplicate it; a replay
+// creates another.
+func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.EventAction) error {
 	message, err := task.Action.Message.Message(ctx, task.Input)
 	if err != nil {
-		return rendering(ctx, fmt.Errorf("message: %w", err))
+		return renderError(ctx, fmt.Errorf("message: %w", err))
 	}
 	task.rendered()
-	on := task.Event
-	hash := digest(task, on.Annotations[v1alpha1.AnnotationReplay])
+	event := task.Event
+	hash := digest(task, event.Annotations[v1alpha1.AnnotationReplay])
 	err = r.events.Create(ctx, &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: on.Namespace,
-			Name:      strings.TrimRight(on.Name[:min(len(on.Name), maxNameBytes-len(".")-len(hash))], "-.") + "." + hash,
+			Namespace: event.Namespace,
+			Name:      strings.TrimRight(event.Name[:min(len(event.Name), maxNameBytes-len(".")-len(hash))], "-.") + "." + hash,
 		},
 		EventTime:           metav1.NewMicroTime(r.clock.Now()),
 		ReportingController: reportingController,
@@ -46,7 +46,7 @@ func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventActi
 		Note:                oneline.Of(message, oneline.NoteBytes),
 		Regarding: corev1.ObjectReference{
 			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent",
-			Namespace: on.Namespace, Name: on.Name, UID: on.UID,
+			Namespace: event.Namespace, Name: event.Name, UID: event.UID,
 		},
 		Related: &corev1.ObjectReference{
 			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEventRule",
@@ -56,5 +56,5 @@ func (r *Runner) record(ctx context.Context, task Task, spec *v1alpha1.EventActi
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
-	return explain("Event of "+on.Name, err)
+	return explain("Event of "+event.Name, err)
 }

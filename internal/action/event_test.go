@@ -42,7 +42,7 @@ func TestEvent(t *testing.T) {
 		Related:   &corev1.ObjectReference{APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxEventRule", Namespace: namespace, Name: task.Rule.Name, UID: task.Rule.UID},
 	}
 	if !got.EventTime.Time.Equal(now) {
-		t.Errorf("happened at %v, want %v", got.EventTime, now)
+		t.Errorf("event time is %v, want %v", got.EventTime, now)
 	}
 	got.ObjectMeta, got.TypeMeta = want.ObjectMeta, want.TypeMeta
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -52,7 +52,7 @@ func TestEvent(t *testing.T) {
 	replayed := event.DeepCopy()
 	replayed.Annotations = map[string]string{v1alpha1.AnnotationReplay: "2"}
 	for range 2 {
-		_, err := do(t, runner, about(task, replayed))
+		_, err := do(t, runner, withEvent(task, replayed))
 		expect(t, err, done)
 	}
 	expectEvents("a replay", 2)
@@ -65,7 +65,7 @@ func TestEvent(t *testing.T) {
 		event  *v1alpha1.NetBoxEvent
 	}{
 		{"hostile values", hostile(t, namespace)},
-		{"a name that a person gave, with nothing left for more", func() *v1alpha1.NetBoxEvent {
+		{"a name of the maximum length", func() *v1alpha1.NetBoxEvent {
 			event := device(t, namespace, "leaf1")
 			event.Name = strings.Repeat("x", 235) + "." + strings.Repeat("y", 17)
 			return event
@@ -73,20 +73,20 @@ func TestEvent(t *testing.T) {
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			before := len(list[eventsv1.EventList](t, namespace).Items)
-			_, err := do(t, runner, about(task, test.event))
+			_, err := do(t, runner, withEvent(task, test.event))
 			expect(t, err, done)
 			expectEvents("another event", before+1)
 		})
 	}
-	for _, one := range list[eventsv1.EventList](t, namespace).Items {
-		if strings.Contains(one.Note, "long") && (len(one.Note) > 1024 || len(one.Note) < 1000 || strings.ContainsAny(one.Note, "\r\n")) {
-			t.Errorf("note of %d bytes: %q", len(one.Note), one.Note)
+	for _, event := range list[eventsv1.EventList](t, namespace).Items {
+		if strings.Contains(event.Note, "long") && (len(event.Note) > 1024 || len(event.Note) < 1000 || strings.ContainsAny(event.Note, "\r\n")) {
+			t.Errorf("note of %d bytes: %q", len(event.Note), event.Note)
 		}
 	}
-	t.Run("a key that is missing", func(t *testing.T) {
+	t.Run("a missing key", func(t *testing.T) {
 		spec.Event.Message = "${data.site.slug}"
 		_, err := do(t, runner, newTask(t, event, spec))
-		expect(t, err, final, "message: no such key: site")
+		expect(t, err, permanent, "message: no such key: site")
 	})
 }
 
@@ -107,7 +107,7 @@ func TestLog(t *testing.T) {
 	}
 	spec.Log.Message = "${data.site.slug}"
 	_, err = do(t, runner, newTask(t, event, spec))
-	expect(t, err, final, "message: no such key: site")
+	expect(t, err, permanent, "message: no such key: site")
 	if len(lines) != 1 {
 		t.Errorf("lines are %q", lines)
 	}

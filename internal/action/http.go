@@ -26,14 +26,14 @@ import (
 )
 
 const (
-	// maxResponseBytes is how much of an answer's body is kept.
+	// maxResponseBytes bounds the part of a response body in the summary.
 	maxResponseBytes = 256
-	// maxDrainBytes is how much of it is read, so that the connection can be used again.
+	// maxDrainBytes bounds the part of a response body that is read, for reuse of the connection.
 	maxDrainBytes = 64 << 10
-	// maxRetryAfter is the longest pause that a sink may ask for.
+	// maxRetryAfter caps Retry-After.
 	maxRetryAfter = time.Hour
-	// transportsKept is for how many combinations of certificates the connections are kept.
-	transportsKept = 64
+	// maxTransports is the number of cached transports, one per combination of certificates.
+	maxTransports = 64
 )
 
 // httpSender sends events to sinks.
@@ -42,7 +42,7 @@ type httpSender struct {
 	allowed []netip.Prefix
 	clock   clock.PassiveClock
 	plain   *http.Transport
-	tls     *lru.Cache // of certificates' digest: *http.Transport
+	tls     *lru.Cache // *http.Transport by digest of the certificates
 }
 
 func newHTTPSender(options Options) *httpSender {
@@ -50,16 +50,16 @@ func newHTTPSender(options Options) *httpSender {
 		secrets: newSecretReader(options.Secrets, options.Clock),
 		allowed: options.SinkAllowCIDRs,
 		clock:   options.Clock,
-		tls:     lru.NewWithEvictionFunc(transportsKept, func(_ lru.Key, evicted any) { evicted.(*http.Transport).CloseIdleConnections() }),
+		tls:     lru.NewWithEvictionFunc(maxTransports, func(_ lru.Key, evicted any) { evicted.(*http.Transport).CloseIdleConnections() }),
 	}
 	s.plain = s.newTransport(nil)
 	return s
 }
 
-// newTransport returns what requests are sent by. It knows neither redirects nor cookies, which a http.Client would follow and keep.
+// newTransport returns a transport. Unlike a http.Client, it neither follows redirects nor keeps cookies.
 func (s *httpSender) newTransport(config *tls.Config) *http.Transport {
 	return &http.Transport{
-		// No proxy: it would connect to addresses that we refuse.
+		// No proxy: it would connect to forbidden addresses.
 		DialContext:            newDialer(s.allowed).DialContext,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -80,7 +80,7 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 	}
 	task.rendered()
 	if err := s.authorize(ctx, task, spec, request, body, headers); err != nil {
-		return "", unavailable(err) // each request of the action needs the Secret
+		return "", unavailable(err) // all requests of the action need the Secret
 	}
 	transport, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
 	if err != nil {
@@ -88,23 +88,23 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		err = fmt.Errorf("%s: %w", request.URL.Host, err) // without the rest of the URL, which may hold a password
-		if _, refused := errors.AsType[*addressError](err); refused {
-			return "", final(err)
+		err = fmt.Errorf("%s: %w", request.URL.Host, err) // the rest of the URL may hold a password
+		if _, forbidden := errors.AsType[*addressError](err); forbidden {
+			return "", permanent(err)
 		}
 		return "", unavailable(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
-		// The body is the connection, whose reads end with no context. It is closed, not read.
-		return s.judge(response, nil)
+		// The body is the raw connection, whose reads do not respect the context. It is closed, not read.
+		return s.result(response, nil)
 	}
-	// What comes after the status is for people; where it cannot be read before the context ends there is less to see.
+	// The body is for people only: the result shows as much as was read before the context ended.
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
-	return s.judge(response, redact(text, request, spec))
+	return s.result(response, redact(text, request, spec))
 }
 
-// redact takes the secrets out of an answer that repeats the headers of the request: more people may see an event than a Secret.
+// redact removes secrets from a response body that echoes headers of the request: more users may read events than Secrets.
 func redact(body []byte, request *http.Request, spec *v1alpha1.HTTPAction) []byte {
 	for _, header := range spec.Headers {
 		value := request.Header.Get(header.Name)
@@ -116,38 +116,38 @@ func redact(body []byte, request *http.Request, spec *v1alpha1.HTTPAction) []byt
 	return body
 }
 
-// judge makes a result of an answer.
-func (s *httpSender) judge(response *http.Response, body []byte) (string, error) {
+// result returns the summary of a response, and the error that its status means.
+func (s *httpSender) result(response *http.Response, body []byte) (string, error) {
 	status := strconv.Itoa(response.StatusCode)
 	if text := http.StatusText(response.StatusCode); text != "" {
 		status += " " + text
 	}
-	shown := status
+	summary := status
 	if text := oneline.Of(string(body[:min(len(body), 2*maxResponseBytes)]), maxResponseBytes); text != "" {
-		shown += ": " + text
+		summary += ": " + text
 	}
-	fault := "answered with " + status
+	message := "answered with " + status
 	switch code := response.StatusCode; {
 	case code >= 200 && code < 300:
-		return shown, nil
+		return summary, nil
 	case code == http.StatusSwitchingProtocols:
-		return shown, final(errors.New(fault + ", which the request did not ask for; name the URL of a server that takes webhooks"))
+		return summary, permanent(errors.New(message + ", which the request did not ask for; use the URL of a server that accepts webhooks"))
 	case code >= 300 && code < 400:
-		return shown, final(errors.New(fault + ", and redirects are not followed; name the URL that it leads to"))
+		return summary, permanent(errors.New(message + ", and redirects are not followed; use the URL of the redirect's target"))
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		return shown, &Failure{
-			Err: answer{errors.New(fault)}, Unavailable: true, Throttled: code == http.StatusTooManyRequests,
+		return summary, &Failure{
+			Err: responseError{errors.New(message)}, Unavailable: true, Throttled: code == http.StatusTooManyRequests,
 			RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
 		}
 	default:
-		return shown, final(errors.New(fault))
+		return summary, permanent(errors.New(message))
 	}
 }
 
-// retryAfter reads a number of seconds, or a date.
+// retryAfter parses Retry-After: a number of seconds, or a date.
 func (s *httpSender) retryAfter(header string) time.Duration {
 	var pause time.Duration
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // of which it is the largest
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // then it is the maximum
 		pause = time.Duration(seconds) * time.Second
 	} else if date, err := http.ParseTime(header); err == nil {
 		pause = date.Sub(s.clock.Now())
@@ -155,23 +155,23 @@ func (s *httpSender) retryAfter(header string) time.Duration {
 	return max(0, min(pause, maxRetryAfter))
 }
 
-// render makes the request of an action, its body, and the values of its headers but for those that are in Secrets.
+// render renders the request of an action, its body, and the values of its headers except those in Secrets.
 func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (
 	request *http.Request, body []byte, headers []string, err error,
 ) {
-	to, err := task.Action.URL.Text(ctx, task.Input)
+	target, err := task.Action.URL.Text(ctx, task.Input)
 	if err != nil {
-		return nil, nil, nil, rendering(ctx, fmt.Errorf("url: %w", err))
+		return nil, nil, nil, renderError(ctx, fmt.Errorf("url: %w", err))
 	}
 	body, header, err := encode(ctx, task.Event, spec.Format)
 	if err != nil {
-		return nil, nil, nil, final(err)
+		return nil, nil, nil, permanent(err)
 	}
-	if request, err = http.NewRequestWithContext(ctx, spec.Method, to, bytes.NewReader(body)); err != nil {
-		return nil, nil, nil, final(err)
+	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
+		return nil, nil, nil, permanent(err)
 	}
 	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {
-		return nil, nil, nil, final(err)
+		return nil, nil, nil, permanent(err)
 	}
 	request.Header = header
 	headers = make([]string, len(spec.Headers))
@@ -180,19 +180,19 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 			continue
 		}
 		if headers[i], err = task.Action.Headers[i].Text(ctx, task.Input); err != nil {
-			return nil, nil, nil, rendering(ctx, fmt.Errorf("header %s: %w", wanted.Name, err))
+			return nil, nil, nil, renderError(ctx, fmt.Errorf("header %s: %w", wanted.Name, err))
 		}
 		if !isHeaderValue(headers[i]) {
-			return nil, nil, nil, final(fmt.Errorf("header %s: %w", wanted.Name, errHeaderValue))
+			return nil, nil, nil, permanent(fmt.Errorf("header %s: %w", wanted.Name, errHeaderValue))
 		}
 	}
 	return request, body, headers, nil
 }
 
-// errHeaderValue does not show the value, which may be secret.
-var errHeaderValue = errors.New("the value holds a character that no header may hold, such as a newline")
+// errHeaderValue omits the value, which may be secret.
+var errHeaderValue = errors.New("the value contains a character that is invalid in a header, such as a newline")
 
-// authorize sets the headers of a request, of which some are in Secrets, and signs it. A Secret that is wrong may be corrected.
+// authorize sets the headers of a request, including those in Secrets, and signs it. Its errors are retryable: a Secret can be corrected.
 func (s *httpSender) authorize(
 	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
 ) error {
@@ -226,7 +226,7 @@ func (s *httpSender) authorize(
 	return nil
 }
 
-// transport returns the transport for the certificates of an action. Those with the same certificates share it, and no others.
+// transport returns the transport for the certificates of an action. Only actions with the same certificates share one.
 func (s *httpSender) transport(ctx context.Context, namespace string, spec *v1alpha1.HTTPTLS) (*http.Transport, error) {
 	if spec == nil {
 		return s.plain, nil
@@ -240,7 +240,7 @@ func (s *httpSender) transport(ctx context.Context, namespace string, spec *v1al
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.caSecretRef: entry %s of Secret %s holds no certificate in PEM", ref.Key, ref.Name)
+			return nil, fmt.Errorf("tls.caSecretRef: entry %s of Secret %s has no PEM certificate", ref.Key, ref.Name)
 		}
 		fmt.Fprintf(digest, "ca %q", pem)
 	}
@@ -257,16 +257,16 @@ func (s *httpSender) transport(ctx context.Context, namespace string, spec *v1al
 		config.Certificates = []tls.Certificate{pair}
 		fmt.Fprintf(digest, "cert %q %q", certificate, key)
 	}
-	held := [sha256.Size]byte(digest.Sum(nil))
-	if kept, ok := s.tls.Get(held); ok {
-		return kept.(*http.Transport), nil
+	id := [sha256.Size]byte(digest.Sum(nil))
+	if cached, ok := s.tls.Get(id); ok {
+		return cached.(*http.Transport), nil
 	}
 	transport := s.newTransport(config)
-	s.tls.Add(held, transport)
+	s.tls.Add(id, transport)
 	return transport, nil
 }
 
-// isHeaderValue tells whether a text can be the value of a header: no control characters but tabs (RFC 9110, 5.5).
+// isHeaderValue reports whether a text is a valid header value: no control characters except tabs (RFC 9110, 5.5).
 func isHeaderValue(text string) bool {
 	for _, b := range []byte(text) {
 		if b < ' ' && b != '\t' || b == 0x7f {

@@ -21,8 +21,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
-// TestAnswers sends to servers that answer in every way.
-func TestAnswers(t *testing.T) {
+// TestResponses sends to servers with all kinds of responses.
+func TestResponses(t *testing.T) {
 	now := time.Date(2027, 7, 28, 9, 30, 0, 0, time.UTC)
 	status := func(code int, headers ...string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -51,11 +51,11 @@ func TestAnswers(t *testing.T) {
 		timeout  time.Duration
 		want     outcome
 		response string
-		fault    string
+		wantErr  string
 		pause    time.Duration
 	}{
 		{reason: "good", answer: body(200, "queued\n"), want: done, response: "200 OK: queued"},
-		{reason: "nothing to say", answer: status(204), want: done, response: "204 No Content"},
+		{reason: "no body", answer: status(204), want: done, response: "204 No Content"},
 		{reason: "a status without a name", answer: status(299), want: done, response: "299"},
 		{reason: "control characters and no UTF-8", answer: body(202, "\x1b[31mno\xff\xfe\r\nX: \x00\u0085é"), want: done, response: "202 Accepted: [31mno\uFFFD  X:   é"},
 		{reason: "a long body", answer: body(200, strings.Repeat("é", 1<<20)), want: done, response: "200 OK: " + strings.Repeat("é", 126) + "…"},
@@ -66,47 +66,47 @@ func TestAnswers(t *testing.T) {
 		}},
 		{reason: "an endless and slow body", answer: drip(200), timeout: 300 * time.Millisecond, want: done, response: "200 OK: drip"},
 
-		{reason: "asked to wait", answer: status(408), want: again, response: "408 Request Timeout"},
-		{reason: "too early", answer: status(425), want: again, response: "425 Too Early"},
-		{reason: "too many", answer: status(429), want: again, response: "429 Too Many Requests"},
-		{reason: "a fault of the server", answer: body(500, "oh no"), want: again, response: "500 Internal Server Error: oh no", fault: "answered with 500 Internal Server Error"},
-		{reason: "unavailable", answer: status(503), want: again, response: "503 Service Unavailable"},
-		{reason: "a fault without a name", answer: status(599), want: again, response: "599"},
-		{reason: "a pause in seconds", answer: status(429, "Retry-After", "120"), want: again, response: "429 Too Many Requests", pause: 2 * time.Minute},
-		{reason: "a pause until", answer: status(503, "Retry-After", now.Add(90*time.Second).Format(http.TimeFormat)), want: again, response: "503 Service Unavailable", pause: 90 * time.Second},
-		{reason: "a pause until then", answer: status(503, "Retry-After", now.Add(-time.Hour).Format(http.TimeFormat)), want: again, response: "503 Service Unavailable"},
-		{reason: "a pause of two hours", answer: status(503, "Retry-After", "7200"), want: again, response: "503 Service Unavailable", pause: time.Hour},
-		{reason: "a pause of ages", answer: status(503, "Retry-After", "99999999999999999999"), want: again, response: "503 Service Unavailable", pause: time.Hour},
-		{reason: "a pause until the year 9999", answer: status(503, "Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"), want: again, response: "503 Service Unavailable", pause: time.Hour},
-		{reason: "a pause of nonsense", answer: status(503, "Retry-After", "-5"), want: again, response: "503 Service Unavailable"},
+		{reason: "request timeout", answer: status(408), want: retry, response: "408 Request Timeout"},
+		{reason: "too early", answer: status(425), want: retry, response: "425 Too Early"},
+		{reason: "too many", answer: status(429), want: retry, response: "429 Too Many Requests"},
+		{reason: "an internal error", answer: body(500, "oh no"), want: retry, response: "500 Internal Server Error: oh no", wantErr: "answered with 500 Internal Server Error"},
+		{reason: "unavailable", answer: status(503), want: retry, response: "503 Service Unavailable"},
+		{reason: "an error without a name", answer: status(599), want: retry, response: "599"},
+		{reason: "a pause in seconds", answer: status(429, "Retry-After", "120"), want: retry, response: "429 Too Many Requests", pause: 2 * time.Minute},
+		{reason: "a pause until a date", answer: status(503, "Retry-After", now.Add(90*time.Second).Format(http.TimeFormat)), want: retry, response: "503 Service Unavailable", pause: 90 * time.Second},
+		{reason: "a pause until a past date", answer: status(503, "Retry-After", now.Add(-time.Hour).Format(http.TimeFormat)), want: retry, response: "503 Service Unavailable"},
+		{reason: "a pause of two hours", answer: status(503, "Retry-After", "7200"), want: retry, response: "503 Service Unavailable", pause: time.Hour},
+		{reason: "a pause out of range", answer: status(503, "Retry-After", "99999999999999999999"), want: retry, response: "503 Service Unavailable", pause: time.Hour},
+		{reason: "a pause until the year 9999", answer: status(503, "Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"), want: retry, response: "503 Service Unavailable", pause: time.Hour},
+		{reason: "an invalid pause", answer: status(503, "Retry-After", "-5"), want: retry, response: "503 Service Unavailable"},
 
-		{reason: "refused", answer: body(400, "what?"), want: final, response: "400 Bad Request: what?", fault: "answered with 400 Bad Request"},
-		{reason: "not known", answer: status(401), want: final, response: "401 Unauthorized"},
-		{reason: "not there", answer: status(404), want: final, response: "404 Not Found"},
-		{reason: "a pause is of no use", answer: status(400, "Retry-After", "1"), want: final, response: "400 Bad Request"},
-		{reason: "refused slowly", answer: drip(400), timeout: 300 * time.Millisecond, want: final, response: "400 Bad Request: drip", fault: "answered with 400 Bad Request"},
-		{reason: "moved", answer: status(301, "Location", "/elsewhere"), want: final, response: "301 Moved Permanently", fault: "redirects are not followed"},
-		{reason: "moved for now, and to keep the method", answer: status(307, "Location", "/elsewhere"), want: final, response: "307 Temporary Redirect", fault: "redirects are not followed"},
-		{reason: "moved to nonsense", answer: status(302, "Location", "http://[::1"), want: final, response: "302 Found", fault: "redirects are not followed"},
+		{reason: "bad request", answer: body(400, "what?"), want: permanent, response: "400 Bad Request: what?", wantErr: "answered with 400 Bad Request"},
+		{reason: "unauthorized", answer: status(401), want: permanent, response: "401 Unauthorized"},
+		{reason: "not found", answer: status(404), want: permanent, response: "404 Not Found"},
+		{reason: "a pause after a permanent failure", answer: status(400, "Retry-After", "1"), want: permanent, response: "400 Bad Request"},
+		{reason: "a slow body after a permanent failure", answer: drip(400), timeout: 300 * time.Millisecond, want: permanent, response: "400 Bad Request: drip", wantErr: "answered with 400 Bad Request"},
+		{reason: "moved", answer: status(301, "Location", "/elsewhere"), want: permanent, response: "301 Moved Permanently", wantErr: "redirects are not followed"},
+		{reason: "moved temporarily", answer: status(307, "Location", "/elsewhere"), want: permanent, response: "307 Temporary Redirect", wantErr: "redirects are not followed"},
+		{reason: "moved to an invalid URL", answer: status(302, "Location", "http://[::1"), want: permanent, response: "302 Found", wantErr: "redirects are not followed"},
 		{reason: "another protocol", answer: func(w http.ResponseWriter, _ *http.Request) {
 			conn, _, _ := http.NewResponseController(w).Hijack()
 			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 			_ = conn.Close()
-		}, want: final, response: "101 Switching Protocols", fault: "did not ask for"},
+		}, want: permanent, response: "101 Switching Protocols", wantErr: "did not ask for"},
 
-		{reason: "no answer in time", answer: func(_ http.ResponseWriter, request *http.Request) {
+		{reason: "a timeout", answer: func(_ http.ResponseWriter, request *http.Request) {
 			_, _ = io.Copy(io.Discard, request.Body)
 			<-request.Context().Done()
-		}, timeout: 200 * time.Millisecond, want: again, fault: "not done within the timeout of 200ms: 127.0.0.1:"},
-		{reason: "no answer", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: again, fault: "EOF"},
+		}, timeout: 200 * time.Millisecond, want: retry, wantErr: "timed out after 200ms: 127.0.0.1:"},
+		{reason: "a closed connection", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: retry, wantErr: "EOF"},
 		{reason: "headers without end", answer: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Long", strings.Repeat("x", 100_000))
-		}, want: again, fault: "exceeded"},
+		}, want: retry, wantErr: "exceeded"},
 		{reason: "not HTTP", answer: func(w http.ResponseWriter, _ *http.Request) {
 			conn, _, _ := http.NewResponseController(w).Hijack()
 			_, _ = io.WriteString(conn, "SSH-2.0-"+strings.Repeat("\x1b", 2000)+"\r\n")
 			_ = conn.Close()
-		}, want: again, fault: "malformed"},
+		}, want: retry, wantErr: "malformed"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			var elsewhere atomic.Bool
@@ -123,8 +123,8 @@ func TestAnswers(t *testing.T) {
 			runner := newRunner(t, func(options *action.Options) { options.Clock = testingclock.NewFakePassiveClock(now) })
 			begin := time.Now()
 			response, err := do(t, runner, task)
-			expect(t, err, test.want, test.fault)
-			if test.timeout > 0 && test.want != again { // the rest of it depends on the time
+			expect(t, err, test.want, test.wantErr)
+			if test.timeout > 0 && test.want != retry { // the rest of it depends on the time
 				response = response[:min(len(response), len(test.response))]
 			}
 			if response != test.response {
@@ -135,16 +135,16 @@ func TestAnswers(t *testing.T) {
 				failure = &action.Failure{}
 			}
 			if failure.RetryAfter != test.pause {
-				t.Errorf("to be tried again after %v, want %v", failure.RetryAfter, test.pause)
+				t.Errorf("RetryAfter is %v, want %v", failure.RetryAfter, test.pause)
 			}
 			if failure.Throttled != strings.HasPrefix(test.response, "429") {
 				t.Errorf("throttled is %v", failure.Throttled)
 			}
-			if failure.Unavailable != (test.want == again) {
-				t.Errorf("the sink is unavailable: %v", failure.Unavailable)
+			if failure.Unavailable != (test.want == retry) {
+				t.Errorf("unavailable is %v", failure.Unavailable)
 			}
-			if test.want == final && !strings.HasPrefix(err.Error(), "answered with ") {
-				t.Errorf("error is %q, which hides the answer", err)
+			if test.want == permanent && !strings.HasPrefix(err.Error(), "answered with ") {
+				t.Errorf("error is %q, without the status of the response", err)
 			}
 			if took := time.Since(begin); took > 5*time.Second {
 				t.Errorf("took %v", took)
@@ -154,20 +154,20 @@ func TestAnswers(t *testing.T) {
 			}
 		})
 	}
-	t.Run("nobody listens", func(t *testing.T) {
+	t.Run("connection refused", func(t *testing.T) {
 		address, err := controlplane.FreeAddress(controlplane.AnyAddress)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://user:pa55@"+address+"/pa55")))
-		expect(t, err, again, address, "refused")
+		expect(t, err, retry, address, "refused")
 		if strings.Contains(err.Error(), "pa55") {
 			t.Errorf("error shows the password: %v", err)
 		}
 	})
 }
 
-// TestRequest checks what else a request has, whatever the event holds.
+// TestRequest checks the URL, headers and method of a request, also with hostile values.
 func TestRequest(t *testing.T) {
 	to, namespace := newSink(t), plane.Namespace(t)
 	runner := newRunner(t)
@@ -193,29 +193,29 @@ func TestRequest(t *testing.T) {
 	}
 
 	for _, test := range []struct {
-		reason string
-		change func(*v1alpha1.HTTPAction)
-		want   outcome
-		fault  string
+		reason  string
+		change  func(*v1alpha1.HTTPAction)
+		want    outcome
+		wantErr string
 	}{
-		{"a header says who it is", func(spec *v1alpha1.HTTPAction) {
+		{"an Authorization header", func(spec *v1alpha1.HTTPAction) {
 			spec.Headers = []v1alpha1.HTTPHeader{{Name: "authorization", Value: "Bearer x"}}
 		}, done, ""},
 		{"a newline in a header", func(spec *v1alpha1.HTTPAction) {
 			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-Name", Value: "${data.name}"}}
-		}, final, "header X-Name: the value holds"},
+		}, permanent, "header X-Name: the value contains"},
 		{"null in a header", func(spec *v1alpha1.HTTPAction) {
 			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-Name", Value: "${data.tenant}"}}
-		}, final, "header X-Name: ${data.tenant} is null"},
-		{"a key that is missing in the URL", func(spec *v1alpha1.HTTPAction) { spec.URL = to.URL + "/${data.site.slug}" }, final, "url: no such key: site"},
-		{"a name that is no host", func(spec *v1alpha1.HTTPAction) { spec.URL = "http://${data.name}.example.com/" }, final, "url: "},
+		}, permanent, "header X-Name: ${data.tenant} is null"},
+		{"a missing key in the URL", func(spec *v1alpha1.HTTPAction) { spec.URL = to.URL + "/${data.site.slug}" }, permanent, "url: no such key: site"},
+		{"an invalid host name", func(spec *v1alpha1.HTTPAction) { spec.URL = "http://${data.name}.example.com/" }, permanent, "url: "},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			to.request = nil
 			changed := *spec.HTTP
 			test.change(&changed)
 			_, err := do(t, runner, newTask(t, task.Event, v1alpha1.Action{HTTP: &changed}))
-			expect(t, err, test.want, test.fault)
+			expect(t, err, test.want, test.wantErr)
 			if (to.request != nil) != (test.want == done) {
 				t.Errorf("sent: %v", to.request)
 			}
@@ -228,19 +228,19 @@ func TestRequest(t *testing.T) {
 
 func TestSecrets(t *testing.T) {
 	for _, test := range []struct {
-		reason string
-		secret map[string]string // nil for none
-		want   outcome
-		value  string
-		fault  string
+		reason  string
+		secret  map[string]string // nil for none
+		want    outcome
+		value   string
+		wantErr string
 	}{
 		{reason: "good", secret: map[string]string{"authorization": "Bearer t0ken"}, want: done, value: "Bearer t0ken"},
-		{reason: "with the newline of an editor", secret: map[string]string{"authorization": "Bearer t0ken \r\n"}, want: done, value: "Bearer t0ken"},
-		{reason: "no template", secret: map[string]string{"authorization": "${data.id}"}, want: done, value: "${data.id}"},
-		{reason: "no Secret", want: again, fault: "Secret sink does not exist"},
-		{reason: "no entry", secret: map[string]string{"other": "t0ken"}, want: again, fault: "no entry authorization"},
-		{reason: "an empty entry", secret: map[string]string{"authorization": "\n"}, want: again, fault: "no entry authorization, or it is empty"},
-		{reason: "a newline", secret: map[string]string{"authorization": "Bearer t0ken\r\nX-Injected: t0ken"}, want: again, fault: "a newline"},
+		{reason: "with a trailing newline", secret: map[string]string{"authorization": "Bearer t0ken \r\n"}, want: done, value: "Bearer t0ken"},
+		{reason: "a value is not a template", secret: map[string]string{"authorization": "${data.id}"}, want: done, value: "${data.id}"},
+		{reason: "no Secret", want: retry, wantErr: "Secret sink does not exist"},
+		{reason: "no entry", secret: map[string]string{"other": "t0ken"}, want: retry, wantErr: "no entry authorization"},
+		{reason: "an empty entry", secret: map[string]string{"authorization": "\n"}, want: retry, wantErr: "no entry authorization, or it is empty"},
+		{reason: "a newline", secret: map[string]string{"authorization": "Bearer t0ken\r\nX-Injected: t0ken"}, want: retry, wantErr: "a newline"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			to, namespace := newSink(t), plane.Namespace(t)
@@ -251,13 +251,13 @@ func TestSecrets(t *testing.T) {
 			ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
 			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
 			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
-			expect(t, err, test.want, test.fault)
+			expect(t, err, test.want, test.wantErr)
 			if err != nil && strings.Contains(err.Error(), "t0ken") {
 				t.Errorf("error shows the secret: %v", err)
 			}
 			if test.want != done {
 				if to.request != nil {
-					t.Error("it was sent")
+					t.Error("the request was sent")
 				}
 			} else if got := to.request.Header.Get("Authorization"); got != test.value {
 				t.Errorf("header is %q, want %q", got, test.value)
@@ -266,7 +266,7 @@ func TestSecrets(t *testing.T) {
 			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &ref
 			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
 			if strings.TrimSpace(test.secret["authorization"]) == "" {
-				expect(t, err, again, "signing: ", test.fault)
+				expect(t, err, retry, "signing: ", test.wantErr)
 			} else {
 				expect(t, err, done) // any text can be a key
 			}
@@ -297,14 +297,14 @@ func TestSecrets(t *testing.T) {
 		}
 		now.SetTime(now.Now().Add(time.Second))
 		if value := got(); value != "old" {
-			t.Errorf("header is %s after a second: the Secret was read for each request", value)
+			t.Errorf("header is %s after a second, want the cached one", value)
 		}
 		now.SetTime(now.Now().Add(2 * time.Second))
 		if value := got(); value != "new" {
-			t.Errorf("header is %s after the time that a Secret is kept for", value)
+			t.Errorf("header is %s after the cache expired", value)
 		}
 	})
-	t.Run("an answer that repeats it", func(t *testing.T) {
+	t.Run("a response that echoes it", func(t *testing.T) {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 			w.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprintf(w, "%s is wrong", request.Header.Get("Authorization"))
@@ -315,7 +315,7 @@ func TestSecrets(t *testing.T) {
 		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
 		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
 		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
-		expect(t, err, final)
+		expect(t, err, permanent)
 		if want := "401 Unauthorized: Bearer [redacted] is wrong"; response != want {
 			t.Errorf("response is %q, want %q", response, want)
 		}
@@ -330,11 +330,11 @@ func TestSecrets(t *testing.T) {
 		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec))
 		expect(t, err, done)
 		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec))
-		expect(t, err, again, "does not exist")
+		expect(t, err, retry, "does not exist")
 	})
 }
 
-// TestForbiddenAddresses sends to a server of this machine under all of its names.
+// TestForbiddenAddresses sends to a local server under all names of loopback.
 func TestForbiddenAddresses(t *testing.T) {
 	var connections atomic.Int32
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -357,23 +357,23 @@ func TestForbiddenAddresses(t *testing.T) {
 	} {
 		t.Run(host, func(t *testing.T) {
 			_, err := do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://"+host+":"+port+"/")))
-			expect(t, err, final)
+			expect(t, err, permanent)
 		})
 	}
-	t.Run("a name that comes with the event", func(t *testing.T) {
+	t.Run("a host name from the event", func(t *testing.T) {
 		_, err := do(t, runner, newTask(t, device(t, plane.Namespace(t), "localhost"), newRequest("http://${data.name}:"+port+"/")))
-		expect(t, err, final, "loopback", "--sink-allow-cidrs=")
+		expect(t, err, permanent, "loopback", "--sink-allow-cidrs=")
 	})
 	if n := connections.Load(); n > 0 {
-		t.Errorf("%d connections were made", n)
+		t.Errorf("%d connections to forbidden addresses", n)
 	}
 	t.Run("allowed", func(t *testing.T) {
 		_, err := do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://localhost:"+port+"/")))
-		expect(t, err, final, "404")
+		expect(t, err, permanent, "404")
 	})
 }
 
-// TestConnectionsAreKept checks that answers are read and closed, whatever they are.
+// TestConnectionsAreKept checks that connections are reused after all kinds of responses.
 func TestConnectionsAreKept(t *testing.T) {
 	var connections, requests atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -396,8 +396,8 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
-// TestAtOnce does many with one Runner, for the race detector.
-func TestAtOnce(t *testing.T) {
+// TestConcurrent executes many tasks with one Runner, for the race detector.
+func TestConcurrent(t *testing.T) {
 	var got sync.Map
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
 		body, _ := io.ReadAll(request.Body)
@@ -410,15 +410,15 @@ func TestAtOnce(t *testing.T) {
 	for i := range 64 {
 		event := device(t, namespace, fmt.Sprint("leaf", i))
 		all.Go(func() {
-			if _, err := do(t, runner, about(task, event)); err != nil {
+			if _, err := do(t, runner, withEvent(task, event)); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
 	for i := range 64 {
-		if right, _ := got.Load(fmt.Sprint("/leaf", i)); right != true {
-			t.Errorf("leaf%d: %v", i, right)
+		if ok, _ := got.Load(fmt.Sprint("/leaf", i)); ok != true {
+			t.Errorf("leaf%d: %v", i, ok)
 		}
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// write writes the line of a log action.
-func (r *Runner) write(ctx context.Context, task Task) error {
+// writeLog writes the line of a log action.
+func (r *Runner) writeLog(ctx context.Context, task Task) error {
 	message, err := task.Action.Message.Message(ctx, task.Input)
 	if err != nil {
-		return rendering(ctx, fmt.Errorf("message: %w", err))
+		return renderError(ctx, fmt.Errorf("message: %w", err))
 	}
 	task.rendered()
 	log := r.log.WithValues(tracing.LogValues(task.Event.Spec.Delivery.Traceparent)...)

@@ -16,28 +16,28 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/secretkeys"
 )
 
-// What http actions may read:
+// RBAC of http actions:
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 
-// Secrets are kept for a moment, because a bulk edit makes many deliveries that need the same.
+// Secrets are cached briefly, because the many deliveries of a bulk edit need the same.
 const (
-	secretTTL   = 2 * time.Second
-	secretsKept = 256
+	secretTTL  = 2 * time.Second
+	maxSecrets = 256
 )
 
 type secretReader struct {
-	api  client.Reader
-	kept *cache.LRUExpireCache
+	api    client.Reader
+	cached *cache.LRUExpireCache
 }
 
 func newSecretReader(api client.Reader, clock clock.PassiveClock) *secretReader {
-	return &secretReader{api: api, kept: cache.NewLRUExpireCacheWithClock(secretsKept, clock)}
+	return &secretReader{api: api, cached: cache.NewLRUExpireCacheWithClock(maxSecrets, clock)}
 }
 
 func (s *secretReader) get(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	key := types.NamespacedName{Namespace: namespace, Name: name}
-	if kept, ok := s.kept.Get(key); ok {
-		return kept.(*corev1.Secret), nil
+	if cached, ok := s.cached.Get(key); ok {
+		return cached.(*corev1.Secret), nil
 	}
 	var secret corev1.Secret
 	err := s.api.Get(ctx, key, &secret)
@@ -47,11 +47,11 @@ func (s *secretReader) get(ctx context.Context, namespace, name string) (*corev1
 	case err != nil:
 		return nil, fmt.Errorf("reading Secret %s: %w", name, err)
 	}
-	s.kept.Add(key, &secret, secretTTL)
+	s.cached.Add(key, &secret, secretTTL)
 	return &secret, nil
 }
 
-// entry returns an entry of a Secret without the white space at its end, which editors and echo add.
+// entry returns an entry of a Secret without trailing white space, which editors and echo add.
 func (s *secretReader) entry(ctx context.Context, namespace string, ref v1alpha1.SecretKeyReference) ([]byte, error) {
 	secret, err := s.get(ctx, namespace, ref.Name)
 	if err != nil {

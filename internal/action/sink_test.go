@@ -28,8 +28,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
-// newRawSink listens, reads the head of each request, and leaves the connection to serve until that ends or the test does. The channel is
-// closed when the sender closed a connection that was served.
+// newRawSink listens, reads the head of each request, and passes the connection to serve, until that returns or the test ends. The channel
+// is closed after the client closed a served connection.
 func newRawSink(t *testing.T, serve func(conn net.Conn, head string)) (address string, closed <-chan struct{}) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -60,7 +60,7 @@ func newRawSink(t *testing.T, serve func(conn net.Conn, head string)) (address s
 					head = head[:len(head)+n]
 				}
 				serve(conn, string(head))
-				_, _ = io.Copy(io.Discard, conn) // until the sender closes it
+				_, _ = io.Copy(io.Discard, conn) // until the client closes it
 				once.Do(func() { close(left) })
 			})
 		}
@@ -68,7 +68,7 @@ func newRawSink(t *testing.T, serve func(conn net.Conn, head string)) (address s
 	return listener.Addr().String(), left
 }
 
-// TestHostileSinks sends to what is no proper HTTP server: each delivery ends within its timeout, and so does its connection.
+// TestHostileSinks sends to broken HTTP servers: each delivery ends within its timeout, and its connection is closed.
 func TestHostileSinks(t *testing.T) {
 	say := func(text string) func(net.Conn, string) {
 		return func(conn net.Conn, _ string) { _, _ = io.WriteString(conn, text) }
@@ -86,14 +86,14 @@ func TestHostileSinks(t *testing.T) {
 		reason   string
 		serve    func(net.Conn, string)
 		want     outcome
-		response string // begins with
-		fault    string
+		response string // prefix
+		wantErr  string
 	}{
-		{"101, and nothing more", say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), final, "101 Switching Protocols", "which the request did not ask for"},
-		{"101 without an upgrade", say("HTTP/1.1 101 Switching Protocols\r\n\r\n"), final, "101 Switching Protocols", "which the request did not ask for"},
-		{"101, and words without end", repeat("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", "x", time.Millisecond), final, "101 Switching Protocols", "which the request did not ask for"},
-		{"an echo", func(conn net.Conn, head string) { _, _ = io.WriteString(conn, head) }, again, "", "malformed"},
-		{"a good answer with an echo", func(conn net.Conn, head string) {
+		{"101 without a body", say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), permanent, "101 Switching Protocols", "which the request did not ask for"},
+		{"101 without an upgrade", say("HTTP/1.1 101 Switching Protocols\r\n\r\n"), permanent, "101 Switching Protocols", "which the request did not ask for"},
+		{"101 with an endless body", repeat("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", "x", time.Millisecond), permanent, "101 Switching Protocols", "which the request did not ask for"},
+		{"an echo", func(conn net.Conn, head string) { _, _ = io.WriteString(conn, head) }, retry, "", "malformed"},
+		{"a valid response with an echo", func(conn net.Conn, head string) {
 			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(head), head)
 		}, done, "200 OK: POST / HTTP/1.1", ""},
 		{"a body that trickles", repeat("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x", 20*time.Millisecond), done, "200 OK", ""},
@@ -102,22 +102,22 @@ func TestHostileSinks(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf")
 			_ = conn.Close()
 		}, done, "200 OK: half", ""},
-		{"a refusal with a body that never comes", say("HTTP/1.1 400 Bad Request\r\nContent-Length: 100000\r\n\r\n"), final, "400 Bad Request", "answered with 400"},
-		{"busy, with a body that never comes", say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\n"), again, "503 Service Unavailable", "answered with 503"},
-		{"headers without end", repeat("HTTP/1.1 200 OK\r\n", "X-A: "+strings.Repeat("a", 60_000)+"\r\n", 0), again, "", "exceeded"},
-		{"headers that trickle", repeat("HTTP/1.1 200 OK\r\n", "X-A: a\r\n", 20*time.Millisecond), again, "", "not done within the timeout of 300ms"},
-		{"a body without end", repeat("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "10000\r\n"+strings.Repeat("a", 65_536)+"\r\n", 0), done, "200 OK: aaa", ""},
-		{"hints without end", repeat("", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", time.Millisecond), again, "", "not done within the timeout of 300ms"},
-		{"hints without end, and fast", repeat("", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 100), 0), again, "", "exceeded"},
-		{"silence", func(net.Conn, string) {}, again, "", "not done within the timeout of 300ms"},
+		{"400 with a body that never comes", say("HTTP/1.1 400 Bad Request\r\nContent-Length: 100000\r\n\r\n"), permanent, "400 Bad Request", "answered with 400"},
+		{"503 with a body that never comes", say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\n"), retry, "503 Service Unavailable", "answered with 503"},
+		{"endless headers", repeat("HTTP/1.1 200 OK\r\n", "X-A: "+strings.Repeat("a", 60_000)+"\r\n", 0), retry, "", "exceeded"},
+		{"headers that trickle", repeat("HTTP/1.1 200 OK\r\n", "X-A: a\r\n", 20*time.Millisecond), retry, "", "timed out after 300ms"},
+		{"an endless body", repeat("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "10000\r\n"+strings.Repeat("a", 65_536)+"\r\n", 0), done, "200 OK: aaa", ""},
+		{"endless early hints", repeat("", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", time.Millisecond), retry, "", "timed out after 300ms"},
+		{"endless early hints, fast", repeat("", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 100), 0), retry, "", "exceeded"},
+		{"no response", func(net.Conn, string) {}, retry, "", "timed out after 300ms"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			address, closed := newRawSink(t, test.serve)
 			task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://"+address))
 			task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
-			expectInTime(t, task, test.want, test.response, test.fault)
-			if test.reason == "a good answer with an echo" {
-				return // its connection is kept
+			expectInTime(t, task, test.want, test.response, test.wantErr)
+			if test.reason == "a valid response with an echo" {
+				return // its connection is reused
 			}
 			select {
 			case <-closed:
@@ -127,29 +127,29 @@ func TestHostileSinks(t *testing.T) {
 		})
 	}
 	t.Run("no handshake", func(t *testing.T) {
-		listener, err := net.Listen("tcp", "127.0.0.1:0") // that nobody accepts from
+		listener, err := net.Listen("tcp", "127.0.0.1:0") // without accept
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer listener.Close() //nolint:errcheck // the test is over
 		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("https://"+listener.Addr().String()))
 		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
-		expectInTime(t, task, again, "", "not done within the timeout of 300ms")
+		expectInTime(t, task, retry, "", "timed out after 300ms")
 	})
-	t.Run("a handshake with nonsense", func(t *testing.T) {
+	t.Run("an invalid handshake", func(t *testing.T) {
 		server := httptest.NewServer(http.NotFoundHandler())
 		defer server.Close()
 		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest(strings.Replace(server.URL, "http:", "https:", 1)))
-		expectInTime(t, task, again, "", "TLS handshake")
+		expectInTime(t, task, retry, "", "TLS handshake")
 	})
 	t.Run("a name that does not exist", func(t *testing.T) {
 		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://does-not-exist.invalid/"))
 		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: time.Second}
-		expectInTime(t, task, again, "", "does-not-exist.invalid")
+		expectInTime(t, task, retry, "", "does-not-exist.invalid")
 	})
 }
 
-// expectInTime does a task, and checks that it ends within its timeout, or what a slow machine takes for it.
+// expectInTime executes a task, and checks that it ends within its timeout, with a margin for slow machines.
 func expectInTime(t *testing.T, task action.Task, want outcome, response, fault string) {
 	t.Helper()
 	runner := newRunner(t)
@@ -168,9 +168,9 @@ func expectInTime(t *testing.T, task action.Task, want outcome, response, fault 
 		if !strings.HasPrefix(got.response, response) {
 			t.Errorf("response is %q, want it to begin with %q", got.response, response)
 		}
-		expectUnavailable(t, got.err, want == again)
+		expectUnavailable(t, got.err, want == retry)
 	case <-time.After(5 * time.Second):
-		t.Fatal("it did not end")
+		t.Fatal("the task did not end")
 	}
 }
 
@@ -184,8 +184,8 @@ func expectUnavailable(t *testing.T, err error, want bool) {
 	}
 }
 
-// TestSecretsAreOfTheSink checks that a Secret that cannot be read is at fault for all events of the action.
-func TestSecretsAreOfTheSink(t *testing.T) {
+// TestUnreadableSecret checks that an unreadable Secret makes the sink unavailable: it affects all events of the action.
+func TestUnreadableSecret(t *testing.T) {
 	to, namespace := newSink(t), plane.Namespace(t)
 	ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
 	for reason, change := range map[string]func(*v1alpha1.HTTPAction){
@@ -199,19 +199,19 @@ func TestSecretsAreOfTheSink(t *testing.T) {
 			spec := newRequest(to.URL)
 			change(spec.HTTP)
 			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
-			expect(t, err, again, "does not exist")
+			expect(t, err, retry, "does not exist")
 			expectUnavailable(t, err, true)
 		})
 	}
-	t.Run("a template is of the event", func(t *testing.T) {
+	t.Run("a failed template", func(t *testing.T) {
 		_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), newRequest(to.URL+"/${data.site.slug}")))
-		expect(t, err, final)
+		expect(t, err, permanent)
 		expectUnavailable(t, err, false)
 	})
 }
 
-// answering makes an API server answer all requests that are not of discovery alike.
-func answering(t *testing.T, status int, body string) func(*action.Options) {
+// respondingWith connects to an API server with one response to all requests except discovery.
+func respondingWith(t *testing.T, status int, body string) func(*action.Options) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -219,13 +219,13 @@ func answering(t *testing.T, status int, body string) func(*action.Options) {
 		_, _ = io.WriteString(w, body)
 	}))
 	t.Cleanup(server.Close)
-	return connecting(t, server.URL)
+	return connectingTo(t, server.URL)
 }
 
-func connecting(t *testing.T, to string) func(*action.Options) {
+func connectingTo(t *testing.T, url string) func(*action.Options) {
 	t.Helper()
 	return func(options *action.Options) {
-		config := &rest.Config{Host: to}
+		config := &rest.Config{Host: url}
 		direct, err := client.New(config, client.Options{Scheme: plane.Client.Scheme(), Mapper: options.Mapper})
 		if err != nil {
 			t.Fatal(err)
@@ -234,7 +234,7 @@ func connecting(t *testing.T, to string) func(*action.Options) {
 	}
 }
 
-// TestUnavailableAPI checks whose failure it is when the API server refuses, or does not answer.
+// TestUnavailableAPI checks the classification of errors of the API server.
 func TestUnavailableAPI(t *testing.T) {
 	status := func(code int, reason metav1.StatusReason, more string) string {
 		return fmt.Sprintf(`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": "no"%s}`, code, reason, more)
@@ -243,21 +243,21 @@ func TestUnavailableAPI(t *testing.T) {
 	for _, test := range []struct {
 		reason string
 		api    func(*action.Options)
-		want   bool
-		of     outcome
+		want   bool // is it unavailable
+		result outcome
 	}{
-		{"overloaded", answering(t, 429, status(429, metav1.StatusReasonTooManyRequests, "")), true, again},
-		{"an internal error", answering(t, 500, status(500, metav1.StatusReasonInternalError, "")), true, again},
-		{"an internal error about a field", answering(t, 500, status(500, metav1.StatusReasonInternalError, `, "details": {"causes": [{"field": "spec.x", "message": "no"}]}`)), false, again},
-		{"a gateway", answering(t, 502, "<html>"), true, again},
-		{"unavailable", answering(t, 503, status(503, metav1.StatusReasonServiceUnavailable, "")), true, again},
-		{"a timeout of its own", answering(t, 504, status(504, metav1.StatusReasonTimeout, "")), true, again},
-		{"no namespace", answering(t, 404, status(404, metav1.StatusReasonNotFound, "")), false, again},
-		{"a conflict", answering(t, 409, status(409, metav1.StatusReasonConflict, "")), false, again},
-		{"a quota", answering(t, 403, strings.Replace(status(403, metav1.StatusReasonForbidden, ""), `"no"`, `"exceeded quota: x"`, 1)), false, again},
-		{"invalid", answering(t, 422, status(422, metav1.StatusReasonInvalid, "")), false, final},
-		{"nobody listens", connecting(t, "http://127.0.0.1:1"), true, again},
-		{"silence", connecting(t, "http://"+silent), true, again},
+		{"overloaded", respondingWith(t, 429, status(429, metav1.StatusReasonTooManyRequests, "")), true, retry},
+		{"an internal error", respondingWith(t, 500, status(500, metav1.StatusReasonInternalError, "")), true, retry},
+		{"an internal error about a field", respondingWith(t, 500, status(500, metav1.StatusReasonInternalError, `, "details": {"causes": [{"field": "spec.x", "message": "no"}]}`)), false, retry},
+		{"a gateway", respondingWith(t, 502, "<html>"), true, retry},
+		{"unavailable", respondingWith(t, 503, status(503, metav1.StatusReasonServiceUnavailable, "")), true, retry},
+		{"a timeout in the API server", respondingWith(t, 504, status(504, metav1.StatusReasonTimeout, "")), true, retry},
+		{"no namespace", respondingWith(t, 404, status(404, metav1.StatusReasonNotFound, "")), false, retry},
+		{"a conflict", respondingWith(t, 409, status(409, metav1.StatusReasonConflict, "")), false, retry},
+		{"a quota", respondingWith(t, 403, strings.Replace(status(403, metav1.StatusReasonForbidden, ""), `"no"`, `"exceeded quota: x"`, 1)), false, retry},
+		{"invalid", respondingWith(t, 422, status(422, metav1.StatusReasonInvalid, "")), false, permanent},
+		{"connection refused", connectingTo(t, "http://127.0.0.1:1"), true, retry},
+		{"no response", connectingTo(t, "http://"+silent), true, retry},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			runner, event := newRunner(t, test.api), device(t, plane.Namespace(t), "leaf1")
@@ -268,17 +268,17 @@ func TestUnavailableAPI(t *testing.T) {
 				task := newTask(t, event, spec)
 				task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: time.Second}
 				_, err := do(t, runner, task)
-				expect(t, err, test.of)
+				expect(t, err, test.result)
 				expectUnavailable(t, err, test.want)
-				if test.reason == "silence" {
-					expect(t, err, again, "not done within the timeout of 1s")
+				if test.reason == "no response" {
+					expect(t, err, retry, "timed out after 1s")
 				}
 			}
 		})
 	}
 	t.Run("no such kind", func(t *testing.T) {
 		_, err := do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newApply(t, `{"apiVersion": "example.com/v1", "kind": "Missing"}`)))
-		expect(t, err, again, "Missing")
+		expect(t, err, retry, "Missing")
 		expectUnavailable(t, err, false)
 	})
 	t.Run("a Secret that cannot be read", func(t *testing.T) {
@@ -286,13 +286,13 @@ func TestUnavailableAPI(t *testing.T) {
 		spec.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
 		task := newTask(t, device(t, plane.Namespace(t), "leaf1"), spec)
 		task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
-		_, err := do(t, newRunner(t, connecting(t, "http://"+silent)), task)
-		expect(t, err, again, "not done within the timeout of 300ms", "Secret sink")
+		_, err := do(t, newRunner(t, connectingTo(t, "http://"+silent)), task)
+		expect(t, err, retry, "timed out after 300ms", "Secret sink")
 		expectUnavailable(t, err, true)
 	})
 }
 
-// hangingMapper is discovery over a connection that hangs.
+// hangingMapper is a RESTMapper whose discovery hangs.
 type hangingMapper struct {
 	meta.RESTMapper
 	calls atomic.Int32
@@ -314,11 +314,11 @@ func TestDiscoveryHangs(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
 		_, err := do(t, runner, task)
-		expect(t, err, again, "not done within the timeout of 20ms", "how its kind is served")
+		expect(t, err, retry, "timed out after 20ms", "discovery of its kind")
 		expectUnavailable(t, err, true)
 	}
 	if calls, more := mapper.calls.Load(), runtime.NumGoroutine()-before; calls != 1 || more > 5 {
-		t.Errorf("discovery hangs in %d calls, and there are %d goroutines more", calls, more)
+		t.Errorf("%d calls of discovery hang, with %d additional goroutines", calls, more)
 	}
 	close(mapper.until)
 	task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 10 * time.Second}
@@ -326,12 +326,12 @@ func TestDiscoveryHangs(t *testing.T) {
 	expect(t, err, done)
 }
 
-// TestCanceled checks that the end of the operator counts as no failure of a sink.
+// TestCanceled checks that a shutdown of the operator does not count as a failure of a sink.
 func TestCanceled(t *testing.T) {
 	silent, _ := newRawSink(t, func(net.Conn, string) {})
 	signed := newRequest("http://" + silent)
 	signed.HTTP.SigningSecretRef = &v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
-	api := connecting(t, "http://"+silent)
+	api := connectingTo(t, "http://"+silent)
 	for reason, spec := range map[string]v1alpha1.Action{
 		"a sink": newRequest("http://" + silent), "a handshake": newRequest("https://" + silent), "a Secret": signed,
 		"an object": newApply(t, configMap(`"data": {"a": "${data.name}"}`)), "an event": {Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "x"}},
@@ -349,14 +349,14 @@ func TestCanceled(t *testing.T) {
 				if !errors.Is(err, context.Canceled) {
 					t.Errorf("error is %v", err)
 				}
-				expect(t, err, again)
+				expect(t, err, retry)
 				expectUnavailable(t, err, false)
 			}
 		})
 	}
 }
 
-// TestRendered checks that the hook comes once, after what is computed and before what is waited for.
+// TestRendered checks that the hook is called once, after rendering and before I/O.
 func TestRendered(t *testing.T) {
 	namespace := newNamespace(t)
 	var steps []string
@@ -378,12 +378,12 @@ func TestRendered(t *testing.T) {
 		steps  []string
 	}{
 		{"http", signed, done, []string{"rendered", "request"}},
-		{"http without its Secret", unreadable, again, []string{"rendered"}},
-		{"http of a template that fails", newRequest(server.URL + "/${data.site.slug}"), final, nil},
-		{"the second of two objects fails", several("${data.site.slug}"), final, nil},
+		{"http without its Secret", unreadable, retry, []string{"rendered"}},
+		{"http of a template that fails", newRequest(server.URL + "/${data.site.slug}"), permanent, nil},
+		{"the second of two objects fails", several("${data.site.slug}"), permanent, nil},
 		{"two objects", several("${data.name}"), done, []string{"rendered"}},
 		{"an event", v1alpha1.Action{Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "${data.name}"}}, done, []string{"rendered"}},
-		{"an event that fails", v1alpha1.Action{Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "${data.site.slug}"}}, final, nil},
+		{"an event that fails", v1alpha1.Action{Event: &v1alpha1.EventAction{Type: "Normal", Reason: "Active", Message: "${data.site.slug}"}}, permanent, nil},
 		{"a log line", v1alpha1.Action{Log: &v1alpha1.LogAction{Message: "${data.name}"}}, done, []string{"rendered"}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
@@ -391,19 +391,19 @@ func TestRendered(t *testing.T) {
 			task := newTask(t, device(t, namespace, "leaf1"), test.spec)
 			task.Rendered = func() {
 				step("rendered")
-				if found := list[corev1.ConfigMapList](t, namespace).Items; slices.ContainsFunc(found, func(one corev1.ConfigMap) bool { return one.Name == "first" }) {
-					t.Error("an object was made before all were rendered")
+				if found := list[corev1.ConfigMapList](t, namespace).Items; slices.ContainsFunc(found, func(found corev1.ConfigMap) bool { return found.Name == "first" }) {
+					t.Error("an object was written before all were rendered")
 				}
 			}
 			_, err := do(t, newRunner(t), task)
 			expect(t, err, test.want)
 			if !slices.Equal(steps, test.steps) {
-				t.Errorf("%v, want %v", steps, test.steps)
+				t.Errorf("steps are %v, want %v", steps, test.steps)
 			}
 			_ = plane.Client.Delete(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "first"}})
-			if test.want == final {
+			if test.want == permanent {
 				if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "first"}, &corev1.ConfigMap{}); !apierrors.IsNotFound(err) {
-					t.Errorf("the first object was made: %v", err)
+					t.Errorf("the first object was written: %v", err)
 				}
 			}
 		})

@@ -46,7 +46,7 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{certificate, key, text}
 }
 
-// issue makes a certificate for loopback, and its key.
+// issue returns a certificate for loopback, and its key.
 func (a *authority) issue(t *testing.T, name string) (certificate, key string) {
 	t.Helper()
 	template := &x509.Certificate{
@@ -61,7 +61,7 @@ func (a *authority) issue(t *testing.T, name string) (certificate, key string) {
 	return certificate, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: bytes}))
 }
 
-// sign signs with a key, or with the new one.
+// sign signs a certificate with a key, or with its own.
 func sign(t *testing.T, template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*ecdsa.PrivateKey, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -78,16 +78,16 @@ func sign(t *testing.T, template, parent *x509.Certificate, by *ecdsa.PrivateKey
 	return key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes}))
 }
 
-// newTLSSink starts a server that takes only clients with a certificate of the authority, and answers with their name.
-func newTLSSink(t *testing.T, of *authority) *httptest.Server {
+// newTLSSink starts a server that requires a client certificate of the authority, and responds with its name.
+func newTLSSink(t *testing.T, ca *authority) *httptest.Server {
 	t.Helper()
-	certificate, key := of.issue(t, "a sink")
+	certificate, key := ca.issue(t, "a sink")
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
 	clients := x509.NewCertPool()
-	clients.AddCert(of.certificate)
+	clients.AddCert(ca.certificate)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		_, _ = io.WriteString(w, request.Proto+" "+request.TLS.PeerCertificates[0].Subject.CommonName)
 	}))
@@ -116,7 +116,7 @@ func TestTLS(t *testing.T) {
 	newTLSSecret(t, namespace, "foreign", foreign, foreignKey)
 	newTLSSecret(t, namespace, "mixed", certificate, foreignKey)
 
-	runner := newRunner(t) // one for all, so that whatever is kept for one is there for the next
+	runner := newRunner(t) // shared, so that cached transports are reused
 	for _, test := range []struct {
 		reason     string
 		ca, client string
@@ -127,15 +127,15 @@ func TestTLS(t *testing.T) {
 		{reason: "another client", ca: "ca.crt", client: "second", want: done, text: "200 OK: HTTP/2.0 second"},
 		{reason: "the first once more", ca: "ca.crt", client: "client", want: done, text: "200 OK: HTTP/2.0 operator"},
 		{reason: "one of two authorities", ca: "both.crt", client: "client", want: done, text: "200 OK: HTTP/2.0 operator"},
-		{reason: "no client", ca: "ca.crt", want: again, text: "127.0.0.1:"},
-		{reason: "a client that the server does not know", ca: "ca.crt", client: "foreign", want: again, text: "127.0.0.1:"},
-		{reason: "another authority", ca: "other.crt", client: "client", want: again, text: "certificate signed by unknown authority"},
-		{reason: "the operating system's authorities", client: "client", want: again, text: "certificate signed by unknown authority"},
-		{reason: "no certificate", ca: "text", client: "client", want: again, text: "tls.caSecretRef: entry text of Secret ca holds no certificate"},
-		{reason: "no entry", ca: "ca.pem", client: "client", want: again, text: "tls.caSecretRef: Secret ca has no entry ca.pem"},
-		{reason: "no Secret", ca: "ca.crt", client: "nobody", want: again, text: "tls.clientCertSecretRef: Secret nobody does not exist"},
-		{reason: "not a Secret of a client", ca: "ca.crt", client: "ca", want: again, text: "tls.clientCertSecretRef: tls.crt and tls.key of Secret ca: "},
-		{reason: "another's key", ca: "ca.crt", client: "mixed", want: again, text: "tls.clientCertSecretRef: tls.crt and tls.key of Secret mixed: "},
+		{reason: "no client", ca: "ca.crt", want: retry, text: "127.0.0.1:"},
+		{reason: "a client of another authority", ca: "ca.crt", client: "foreign", want: retry, text: "127.0.0.1:"},
+		{reason: "another authority", ca: "other.crt", client: "client", want: retry, text: "certificate signed by unknown authority"},
+		{reason: "the operating system's authorities", client: "client", want: retry, text: "certificate signed by unknown authority"},
+		{reason: "no certificate", ca: "text", client: "client", want: retry, text: "tls.caSecretRef: entry text of Secret ca has no PEM certificate"},
+		{reason: "no entry", ca: "ca.pem", client: "client", want: retry, text: "tls.caSecretRef: Secret ca has no entry ca.pem"},
+		{reason: "no Secret", ca: "ca.crt", client: "nobody", want: retry, text: "tls.clientCertSecretRef: Secret nobody does not exist"},
+		{reason: "a Secret without a client certificate", ca: "ca.crt", client: "ca", want: retry, text: "tls.clientCertSecretRef: tls.crt and tls.key of Secret ca: "},
+		{reason: "a key of another certificate", ca: "ca.crt", client: "mixed", want: retry, text: "tls.clientCertSecretRef: tls.crt and tls.key of Secret mixed: "},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			spec := newRequest(server.URL)
@@ -155,7 +155,7 @@ func TestTLS(t *testing.T) {
 	}
 	t.Run("no tls in the rule", func(t *testing.T) {
 		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), newRequest(server.URL)))
-		expect(t, err, again, "certificate signed by unknown authority")
+		expect(t, err, retry, "certificate signed by unknown authority")
 	})
 
 	t.Run("rotated", func(t *testing.T) {
@@ -172,8 +172,8 @@ func TestTLS(t *testing.T) {
 		}{
 			{"at first", certificate, key, done, "200 OK: HTTP/2.0 operator"},
 			{"another certificate", second, secondKey, done, "200 OK: HTTP/2.0 second"},
-			{"a wrong one", foreign, foreignKey, again, ""},
-			{"mended", certificate, key, done, "200 OK: HTTP/2.0 operator"},
+			{"an invalid certificate", foreign, foreignKey, retry, ""},
+			{"corrected", certificate, key, done, "200 OK: HTTP/2.0 operator"},
 		} {
 			secret.StringData = map[string]string{corev1.TLSCertKey: step.certificate, corev1.TLSPrivateKeyKey: step.key}
 			if err := plane.Client.Update(t.Context(), secret); err != nil {

@@ -168,7 +168,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	}
 	outcome := &delivery.Outcome{Response: response, Err: err}
 	if failure, ok := errors.AsType[*action.Failure](err); ok {
-		outcome.Permanent, outcome.Unavailable = failure.Final, failure.Unavailable
+		outcome.Permanent, outcome.Unavailable = failure.Permanent, failure.Unavailable
 		outcome.Throttled, outcome.RetryAfter = failure.Throttled, failure.RetryAfter
 	}
 	return outcome, span, nil
@@ -180,7 +180,7 @@ func (d *attempts) do(ctx context.Context, task action.Task) (response string, e
 	defer cancel()
 	defer func() {
 		if cause := recover(); cause != nil {
-			err = &action.Failure{Err: fmt.Errorf("a fault of the operator: %v", cause), Final: true}
+			err = &action.Failure{Err: fmt.Errorf("panic in the operator: %v", cause), Permanent: true}
 			d.Log.WithValues(naming(task.Event)...).Error(err, "panic in an action", "rule", task.Rule.Name, "stack", string(debug.Stack()))
 		}
 	}()

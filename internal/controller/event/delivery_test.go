@@ -129,7 +129,7 @@ func summary(event *v1alpha1.NetBoxEvent) []string {
 func TestStatus(t *testing.T) {
 	namespace := plane.Namespace(t)
 	failing := map[string]error{
-		"final":   &action.Failure{Err: errors.New("answered with 400 Bad Request"), Final: true},
+		"final":   &action.Failure{Err: errors.New("answered with 400 Bad Request"), Permanent: true},
 		"forever": errors.New("answered with 503 Service Unavailable"),
 	}
 	tests := map[string]*v1alpha1.NetBoxEventRule{
@@ -350,7 +350,7 @@ func TestOrderOfWhatIsThere(t *testing.T) {
 	sink := newSink(func(task action.Task, attempt int) error {
 		if task.Event.Name == stuck {
 			if attempt == 2 {
-				return &action.Failure{Err: errors.New("no"), Final: true}
+				return &action.Failure{Err: errors.New("no"), Permanent: true}
 			}
 			return &action.Failure{Err: errors.New("later"), RetryAfter: 2 * time.Second}
 		}
@@ -617,7 +617,7 @@ func TestLongNotes(t *testing.T) {
 	namespace := plane.Namespace(t)
 	plane.Create(t, newRule(namespace, "rule"), newEvent(namespace, 1, 0))
 	sink := newSink(func(action.Task, int) error {
-		return &action.Failure{Err: errors.New(strings.Repeat("é", 1000)), Final: true}
+		return &action.Failure{Err: errors.New(strings.Repeat("é", 1000)), Permanent: true}
 	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	eventually(t, "no Kubernetes Event tells of the failure", 10*time.Second, func() bool {
@@ -656,7 +656,7 @@ func TestLarge(t *testing.T) {
 	createLargest(t, store, oneRule)
 	plane.Create(t, small)
 	sink := newSink(func(action.Task, int) error {
-		return &action.Failure{Err: errors.New(strings.Repeat("x", 1000)), Final: true}
+		return &action.Failure{Err: errors.New(strings.Repeat("x", 1000)), Permanent: true}
 	})
 	startWith(t, plane.Config, namespace, 0, sink.do)
 	finished := func(of *v1alpha1.NetBoxEvent) v1alpha1.NetBoxEventStatus {

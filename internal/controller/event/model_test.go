@@ -336,7 +336,7 @@ func (r *replica) Do(_ context.Context, task action.Task) (string, error) {
 	r.running[busy] = false
 	switch chance := m.random.IntN(10); {
 	case m.hopeless[event.Name]:
-		return "", &action.Failure{Err: errors.New("refused"), Final: true}
+		return "", &action.Failure{Err: errors.New("refused"), Permanent: true}
 	case m.down[task.Rule.Name] && !m.calm:
 		return "", &action.Failure{Err: errors.New("down"), Unavailable: true}
 	case chance == 0 && !m.calm:
