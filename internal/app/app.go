@@ -31,7 +31,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/retention"
-	rulecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/rule"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/rulestatus"
 	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
@@ -257,7 +257,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	if err != nil {
 		return err
 	}
-	tally := rulecontroller.NewTally(clock.RealClock{})
+	tally := rulestatus.NewTally(clock.RealClock{})
 	retentionReconciler := &retention.Reconciler{
 		Sources:    inner.GetClient(),
 		Events:     eventMetadata,
@@ -300,7 +300,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Log:      log.WithName("event"),
 	})
 	backlog.Events, backlog.Synced = engine, engine.Synced
-	ruleReconciler := &rulecontroller.Reconciler{
+	ruleReconciler := &rulestatus.Reconciler{
 		Rules:    inner.GetAPIReader(),
 		Compiled: shared.compiled,
 		Tally:    tally,

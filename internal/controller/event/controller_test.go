@@ -28,7 +28,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
-	rulecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/rule"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/rulestatus"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
@@ -69,7 +69,7 @@ func startWith(
 	if err != nil {
 		t.Fatal(err)
 	}
-	tally, compiled := rulecontroller.NewTally(clock.RealClock{}), rule.NewCache()
+	tally, compiled := rulestatus.NewTally(clock.RealClock{}), rule.NewCache()
 	options := event.Options{
 		Events: events, Namespaces: []string{namespace}, Rules: mgr.GetClient(), Compiled: compiled, Actions: do, Tally: tally, Status: store,
 		Metrics: event.NewMetrics(logged.metrics), Recorder: mgr.GetEventRecorder("test"), Clock: clock.RealClock{}, Log: log,
@@ -78,7 +78,7 @@ func startWith(
 		change(&options)
 	}
 	engine := event.NewEngine(options)
-	rules := &rulecontroller.Reconciler{
+	rules := &rulestatus.Reconciler{
 		Rules: mgr.GetAPIReader(), Compiled: compiled, Tally: tally, Sinks: engine, Status: mgr.GetClient(), Clock: clock.RealClock{},
 	}
 	replays := &replay.Reconciler{Events: events, Status: store, Namespaces: []string{namespace}, Log: log}

@@ -1,7 +1,7 @@
-// Package replay starts finished events again that are annotated with netbox-events.io/replay: it makes them Pending, and their
-// own controller does the rest.
+// Package replay sets finished events with a new value of the annotation netbox-events.io/replay to Pending, so that the event controller
+// processes them again.
 //
-// It runs on the leader. Finished events are in no cache: their metadata is read page by page once, and watched from then on.
+// It runs on the leader. Finished events are not cached: it lists their metadata page by page, and then watches it.
 package replay
 
 import (
@@ -24,19 +24,19 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/follow"
 )
 
-// What the controller may do:
+// RBAC of the controller:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents/status,verbs=update
 
 const pageSize = 500
 
-// Reconciler makes annotated events Pending again.
+// Reconciler sets annotated events to Pending.
 type Reconciler struct {
 	// Events reads NetBoxEvents from the API server, and lists and watches their metadata, without a cache.
 	Events client.WithWatch
 	// Status writes the status of events.
 	Status *eventstore.Store
-	// Namespaces are those that are watched; all where it is empty.
+	// Namespaces are the watched namespaces; empty means all.
 	Namespaces []string
 	Log        logr.Logger
 }
@@ -50,7 +50,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	controlled := builder.ControllerManagedBy(mgr).
 		Named("replay").
 		WithOptions(controller.Options{
-			SkipNameValidation: new(true), // the manager is made again when leadership was lost
+			SkipNameValidation: new(true), // a new manager starts after leadership is lost
 		})
 	for _, namespace := range namespaces {
 		controlled = controlled.WatchesRawSource(source.Func(
@@ -62,7 +62,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return controlled.Complete(r)
 }
 
-// follow queues every finished event of a namespace that has the annotation, now and whenever it changes, until ctx is done.
+// follow enqueues all annotated finished events of a namespace, and each that changes, until ctx is done.
 func (r *Reconciler) follow(ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 	events := &metav1.PartialObjectMetadataList{}
 	events.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventList"))
@@ -76,17 +76,17 @@ func (r *Reconciler) follow(ctx context.Context, namespace string, queue workque
 	}))
 }
 
-// Reconcile makes an event Pending that is asked for again.
+// Reconcile sets an event to Pending if its annotation requests a new replay.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	var event v1alpha1.NetBoxEvent
 	if err := r.Events.Get(ctx, request.NamespacedName, &event); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	wanted := delivery.Replay(&event)
-	if !event.Status.Phase.IsFinished() || !delivery.IsReplay(wanted, &event.Status) {
+	requested := delivery.Replay(&event)
+	if !event.Status.Phase.IsFinished() || !delivery.IsReplay(requested, &event.Status) {
 		return reconcile.Result{}, nil
 	}
-	r.Log.Info("replaying an event", "replay", wanted, "namespace", event.Namespace, "name", event.Name)
+	r.Log.Info("replaying an event", "replay", requested, "namespace", event.Namespace, "name", event.Name)
 	_, err := r.Status.UpdateStatus(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithUID(event.UID).
 		WithResourceVersion(event.ResourceVersion).
 		WithStatus(apply.NetBoxEventStatus().WithPhase(v1alpha1.PhasePending)))

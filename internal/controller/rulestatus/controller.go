@@ -1,7 +1,7 @@
-// Package rule says in the status of each NetBoxEventRule whether it is in use, and how often it was.
+// Package rulestatus writes the status of each NetBoxEventRule: whether it is accepted, whether its sinks are available, and its counts.
 //
 // It runs on the leader.
-package rule
+package rulestatus
 
 import (
 	"context"
@@ -28,7 +28,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// What the controller may do:
+// RBAC of the controller:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules/status,verbs=patch
 
@@ -36,22 +36,22 @@ const fieldOwner = "netbox-event-operator"
 
 // Reconciler writes the status of rules.
 type Reconciler struct {
-	// Rules reads NetBoxEventRules from the API server: counts are added to what is really there.
+	// Rules reads NetBoxEventRules from the API server, not from a cache: counts must be added to the stored ones.
 	Rules client.Reader
 	// Compiled compiles them.
 	Compiled *rule.Cache
-	// Tally has what became of them.
+	// Tally has the counts that are not stored yet.
 	Tally *Tally
-	// Sinks knows whether deliveries wait for their sinks.
+	// Sinks reports the availability of their sinks.
 	Sinks Sinks
 	// Status writes their status.
 	Status client.StatusClient
 	Clock  clock.PassiveClock
 }
 
-// Sinks knows whether deliveries of a rule wait for its sinks.
+// Sinks reports whether deliveries of a rule wait for its sinks.
 type Sinks interface {
-	// SinkAvailable returns the condition of that type.
+	// SinkAvailable returns the condition SinkAvailable of a rule.
 	SinkAvailable(rule types.NamespacedName) metav1.Condition
 }
 
@@ -60,44 +60,44 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("rule").
 		For(&v1alpha1.NetBoxEventRule{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		WatchesRawSource(source.Func(r.Tally.keepQueue)).
+		WatchesRawSource(source.Func(r.Tally.setQueue)).
 		WithOptions(controller.Options{
-			SkipNameValidation: new(true), // the manager is made again when leadership was lost
+			SkipNameValidation: new(true), // a new manager starts after leadership is lost
 		}).
 		Complete(r)
 }
 
-// Reconcile writes the status of one rule if it is not right already.
+// Reconcile writes the status of a rule if it changed.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	counted := r.Tally.take(request.NamespacedName)
-	var of v1alpha1.NetBoxEventRule
-	if err := r.Rules.Get(ctx, request.NamespacedName, &of); apierrors.IsNotFound(err) {
+	var rule v1alpha1.NetBoxEventRule
+	if err := r.Rules.Get(ctx, request.NamespacedName, &rule); apierrors.IsNotFound(err) {
 		r.Tally.forget(request.NamespacedName)
 		return reconcile.Result{}, nil
 	} else if err != nil {
-		r.Tally.giveBack(request.NamespacedName, counted)
+		r.Tally.restore(request.NamespacedName, counted)
 		return reconcile.Result{}, err
 	}
-	status := *of.Status.DeepCopy()
+	status := *rule.Status.DeepCopy()
 	if counted != nil {
 		counted.addTo(&status)
 	}
-	accepted := r.accepted(&of)
-	accepted.ObservedGeneration, accepted.LastTransitionTime = of.Generation, metav1.NewTime(r.Clock.Now())
+	accepted := r.accepted(&rule)
+	accepted.ObservedGeneration, accepted.LastTransitionTime = rule.Generation, metav1.NewTime(r.Clock.Now())
 	meta.SetStatusCondition(&status.Conditions, accepted)
-	r.setSinkAvailable(&status, request.NamespacedName, of.Generation)
-	status.ObservedGeneration = of.Generation
-	if equality.Semantic.DeepEqual(status, of.Status) {
+	r.setSinkAvailable(&status, request.NamespacedName, rule.Generation)
+	status.ObservedGeneration = rule.Generation
+	if equality.Semantic.DeepEqual(status, rule.Status) {
 		return reconcile.Result{}, nil
 	}
-	if err := client.IgnoreNotFound(r.write(ctx, &of, &status)); err != nil {
-		r.Tally.giveBack(request.NamespacedName, counted)
+	if err := client.IgnoreNotFound(r.write(ctx, &rule, &status)); err != nil {
+		r.Tally.restore(request.NamespacedName, counted)
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{}, nil
 }
 
-// setSinkAvailable sets the condition SinkAvailable. A rule whose sinks were always available has none.
+// setSinkAvailable sets the condition SinkAvailable. A rule whose sinks have always been available does not have it.
 func (r *Reconciler) setSinkAvailable(status *v1alpha1.NetBoxEventRuleStatus, rule types.NamespacedName, generation int64) {
 	condition := r.Sinks.SinkAvailable(rule)
 	if condition.Status == metav1.ConditionTrue && meta.FindStatusCondition(status.Conditions, condition.Type) == nil {
@@ -107,9 +107,9 @@ func (r *Reconciler) setSinkAvailable(status *v1alpha1.NetBoxEventRuleStatus, ru
 	meta.SetStatusCondition(&status.Conditions, condition)
 }
 
-// accepted tells whether a rule is in use.
-func (r *Reconciler) accepted(of *v1alpha1.NetBoxEventRule) metav1.Condition {
-	if _, err := r.Compiled.Get(of); err != nil {
+// accepted returns the condition Accepted.
+func (r *Reconciler) accepted(rule *v1alpha1.NetBoxEventRule) metav1.Condition {
+	if _, err := r.Compiled.Get(rule); err != nil {
 		return metav1.Condition{
 			Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalid,
 			Message: strings.ReplaceAll(err.Error(), "\n", "; "),
@@ -121,7 +121,7 @@ func (r *Reconciler) accepted(of *v1alpha1.NetBoxEventRule) metav1.Condition {
 	}
 }
 
-func (r *Reconciler) write(ctx context.Context, of *v1alpha1.NetBoxEventRule, status *v1alpha1.NetBoxEventRuleStatus) error {
+func (r *Reconciler) write(ctx context.Context, rule *v1alpha1.NetBoxEventRule, status *v1alpha1.NetBoxEventRuleStatus) error {
 	desired := apply.NetBoxEventRuleStatus().
 		WithMatched(status.Matched).
 		WithFailed(status.Failed).
@@ -134,6 +134,6 @@ func (r *Reconciler) write(ctx context.Context, of *v1alpha1.NetBoxEventRule, st
 		desired.WithLastExpressionError(status.LastExpressionError)
 	}
 	desired.WithConditions(conditions.Apply(status.Conditions)...)
-	return r.Status.Status().Apply(ctx, apply.NetBoxEventRule(of.Name, of.Namespace).WithUID(of.UID).WithStatus(desired),
+	return r.Status.Status().Apply(ctx, apply.NetBoxEventRule(rule.Name, rule.Namespace).WithUID(rule.UID).WithStatus(desired),
 		client.FieldOwner(fieldOwner), client.ForceOwnership)
 }

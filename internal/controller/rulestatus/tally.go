@@ -1,4 +1,4 @@
-package rule
+package rulestatus
 
 import (
 	"context"
@@ -15,24 +15,24 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// Counts wait to be written, because a write for each event would double what events cost: tallyDelay, and tallyInterval from one time to
-// the next.
+// Counts are batched, because a write for each event would double the cost of events: tallyDelay is the delay of a write, and tallyInterval
+// the minimum interval between two writes.
 const (
 	tallyDelay    = time.Second
 	tallyInterval = 15 * time.Second
 )
 
-// maxErrorBytes is how much of an expression error the status keeps.
+// maxErrorBytes bounds an expression error in the status.
 const maxErrorBytes = 512
 
-// Tally counts what becomes of rules, until the counts are added to their status. It is safe for concurrent use.
+// Tally counts matches and failures per rule, until the controller adds the counts to the status. It is safe for concurrent use.
 type Tally struct {
 	clock clock.PassiveClock
 
 	mu     sync.Mutex
 	counts map[types.NamespacedName]*counts
-	taken  map[types.NamespacedName]time.Time                      // when a rule's counts were last taken
-	queue  workqueue.TypedRateLimitingInterface[reconcile.Request] // nil before the controller runs
+	taken  map[types.NamespacedName]time.Time                      // last time of take, by rule
+	queue  workqueue.TypedRateLimitingInterface[reconcile.Request] // nil until the controller starts
 }
 
 type counts struct {
@@ -41,7 +41,7 @@ type counts struct {
 	lastExpressionError               string
 }
 
-// NewTally returns a Tally that has counted nothing.
+// NewTally returns an empty Tally.
 func NewTally(clock clock.PassiveClock) *Tally {
 	return &Tally{clock: clock, counts: map[types.NamespacedName]*counts{}, taken: map[types.NamespacedName]time.Time{}}
 }
@@ -59,7 +59,7 @@ func (t *Tally) Failed(rule types.NamespacedName) {
 	t.count(rule, func(c *counts) { c.failed++ })
 }
 
-// ExpressionFailed counts an event on which the expression of a rule failed, with a message that says which and why.
+// ExpressionFailed counts an event on which the expression of a rule failed. The message names the event and the error.
 func (t *Tally) ExpressionFailed(rule types.NamespacedName, message string) {
 	t.count(rule, func(c *counts) {
 		c.expressionErrors++
@@ -67,7 +67,7 @@ func (t *Tally) ExpressionFailed(rule types.NamespacedName, message string) {
 	})
 }
 
-// SinkChanged says that the condition of a rule's sinks is another now.
+// SinkChanged enqueues a rule because the availability of its sinks changed.
 func (t *Tally) SinkChanged(rule types.NamespacedName) {
 	t.count(rule, func(*counts) {})
 }
@@ -75,34 +75,34 @@ func (t *Tally) SinkChanged(rule types.NamespacedName) {
 func (t *Tally) count(rule types.NamespacedName, add func(*counts)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	of := t.counts[rule]
-	if of == nil {
-		of = &counts{}
-		t.counts[rule] = of
+	c := t.counts[rule]
+	if c == nil {
+		c = &counts{}
+		t.counts[rule] = c
 		if t.queue != nil {
-			t.ask(rule)
+			t.enqueue(rule)
 		}
 	}
-	add(of)
+	add(c)
 }
 
-// ask has the counts of a rule written when it is time to.
-func (t *Tally) ask(rule types.NamespacedName) {
+// enqueue enqueues a rule for the next write that the delay and interval allow.
+func (t *Tally) enqueue(rule types.NamespacedName) {
 	t.queue.AddAfter(reconcile.Request{NamespacedName: rule}, max(tallyDelay, tallyInterval-t.clock.Since(t.taken[rule])))
 }
 
-// keepQueue keeps the controller's queue, to have a rule's status written some time after it was counted for.
-func (t *Tally) keepQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+// setQueue sets the controller's queue, and enqueues all rules with counts.
+func (t *Tally) setQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.queue = queue
 	for rule := range t.counts {
-		t.ask(rule)
+		t.enqueue(rule)
 	}
 	return nil
 }
 
-// take returns what was counted of a rule since the last time, nil for nothing.
+// take removes and returns the counts of a rule, nil for none.
 func (t *Tally) take(rule types.NamespacedName) *counts {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,15 +114,15 @@ func (t *Tally) take(rule types.NamespacedName) *counts {
 	return taken
 }
 
-// forget forgets a rule that is gone.
+// forget removes a deleted rule.
 func (t *Tally) forget(rule types.NamespacedName) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.taken, rule)
 }
 
-// giveBack counts again what was taken and could not be written.
-func (t *Tally) giveBack(rule types.NamespacedName, taken *counts) {
+// restore adds back taken counts whose write failed.
+func (t *Tally) restore(rule types.NamespacedName, taken *counts) {
 	if taken == nil {
 		return
 	}
