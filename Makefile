@@ -1,5 +1,5 @@
-# Works with GNU make 3.81 (macOS) and later. Tools are pinned in modules of their own under hack/ and run with `go tool`, which builds
-# each once and keeps it in Go's cache.
+# Requires GNU make 3.81 (macOS) or later. Tools are pinned in separate modules under hack/ and run with `go tool`, which builds each once
+# and caches it.
 SHELL = bash
 
 CONTROLLER_GEN = go tool -modfile=hack/tools/go.mod controller-gen
@@ -15,20 +15,20 @@ MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/
 GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguration config/crd/bases config/rbac/role.yaml \
 	$(CHART)/crds $(CHART)/files/*role.yaml $(CHART)/files/admission $(CHART)/values.schema.json $(CHART)/README.md
 
-# Starts a recipe that needs kube-apiserver, etcd and kubectl.
+# Prefix of recipes that need kube-apiserver, etcd and kubectl.
 WITH_CONTROL_PLANE = assets=$$(hack/control-plane.sh) && export KUBEBUILDER_ASSETS="$$assets" &&
 
 FUZZTIME ?= 20s
 
-# How long make soak and make chaos send. SOAK=60s and CHAOS=60s are for trying.
+# Durations of make soak and make chaos. SOAK=60s and CHAOS=60s are for a quick run.
 SOAK ?= 10m
 CHAOS ?= 10m
-# Flags of make backlog and of make bench; see the programs' -help. To try the first:
+# Flags of make backlog and make bench; see -help of the programs. For a quick run of make backlog:
 # BACKLOG='-events 2000 -more 500 -throttled-events 100 -throttled-rate 10 -down-events 600 -down 1m'
 BACKLOG ?=
 BENCH ?=
 
-# What is built, and where a release goes. A build of one VERSION and commit with one version of Go makes the same image everywhere.
+# Artifacts of a build and a release. Builds of one VERSION and commit with one version of Go are reproducible.
 VERSION ?= $(shell hack/version.sh)
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null)
 PLATFORMS ?= linux/amd64 linux/arm64
@@ -48,31 +48,31 @@ build: ## Build bin/manager.
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(STAMP)" -o bin/manager ./cmd/manager
 
 .PHONY: generate
-generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and what the Helm chart has of them.
-	rm -rf api/v1alpha1/applyconfiguration config/crd/bases # so that nothing stays of a kind that is gone
+generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and their copies in the Helm chart.
+	rm -rf api/v1alpha1/applyconfiguration config/crd/bases # removes the files of deleted kinds
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt \
 		crd paths="./api/..." output:crd:artifacts:config=config/crd/bases
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths="./internal/..." output:rbac:artifacts:config=config/rbac
 	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml $(CHART)/files/
 	rm -f $(CHART)/files/admission/* && cp config/admission/*_*.yaml $(CHART)/files/admission/
 	rm -f $(CHART)/crds/* && cp config/crd/bases/*.yaml $(CHART)/crds/
-	go run ./hack/schemas source bin/schemas/source.json # values.yaml refers to it
+	go run ./hack/schemas source bin/schemas/source.json # values.yaml references it
 	$(VALUES_SCHEMA) --values $(CHART)/values.yaml --output $(CHART)/values.schema.json --use-helm-docs --no-additional-properties \
 		--bundle --bundle-without-id --draft 7 --indent 2
 	$(HELM_DOCS) --chart-search-root $(CHART) --sort-values-order file --log-level warning
 
 .PHONY: verify
-verify: generate ## Fail if generated files or go.mod files are not what is committed.
+verify: generate ## Fail if generated files or go.mod files differ from the commit.
 	@for module in $(MODULES); do \
 		(cd $$module && go mod tidy -diff) || { echo "go.mod in $$module is not tidy: run go mod tidy there" >&2; exit 1; }; \
 	done
 	@changed=$$(git status --porcelain -- $(GENERATED)); if [ -n "$$changed" ]; then \
 		git --no-pager diff HEAD -- $(GENERATED); echo "$$changed"; \
-		echo "generated files differ from what is committed: run make generate and commit" >&2; exit 1; \
+		echo "generated files differ from the commit: run make generate and commit" >&2; exit 1; \
 	fi
 
 .PHONY: lint
-lint: ## Run golangci-lint and actionlint, and shellcheck where it is installed.
+lint: ## Run golangci-lint and actionlint, and shellcheck if it is installed.
 	$(GOLANGCI_LINT) run
 	cd hack/image && go tool -modfile=../tools/golangci-lint/go.mod golangci-lint run
 	cd test/monitoring && go tool -modfile=../../hack/tools/golangci-lint/go.mod golangci-lint run
@@ -84,7 +84,7 @@ lint: ## Run golangci-lint and actionlint, and shellcheck where it is installed.
 fmt: ## Format the Go code.
 	$(GOLANGCI_LINT) fmt
 
-# The race detector needs a C compiler, without which Go turns cgo off.
+# The race detector needs cgo, which Go disables without a C compiler.
 .PHONY: test
 test: ## Run all tests against a real API server.
 	@$(WITH_CONTROL_PLANE) \
@@ -102,41 +102,41 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s).
 	[ -z "$$failed" ] || { echo "findings in:$$failed" >&2; exit 1; }
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities that the operator reaches, in its dependencies and in Go.
+vuln: ## Check for known vulnerabilities reachable from the operator, in its dependencies and in Go.
 	@hack/vuln.sh
 
 .PHONY: bench
-bench: build ## Compare the operator with bare API clients on a real API server, and measure what events cost; about 45 minutes. Needs Linux.
+bench: build ## Compare the operator with bare API clients on a real API server, and measure the cost of events; about 45 minutes. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/bench $(BENCH)
 
 .PHONY: backlog
-backlog: build ## Let events wait for sinks that hang, throttle or are down, with BACKLOG as flags; about 40 minutes. Needs Linux.
+backlog: build ## Deliver a backlog to sinks that hang, throttle or are down, with flags BACKLOG; about 40 minutes. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/backlog $(BACKLOG)
 
 .PHONY: soak
-soak: build ## Send a steady stream for SOAK (10m); fails if memory grows, or an event is lost or doubled. Needs Linux.
+soak: build ## Send a steady stream for SOAK (10m); fails if memory grows, or an event is lost or duplicated. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/chaos -calm -duration $(SOAK)
 
 .PHONY: chaos
-chaos: build ## Kill or stop replicas, API server, etcd and sink for CHAOS (10m); fails if an event is lost, doubled, out of order or not finished. Needs Linux.
+chaos: build ## Kill or stop replicas, API server, etcd and sink for CHAOS (10m); fails if an event is lost, duplicated, out of order or unfinished. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/chaos -duration $(CHAOS)
 
 .PHONY: report
-report: ## Write docs/endurance.md and its plots from what make bench, make backlog, make soak and make chaos have measured.
+report: ## Write docs/endurance.md and its plots from the results of make bench, make backlog, make soak and make chaos.
 	@go run -C test/report . -from "$(CURDIR)/bin/report" -to "$(CURDIR)/docs"
 
 .PHONY: demo
-demo: prerequisites build ## Try it on this machine: API server, manager, deliveries. DEMO_ONCE=1 ends by itself.
+demo: prerequisites build ## Run a demo on this machine: API server, manager, deliveries. DEMO_ONCE=1 exits by itself.
 	@$(WITH_CONTROL_PLANE) DEMO_ONCE="$(DEMO_ONCE)" exec go run ./test/demo
 
-# E2E_URL and E2E_INGRESS_CLASS say where the Ingress controller listens, and its class; E2E_GATEWAY_CLASS that of a Gateway whose listener
-# on E2E_GATEWAY_PORT (80) answers there too. The cluster has the image already.
+# E2E_URL and E2E_INGRESS_CLASS are the URL and class of the Ingress controller, E2E_GATEWAY_CLASS the class of a Gateway whose listener on
+# E2E_GATEWAY_PORT (80) is reachable at the same URL. The image must be in the cluster.
 .PHONY: e2e
 e2e: export E2E_IMAGE ?= $(DEV_IMAGE)
-e2e: ## Install the chart into the cluster that KUBECONFIG names, and use it as people do. See make kind.
+e2e: ## Install the chart into the cluster of KUBECONFIG, and test it end to end. See make kind.
 	@HELM=$$($(subst go tool,go tool -n,$(HELM))) && export HELM && set -x && go test -tags e2e -count 1 -timeout 20m -v ./test/e2e
 
-# The manager for each of some platforms, stripped, at bin/<platform>/manager. Whatever of this machine could change it is set here.
+# Builds the stripped manager for platforms, as bin/<platform>/manager. All settings of the machine that affect the binary are set here.
 BINARIES = for platform in $(1); do \
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform\#*/} GOAMD64=v1 GOARM64=v8.0 GOFLAGS=-trimpath \
 		go build -buildvcs=false -ldflags "-s -w $(STAMP)" -o bin/$$platform/manager ./cmd/manager || exit 1; \
@@ -161,7 +161,7 @@ image-push: ## Push the image for all PLATFORMS to a registry as IMAGE, and writ
 	@$(PACK) -platforms "$(PLATFORMS)" -sbom "$(CURDIR)/bin/image.spdx.json" -push "$(IMAGE)"
 
 .PHONY: chart-test
-chart-test: ## Lint the Helm chart, run its unit tests, and hold what it and config/ render against the schemas of Kubernetes.
+chart-test: ## Lint the Helm chart, run its unit tests, and validate it and config/ against the schemas of Kubernetes.
 	@hack/chart-test.sh
 
 .PHONY: chart-package
@@ -178,11 +178,11 @@ changelog: ## Print the changes since the last release, as Markdown.
 	@hack/changelog.sh
 
 .PHONY: release-check
-release-check: ## Do a release against a registry that lasts as long as this, pull it again, and check it.
+release-check: ## Rehearse a release against a temporary registry, and verify the pulled artifacts.
 	@VERSION="$(VERSION)" hack/release-check.sh
 
 .PHONY: kind
-kind: image-tar ## Make a cluster with kind, an ingress controller, the Gateway API and the image. Prints what make e2e needs.
+kind: image-tar ## Create a kind cluster with an ingress controller, the Gateway API and the image. Prints the environment of make e2e.
 	@hack/kind.sh "$(CURDIR)/bin/image.tar"
 
 .PHONY: prerequisites
@@ -190,5 +190,5 @@ prerequisites:
 	@hack/prerequisites.sh git
 
 .PHONY: clean
-clean: ## Remove what was built here. The control plane's programs stay in the user's cache.
+clean: ## Remove build outputs. The programs of the control plane stay in the user's cache.
 	rm -rf bin

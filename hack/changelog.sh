@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints what changed since the last release, as Markdown, from the subjects of the commits: since the tag before this commit's own, or
-# everything where there is none.
+# Prints the changes since the last release as Markdown, from commit subjects: since the last tag before HEAD, or all commits if there is no
+# tag.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ if last=$(git describe --tags --abbrev=0 --match 'v[0-9]*' HEAD^ 2>/dev/null); t
 fi
 
 printf '## %s\n\n' "$heading"
-# What Markdown or HTML would take for its own is escaped.
+# Characters with a meaning in Markdown or HTML are escaped.
 git log --no-merges --format='%H %s' "$range" | sed -E 's/[][\\`*_<>]/\\&/g' |
   awk -v repository="$repository" '{
     commit = $1

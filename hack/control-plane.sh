@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the directory that holds kube-apiserver, etcd and kubectl, getting them first where they are not there yet. It is the only
-# line on standard output, so that KUBEBUILDER_ASSETS=$(hack/control-plane.sh) works.
+# Prints the directory of kube-apiserver, etcd and kubectl, after installing missing ones. Standard output has only this line, so that
+# KUBEBUILDER_ASSETS=$(hack/control-plane.sh) works.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,7 +13,7 @@ die() {
   exit 1
 }
 
-# complete DIRECTORY: whether it holds every program.
+# complete DIRECTORY: tests whether the directory has all programs.
 complete() {
   local program
   for program in "${programs[@]}"; do
@@ -21,7 +21,7 @@ complete() {
   done
 }
 
-# bounded SECONDS COMMAND...: runs the command, and ends it when the time is over (macOS has no timeout).
+# bounded SECONDS COMMAND...: runs the command with a timeout (macOS has no timeout command).
 bounded() {
   local deadline=$((SECONDS + $1)) pid
   shift
@@ -34,7 +34,7 @@ bounded() {
   wait "$pid"
 }
 
-# link_released_binaries: takes the binaries that the Kubernetes project releases for tests, if their index can be reached.
+# link_released_binaries: links the test binaries released by the Kubernetes project, if their index is reachable.
 link_released_binaries() {
   local tool directory program
   tool=$(cd "$root/hack/tools" && go tool -n setup-envtest) || die "cannot build setup-envtest, see above"
@@ -46,7 +46,7 @@ link_released_binaries() {
   done
 }
 
-# progress TOTAL LOG: shows how far go is, from its output; keeps the output in LOG.
+# progress TOTAL LOG: shows the progress of go from its output, and writes the output to LOG.
 progress() {
   awk -v total="$1" -v log_file="$2" -v terminal="$([ -t 2 ] && echo 1 || echo 0)" '
     { print >log_file; fflush(log_file) }
@@ -61,8 +61,8 @@ progress() {
     }'
 }
 
-# build_binaries: builds them from the modules of hack/kubernetes. Everything happens beside the final names, so that neither an
-# interrupted build nor a second one at the same time leaves half a program there.
+# build_binaries: builds the programs from the modules of hack/kubernetes. It builds in a temporary directory, so that neither an interrupted
+# nor a concurrent build leaves an incomplete program.
 build_binaries() {
   local version_package=k8s.io/component-base/version program
   local flags=(-trimpath -buildvcs=false -ldflags "-s -w -X $version_package.gitVersion=$version
@@ -90,7 +90,7 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
     echo "$KUBEBUILDER_ASSETS"
     exit
   fi
-  say "KUBEBUILDER_ASSETS ($KUBEBUILDER_ASSETS) lacks one of: ${programs[*]}; looking elsewhere"
+  say "KUBEBUILDER_ASSETS ($KUBEBUILDER_ASSETS) lacks one of: ${programs[*]}; ignoring it"
 fi
 
 "$root/hack/prerequisites.sh"

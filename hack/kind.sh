@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Makes a cluster with kind that has an ingress controller, the Gateway API and an image in it, and prints on standard output what
-# make e2e needs to know:
+# Creates a kind cluster with an ingress controller, the Gateway API and an image, and prints the environment of make e2e on standard output:
 #
 #   eval "$(make -s kind)" && make e2e
 #
-# Usage: hack/kind.sh IMAGE_ARCHIVE. The cluster is used again if it is there; kind delete cluster --name netbox-events removes it.
+# Usage: hack/kind.sh IMAGE_ARCHIVE. An existing cluster is reused; kind delete cluster --name netbox-events deletes it.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -20,12 +19,12 @@ if docker info >/dev/null 2>&1; then
 elif podman info >/dev/null 2>&1; then
   provider=podman
 else
-  echo "missing: neither docker nor podman runs, of which kind needs one" >&2
+  echo "missing: kind needs docker or podman, and neither is running" >&2
   exit 1
 fi
 export KIND_EXPERIMENTAL_PROVIDER=$provider
 
-# A file of its own, so that the user's current context stays what it is.
+# A separate file, so that the user's current context does not change.
 mkdir -p "$root/bin"
 export KUBECONFIG=$root/bin/kind.kubeconfig
 
@@ -47,7 +46,7 @@ EOF
 
   kubectl apply --server-side -f \
     "https://github.com/kubernetes-sigs/gateway-api/releases/download/$gateway_api/standard-install.yaml"
-  # Its Service is of type LoadBalancer, for which kind has none: it stays pending, its node ports work, and helm cannot wait for it.
+  # Its Service of type LoadBalancer stays pending, because kind has no load balancer. Its node ports work, but helm cannot wait for it.
   helm upgrade --install traefik oci://ghcr.io/traefik/helm/traefik --version "$traefik" --namespace traefik --create-namespace \
     --skip-crds --values - <<EOF
 providers:
@@ -69,5 +68,5 @@ export KUBECONFIG=$KUBECONFIG
 export E2E_URL=http://127.0.0.1:$http_port
 export E2E_INGRESS_CLASS=traefik
 export E2E_GATEWAY_CLASS=traefik
-export E2E_GATEWAY_PORT=8000 # that of Traefik's entry point web
+export E2E_GATEWAY_PORT=8000 # of Traefik's entry point web
 EOF

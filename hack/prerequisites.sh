@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks that the named programs are installed and that Go is new enough for go.mod; says plainly what is missing.
+# Checks that the named programs are installed and that Go is new enough for go.mod, and reports each missing one.
 # Usage: hack/prerequisites.sh [PROGRAM...]
 set -euo pipefail
 
@@ -18,7 +18,7 @@ done
 wanted=$(awk '$1 == "go" { print $2 }' "$root/go.mod")
 if ! command -v go >/dev/null; then
   complain "missing: Go $wanted or newer is not installed (or not on PATH), see https://go.dev/dl"
-# Go itself refuses, or fetches a newer Go where GOTOOLCHAIN lets it; one older than 1.21 does neither.
+# Go itself refuses, or downloads a newer Go if GOTOOLCHAIN allows it; versions before 1.21 do neither.
 elif ! found=$(cd "$root" && go env GOVERSION 2>&1) ||
   ! awk -v found="${found#go}" -v wanted="$wanted" 'BEGIN {
       if (found !~ /^[0-9]/) exit 0 # a development version

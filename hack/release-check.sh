@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does a release of VERSION against a registry of its own on loopback: pushes image and chart by the targets that the release uses, pulls
-# both again, and checks what came. Nothing of it stays, and nothing of it is signed: that takes GitHub's identity.
+# Rehearses a release of VERSION against a temporary registry on loopback: pushes image and chart with the targets of the release, pulls both,
+# and verifies them. It signs nothing, because signing needs GitHub's identity, and leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${VERSION:=$(hack/version.sh)}"
@@ -15,7 +15,7 @@ die() {
   exit 1
 }
 
-# expect WHAT GOT WANTED
+# expect NAME GOT WANT
 expect() {
   [ "$2" = "$3" ] || die "$1: got $2, want $3"
   echo "ok: $1: $2"
@@ -34,7 +34,7 @@ for _ in {1..50}; do
   [ -z "$port" ] || break
   sleep 0.1
 done
-[ -n "$port" ] || die "the registry does not start: $(cat "$work/registry.log")"
+[ -n "$port" ] || die "the registry did not start: $(cat "$work/registry.log")"
 
 image=127.0.0.1:$port/netbox-event-operator:$VERSION
 pushed=$(make -s --no-print-directory image-push IMAGE="$image")

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Prints the version of what is checked out: its tag, or else one made of the time and hash of the commit, as Go does. It depends on the
-# commit alone, not on how much of the history a clone has, and it serves Go, Helm and as the tag of an image. -dirty means changes that
-# are not committed.
+# Prints the version of HEAD: its tag, or a pseudo-version from the time and hash of the commit, as Go's. It depends on the commit alone, not on
+# the depth of the clone, and is valid for Go, Helm and image tags. -dirty means uncommitted changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if ! commit=$(git rev-parse --short=12 HEAD 2>/dev/null); then
-  echo v0.0.0-unknown # no clone, but what was exported from one
+  echo v0.0.0-unknown # an export without .git
   exit
 fi
 version=$(git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null) ||

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Looks for known vulnerabilities that the operator reaches, in its dependencies and in the Go that go.mod names. The database is that of the Go
-# team, from its Go module: it can be had wherever Go's modules can.
+# Checks for known vulnerabilities that are reachable from the operator, in its dependencies and in the Go version of go.mod. The database is the
+# Go team's, from its Go module, so that a module proxy is enough.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export GOTOOLCHAIN=auto # what go.mod names is looked at, not an older Go that is installed
+export GOTOOLCHAIN=auto # check the Go version of go.mod, not an older installed one
 database=$(mktemp -d)
 trap 'rm -rf "$database"' EXIT
 

@@ -9,7 +9,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/crd"
 )
 
-// runCRDs is `manager crds apply DIR` and `manager crds delete DIR`, for the chart's hooks.
+// runCRDs runs `manager crds apply DIR` and `manager crds delete DIR`, for the chart's hooks.
 func runCRDs(args []string) error {
 	if len(args) != 2 {
 		return errors.New("usage: manager crds apply|delete DIRECTORY")

@@ -12,17 +12,17 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// mostVerbose is as much as is logged. At one level more, client-go logs what the API server answers, Secrets too.
+// mostVerbose is the highest verbosity. At the next level, client-go logs response bodies of the API server, including Secrets.
 const mostVerbose = zapcore.Level(-7)
 
-// newLogger makes a logger that writes every line, up to mostVerbose. Controller-runtime's drops all but each hundredth of those over 100 a
-// second that have one message, and every event has the same. The values of each line are bounded.
+// newLogger returns a logger without sampling, up to mostVerbose. Controller-runtime's logger writes only every hundredth line beyond 100 a
+// second with the same message, and all events have the same message. The values of each line are bounded.
 func newLogger(options *zap.Options) logr.Logger {
 	var unsampled zapcore.Core
 	keep := uberzap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		unsampled = core
 		if core.Enabled(mostVerbose) {
-			unsampled, _ = zapcore.NewIncreaseLevelCore(core, mostVerbose) // it fails where the core logs less than that
+			unsampled, _ = zapcore.NewIncreaseLevelCore(core, mostVerbose) // it fails if the core is less verbose
 		}
 		return core
 	})
@@ -31,11 +31,10 @@ func newLogger(options *zap.Options) logr.Logger {
 	return logr.New(boundedSink{written.GetSink()})
 }
 
-// maxValueBytes bounds each text in a line of the log. It may come from a sender, a sink or the API server.
+// maxValueBytes bounds each text in a log line: it may come from a sender, a sink or the API server.
 const maxValueBytes = 4096
 
-// boundedSink cuts the texts and errors of each line. Other values are as long as the code that logs them wants: the data of an event, at
-// verbosity 1.
+// boundedSink truncates the texts and errors of each line. It does not bound other values, such as the data of an event at verbosity 1.
 type boundedSink struct{ logr.LogSink }
 
 func (s boundedSink) Info(level int, message string, values ...any) {
@@ -52,7 +51,7 @@ func (s boundedSink) WithValues(values ...any) logr.LogSink {
 
 func (s boundedSink) WithName(name string) logr.LogSink { return boundedSink{s.LogSink.WithName(name)} }
 
-// bounded returns values of which none is too long; the values themselves where that is so already.
+// bounded returns values with long texts and errors truncated. It copies the values only if it truncates one.
 func bounded(values []any) []any {
 	copied := false
 	for i, value := range values {

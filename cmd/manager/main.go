@@ -5,10 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	_ "time/tzdata" // CEL's timestamps take the names of time zones, and the image holds nothing but this binary
+	_ "time/tzdata" // CEL's timestamps accept names of time zones, and the image contains only this binary
 
 	"go.uber.org/zap/zapcore"
-	_ "golang.org/x/crypto/x509roots/fallback" // for http actions: the roots of Mozilla where the system has none, as in the image
+	_ "golang.org/x/crypto/x509roots/fallback" // for http actions: Mozilla's roots if the system has none, as in the image
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,14 +26,14 @@ func main() {
 
 func run() error {
 	var options app.Options
-	// The stack of an error says nothing of a sink that is down, and there may be many.
+	// The stack trace of an error says nothing about a sink that is down, and such errors can be frequent.
 	logging := zap.Options{TimeEncoder: zapcore.RFC3339NanoTimeEncoder, StacktraceLevel: zapcore.PanicLevel}
 	if term.IsTerminal(int(os.Stderr.Fd())) {
-		zap.ConsoleEncoder()(&logging) // the default; --zap-encoder has the last word
+		zap.ConsoleEncoder()(&logging) // the default; --zap-encoder overrides it
 	}
 	options.Bind(flag.CommandLine)
 	logging.BindFlags(flag.CommandLine)
-	version := flag.Bool("version", false, "print the version, commit and Go version, and end")
+	version := flag.Bool("version", false, "print the version, commit and Go version, and exit")
 	flag.Parse()
 	if *version {
 		fmt.Println(app.ThisBuild())
@@ -43,7 +43,7 @@ func run() error {
 		return runCRDs(flag.Args()[1:])
 	}
 	if flag.NArg() > 0 {
-		return fmt.Errorf("%q is no flag; see --help", flag.Arg(0))
+		return fmt.Errorf("unexpected argument %q; see --help", flag.Arg(0))
 	}
 	log := newLogger(&logging)
 	ctrl.SetLogger(log)

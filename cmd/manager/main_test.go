@@ -11,11 +11,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 )
 
-// TestNewLogger holds what is asked for against the level at which client-go logs Secrets, 8.
+// TestNewLogger checks that the verbosity never reaches 8, at which client-go logs Secrets.
 func TestNewLogger(t *testing.T) {
-	for asked, want := range map[int]string{0: "0", 1: "01", 7: "01234567", 10: "01234567"} {
+	for verbosity, want := range map[int]string{0: "0", 1: "01", 7: "01234567", 10: "01234567"} {
 		var written bytes.Buffer
-		log := newLogger(&zap.Options{DestWriter: &written, Level: zapcore.Level(-asked)})
+		log := newLogger(&zap.Options{DestWriter: &written, Level: zapcore.Level(-verbosity)})
 		for level := range 12 {
 			log.V(level).Info("a line", "at", level)
 		}
@@ -25,7 +25,7 @@ func TestNewLogger(t *testing.T) {
 			got.WriteByte(at[0])
 		}
 		if got.String() != want {
-			t.Errorf("at level %d: lines of %s, want %s", asked, got.String(), want)
+			t.Errorf("verbosity %d: lines of levels %s, want %s", verbosity, got.String(), want)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Command image packs static binaries into a container image that holds nothing else, and describes it by an SPDX SBOM. The same binaries
-// and flags make the same bytes everywhere. See --help, and the targets image, image-tar and image-push of the Makefile.
+// Command image packs static binaries into a container image without other files, and writes an SPDX SBOM of it. The image is reproducible:
+// it depends on the binaries and flags alone. See --help, and the targets image, image-tar and image-push of the Makefile.
 package main
 
 import (
@@ -38,16 +38,16 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.binaries, "binaries", "bin", "`directory` that holds <os>/<architecture>/"+binaryName)
+	flag.StringVar(&o.binaries, "binaries", "bin", "`directory` of <os>/<architecture>/"+binaryName)
 	flag.StringVar(&o.platforms, "platforms", "linux/amd64 linux/arm64", "`platforms` of the image, separated by spaces")
 	flag.StringVar(&o.version, "version", "", "`version` for labels and the SBOM")
 	flag.StringVar(&o.revision, "revision", "", "`commit` for labels")
-	seconds := flag.Int64("time", 0, "`seconds` since 1970: when the image says it was made, which should be the time of the commit")
-	flag.StringVar(&o.tar, "tar", "", "write the image of the first platform to this `file`, as docker save does")
+	seconds := flag.Int64("time", 0, "creation time of the image, in `seconds` since 1970: use the time of the commit")
+	flag.StringVar(&o.tar, "tar", "", "write the image of the first platform to this `file`, in the format of docker save")
 	flag.StringVar(&o.tag, "tag", "", "`name` of the image in -tar")
 	flag.StringVar(&o.layout, "layout", "", "write the image of all platforms to this `directory`, as an OCI layout, and print its digest")
-	flag.StringVar(&o.push, "push", "", "push the image of all platforms to a registry under this `name`, and print the name with its digest")
-	flag.StringVar(&o.sbom, "sbom", "", "write an SBOM in SPDX's JSON to this `file`")
+	flag.StringVar(&o.push, "push", "", "push the image of all platforms to a registry as this `name`, and print the name with its digest")
+	flag.StringVar(&o.sbom, "sbom", "", "write an SBOM as SPDX JSON to this `file`")
 	flag.Parse()
 	o.time = time.Unix(*seconds, 0).UTC()
 
@@ -84,7 +84,7 @@ func run(o options) error {
 		binaries = append(binaries, binary)
 	}
 	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), images...)
-	index = mutate.Annotations(index, labels).(v1.ImageIndex) // where registries look for the description
+	index = mutate.Annotations(index, labels).(v1.ImageIndex) // registries read the description here
 
 	var errs []error
 	if o.tar != "" {
@@ -102,9 +102,9 @@ func run(o options) error {
 	return errors.Join(errs...)
 }
 
-// newImage makes an image of one binary, from nothing.
+// newImage returns an image of one binary, without a base image.
 func newImage(binary string, platform v1.Platform, created time.Time, labels map[string]string) (v1.Image, error) {
-	content, err := os.ReadFile(binary) //nolint:gosec // whoever runs this may read what they name
+	content, err := os.ReadFile(binary) //nolint:gosec // the path is an argument of the user
 	if err != nil {
 		return nil, err
 	}
@@ -168,8 +168,8 @@ func writeLayout(directory string, index v1.ImageIndex) error {
 	return err
 }
 
-func push(to string, index v1.ImageIndex) error {
-	reference, err := name.NewTag(to, name.StrictValidation)
+func push(repository string, index v1.ImageIndex) error {
+	reference, err := name.NewTag(repository, name.StrictValidation)
 	if err != nil {
 		return err
 	}

@@ -22,19 +22,19 @@ const (
 	noAssertion = "NOASSERTION"
 )
 
-// writeSBOM lists what the binaries of an image were built from: Go writes it into each.
+// writeSBOM writes an SBOM of the Go modules in the build info of the binaries of an image.
 func writeSBOM(file, version string, created time.Time, index v1.ImageIndex, binaries []string) error {
 	digest, err := index.Digest()
 	if err != nil {
 		return err
 	}
-	modules := map[string]string{} // by purl, so that what several binaries hold is listed once
+	modules := map[string]string{} // by purl, which deduplicates modules of several binaries
 	for _, binary := range binaries {
 		info, err := buildinfo.ReadFile(binary)
 		if err != nil {
 			return err
 		}
-		// What the binaries say of their own module is not what was asked for: its version is that of the image.
+		// The main module has the version of the image, not the one in the build info.
 		modules[purl(modulePath, version)] = modulePath
 		modules[purl("stdlib", strings.TrimPrefix(info.GoVersion, "go"))] = "stdlib"
 		for _, module := range info.Deps {
@@ -67,7 +67,7 @@ func writeSBOM(file, version string, created time.Time, index v1.ImageIndex, bin
 		document.Packages = append(document.Packages, newPackage(id, modules[purl], version, purl))
 		document.Relationships = append(document.Relationships, relationship("image", common.TypeRelationshipContains, id))
 	}
-	output, err := os.Create(file) //nolint:gosec // whoever runs this may write what they name
+	output, err := os.Create(file) //nolint:gosec // the path is an argument of the user
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,8 @@ func newPackage(id, name, version, purl string) *spdx.Package {
 	}
 }
 
-func relationship(from, kind, to string) *spdx.Relationship {
+func relationship(source, kind, target string) *spdx.Relationship {
 	return &spdx.Relationship{
-		RefA: common.MakeDocElementID("", from), RefB: common.MakeDocElementID("", to), Relationship: kind,
+		RefA: common.MakeDocElementID("", source), RefB: common.MakeDocElementID("", target), Relationship: kind,
 	}
 }

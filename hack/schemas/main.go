@@ -1,9 +1,9 @@
 // Command schemas writes JSON schemas into a directory:
 //
-//	go run ./hack/schemas manifests DIRECTORY  # of every kind that the chart and config/ may hold, for kubeconform
-//	go run ./hack/schemas source FILE          # of an entry of the chart's value sources, for values.schema.json
+//	go run ./hack/schemas manifests DIRECTORY  # of all kinds in the chart and config/, for kubeconform
+//	go run ./hack/schemas source FILE          # of an item of the chart's value sources, for values.schema.json
 //
-// The schemas are strict: they allow no field that they do not name.
+// The schemas are strict: they reject unknown fields.
 package main
 
 import (
@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// foreignCRDs are the CRDs of others whose kinds the chart makes, by module. Go checks each against its checksum database. Gateway API 1.7
-// takes Go 1.27.
+// foreignCRDs are the third-party CRDs of the chart's kinds, by module. Go verifies each with its checksum database. Gateway API 1.7
+// requires Go 1.27.
 var foreignCRDs = map[string][]string{
 	"sigs.k8s.io/gateway-api@v1.6.3": {
 		"config/crd/standard/gateway.networking.k8s.io_backendtlspolicies.yaml",
@@ -43,7 +43,7 @@ const (
 	objectMeta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 )
 
-// object is a JSON object, mostly one that is a schema.
+// object is a JSON object, usually a schema.
 type object = map[string]any
 
 func main() {
@@ -65,7 +65,7 @@ func main() {
 	}
 }
 
-// writeManifests writes DIRECTORY/<group>/<kind>_<version>.json, where kubeconform's template looks for it.
+// writeManifests writes DIRECTORY/<group>/<kind>_<version>.json, the paths of kubeconform's template.
 func writeManifests(directory string) error {
 	definitions, err := kubernetesDefinitions()
 	if err != nil {
@@ -101,7 +101,7 @@ func writeManifests(directory string) error {
 		}
 		for _, version := range crd.Spec.Versions {
 			schema := version.Schema.OpenAPIV3Schema
-			schema["properties"].(object)["metadata"] = reference(objectMeta) // CRDs say no more of it than that it is an object
+			schema["properties"].(object)["metadata"] = reference(objectMeta) // CRDs define it as a plain object
 			restrict(schema)
 			if err := writeKind(directory, crd.Spec.Group, version.Name, crd.Spec.Names.Kind, schema, definitions); err != nil {
 				return err
@@ -111,7 +111,7 @@ func writeManifests(directory string) error {
 	return nil
 }
 
-// writeSource writes the schema of a NetBoxSource's spec with what the chart has beside it.
+// writeSource writes the schema of a NetBoxSource's spec with the chart's additional fields.
 func writeSource(file string) error {
 	crd, err := readCRD(sourceCRD)
 	if err != nil {
@@ -119,7 +119,7 @@ func writeSource(file string) error {
 	}
 	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema["properties"].(object)["spec"].(object)
 	restrict(spec)
-	delete(spec, "required") // the chart sets what is required when it makes the Secret
+	delete(spec, "required") // the chart sets them when it creates the Secret
 	delete(spec, "x-kubernetes-validations")
 	maps.Copy(spec["properties"].(object), object{
 		"name":           object{"type": "string", "minLength": 1},
@@ -130,13 +130,13 @@ func writeSource(file string) error {
 	return writeJSON(file, spec)
 }
 
-// kubernetesDefinitions reads the definitions of the OpenAPI document in the module that the tests' API server is built from.
+// kubernetesDefinitions returns the OpenAPI definitions in the module of the tests' API server.
 func kubernetesDefinitions() (object, error) {
 	root, err := moduleDirectory("hack/kubernetes", "k8s.io/kubernetes")
 	if err != nil {
 		return nil, err
 	}
-	data, err := os.ReadFile(filepath.Join(root, "api/openapi-spec/swagger.json")) //nolint:gosec // a module of Go's cache
+	data, err := os.ReadFile(filepath.Join(root, "api/openapi-spec/swagger.json")) //nolint:gosec // in the module cache
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func kubernetesDefinitions() (object, error) {
 	return document.Definitions, nil
 }
 
-// crd is what matters of a CustomResourceDefinition.
+// crd is the part of a CustomResourceDefinition that schemas need.
 type crd struct {
 	Spec struct {
 		Group string
@@ -170,7 +170,7 @@ type crd struct {
 }
 
 func readCRD(file string) (*crd, error) {
-	data, err := os.ReadFile(file) //nolint:gosec // a module of Go's cache, or this repository
+	data, err := os.ReadFile(file) //nolint:gosec // in the module cache or this repository
 	if err != nil {
 		return nil, err
 	}
@@ -181,9 +181,9 @@ func readCRD(file string) (*crd, error) {
 	return &c, nil
 }
 
-// moduleDirectory is where Go keeps a module, which is downloaded where it is not there yet.
+// moduleDirectory returns the directory of a module in the module cache, after a download if needed.
 func moduleDirectory(directory, module string) (string, error) {
-	//nolint:gosec // the modules are named above
+	//nolint:gosec // the modules are constants above
 	command := exec.CommandContext(context.Background(), "go", "mod", "download", "-json", module)
 	command.Dir = directory
 	command.Stderr = os.Stderr
@@ -198,12 +198,12 @@ func moduleDirectory(directory, module string) (string, error) {
 	return answer.Dir, nil
 }
 
-// restrict makes a schema of OpenAPI one of JSON Schema that allows no field it does not name, and null in place of any that is optional,
-// as the API server does.
+// restrict converts an OpenAPI schema to a JSON schema that rejects unknown fields, and allows null for optional fields, as the API server
+// does.
 func restrict(schema object) {
 	if schema["format"] == "int-or-string" || schema["x-kubernetes-int-or-string"] == true {
 		delete(schema, "format")
-		delete(schema, "anyOf") // says the same
+		delete(schema, "anyOf") // redundant
 		schema["type"] = []any{"integer", "string"}
 	}
 	properties, hasProperties := schema["properties"].(object)
@@ -217,7 +217,7 @@ func restrict(schema object) {
 			properties[name] = orNull(property.(object))
 		}
 	}
-	// What is in allOf, anyOf, oneOf and not names some fields only, to say something of them.
+	// Subschemas in allOf, anyOf, oneOf and not constrain some fields, and do not list all.
 	for _, key := range []string{"items", "additionalProperties"} {
 		if inner, ok := schema[key].(object); ok {
 			restrict(inner)
@@ -243,19 +243,19 @@ func reference(definition string) object {
 	return object{"$ref": "#/definitions/" + definition}
 }
 
-// writeKind writes the schema of a kind, with those of the definitions that it leads to.
+// writeKind writes the schema of a kind, with all definitions that it references.
 func writeKind(directory string, group, version, kind any, schema, definitions object) error {
 	needed := object{}
 	collect(schema, definitions, needed)
 	folder := group
 	if group == "" {
-		folder = version // what kubeconform calls the group of the core kinds
+		folder = version // kubeconform's name of the core group
 	}
 	file := fmt.Sprintf("%s/%s_%s.json", folder, strings.ToLower(kind.(string)), version)
 	return writeJSON(filepath.Join(directory, file), object{"allOf": []any{schema}, "definitions": needed})
 }
 
-// collect adds the definitions that the value leads to.
+// collect adds all definitions that a value references.
 func collect(value any, definitions, found object) {
 	switch v := value.(type) {
 	case object:
@@ -281,7 +281,7 @@ func writeJSON(file string, value any) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil { //nolint:gosec // whoever runs this may write what they name
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil { //nolint:gosec // the path is an argument of the user
 		return err
 	}
 	return os.WriteFile(file, data, 0o600) //nolint:gosec // as above
