@@ -8,8 +8,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// cacheSize is the number of compiled rules, or accept filters of sources, in a cache. If more are in use, the cache thrashes: compiling takes
-// 0.15 ms per expression. An expression takes 17 kB of memory, a rule that creates a Job about 200 kB.
+// cacheSize is the number of compiled rules, or accept filters of sources, in a cache. If more are in use, the cache thrashes: compiling
+// takes 0.15 ms per expression. An expression takes 17 kB of memory, a rule that creates a Job about 200 kB.
 const cacheSize = 2000
 
 // Cache compiles each rule once. It is safe for concurrent use.
