@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The name of everything. 50 characters leave room for what comes behind it. */}}
+{{/* The name of all objects. 50 characters leave room for suffixes. */}}
 {{- define "netbox-event-operator.fullname" -}}
 {{- $name := include "netbox-event-operator.name" . }}
 {{- if .Values.fullnameOverride }}
@@ -14,7 +14,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The name of what has no namespace: another release of this name may be in another namespace. */}}
+{{/* The name of cluster-wide objects: another namespace may have a release of the same name. */}}
 {{- define "netbox-event-operator.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "netbox-event-operator.fullname" .) | trunc 200 }}
 {{- end }}
@@ -39,7 +39,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "netbox-event-operator.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
-{{- required "serviceAccount.name is needed where serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- required "serviceAccount.name is required if serviceAccount.create is false" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
@@ -57,7 +57,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $names := .Values.watchNamespaces | default (list .Release.Namespace) | uniq -}}
 {{- if has "*" $names -}}
 {{- if gt (len $names) 1 -}}
-{{- fail "watchNamespaces is either [\"*\"], which is all of them, or a list of names" -}}
+{{- fail "watchNamespaces must be either [\"*\"], for all namespaces, or a list of names" -}}
 {{- end -}}
 {{- dict "all" true "names" list | toJson -}}
 {{- else -}}
@@ -65,7 +65,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end }}
 
-{{/* The rules of one of the roles that the code's markers ask for: include with (list $ name). */}}
+{{/* The rules of a role that controller-gen generated from the code's markers: include with (list $ name). */}}
 {{- define "netbox-event-operator.rules" -}}
 {{- $top := index . 0 -}}{{- $name := index . 1 -}}
 {{- range splitList "---\n" ($top.Files.Get "files/role.yaml") -}}
@@ -77,8 +77,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{/*
-Not empty where lookup asks a cluster: it finds nothing without one, as if nothing were there. Every namespace has this service account, but
-the release's may not exist yet; then it is to be created by a user who may also see that of another.
+Not empty if lookup queries a cluster: without one it returns nothing, as for objects that do not exist. Every namespace has this service account,
+but the release's namespace may not exist yet; then the user who creates it may also read another namespace.
 */}}
 {{- define "netbox-event-operator.seesCluster" -}}
 {{- if or (lookup "v1" "ServiceAccount" .Release.Namespace "default") (lookup "v1" "Namespace" "" "default") -}}
@@ -86,7 +86,7 @@ true
 {{- end -}}
 {{- end }}
 
-{{/* What the Pod Security level "restricted" asks for, and a read-only root file system, unless values say otherwise. */}}
+{{/* The requirements of the Pod Security level "restricted", and a read-only root file system, unless values replace them. */}}
 {{- define "netbox-event-operator.podSecurityContext" -}}
 {{- with .Values.podSecurityContext -}}
 {{- toYaml . -}}
@@ -117,7 +117,7 @@ capabilities:
 {{- else if .Values.tls.certManager.enabled -}}
 {{ include "netbox-event-operator.fullname" . }}-webhook-tls
 {{- else -}}
-{{- fail "tls.enabled needs tls.secretName, or tls.certManager.enabled" -}}
+{{- fail "tls.enabled requires tls.secretName or tls.certManager.enabled" -}}
 {{- end -}}
 {{- end }}
 
