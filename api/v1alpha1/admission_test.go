@@ -144,7 +144,7 @@ func TestNobodyGainsRights(t *testing.T) {
 	const (
 		noAccount = `may not impersonate service account "provisioner" in namespace "` // the namespace's name differs from run to run
 		noSecret  = `may not get Secret "sink" in namespace "`
-		tooMany   = "a rule may name 8 different Secrets at most"
+		tooMany   = "a rule may name at most 8 different Secrets"
 	)
 	may := func(rights ...string) []string { return rights }
 
@@ -273,7 +273,7 @@ func TestEventNeverChanges(t *testing.T) {
 	patch := func(text string, options ...client.PatchOption) error {
 		return plane.Client.Patch(t.Context(), object(t, "NetBoxEvent", namespace, "e", `{}`), client.RawPatch(types.MergePatchType, []byte(text)), options...)
 	}
-	const message = "to have the event processed again, set annotation " + v1alpha1.AnnotationReplay
+	const message = "to process the event again, set annotation " + v1alpha1.AnnotationReplay
 	eventually(t, "the policy about events", func() error {
 		if err := patch(`{"spec":{"event":"deleted"}}`, client.DryRunAll); !refused(err, message) {
 			return fmt.Errorf("a probe is answered with %q", fmt.Sprint(err))
