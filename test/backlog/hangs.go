@@ -13,24 +13,24 @@ import (
 )
 
 const (
-	// rest is how many seconds a manager is measured that has nothing to do.
+	// rest is for how many seconds an idle manager is measured.
 	rest = 20
-	// mostMemory is how much more memory the leader may take with all that waits than idle.
+	// mostMemory bounds the memory of the leader with all pending events, over that of the idle leader.
 	mostMemory = 128 << 20
-	// goesOn is the part of its first rate at which the intake has to go on.
+	// goesOn is the ratio of the last to the first rate that the intake must keep.
 	goesOn = 0.5
-	// mostWrites bounds the status writes a second while events wait.
+	// mostWrites bounds the status writes per second while events are pending.
 	mostWrites = 1
-	// hangTime is the timeout of a delivery.
+	// hangTime is the time-out of a delivery.
 	hangTime = 10 * time.Second
 )
 
-// hangs measures events that wait, each of another object.
+// hangs measures pending events, each of another object.
 func hangs(ctx context.Context, flags *flags) error {
 	return hang(ctx, flags, "backlog", flags.events+flags.more)
 }
 
-// few measures events that wait, of few objects.
+// few measures pending events of few objects.
 func few(ctx context.Context, flags *flags) error {
 	return hang(ctx, flags, "backlog-few", flags.objects)
 }
@@ -81,7 +81,7 @@ func (b *backlog) measure(ctx context.Context) error {
 	return nil
 }
 
-// store sends the events, and measures what they take and what goes on while they wait.
+// store sends the events, and measures memory, attempts and writes while they are pending.
 func (b *backlog) store(ctx context.Context) (err error) {
 	result := &b.result
 	if result.StoreSeconds, err = b.send(ctx, result.Events, result.Events); err != nil {
@@ -118,7 +118,7 @@ func (b *backlog) storeMore(ctx context.Context) (err error) {
 	return err
 }
 
-// send sends some events, and waits until the leader knows all that wait.
+// send sends some events, and waits until the leader has listed all pending ones.
 func (b *backlog) send(ctx context.Context, events, all int) (seconds float64, err error) {
 	fleet.Say("the sink hangs; storing %d events of %d objects", events, b.result.Objects)
 	answered := len(b.sender.Answers(0))
@@ -130,18 +130,18 @@ func (b *backlog) send(ctx context.Context, events, all int) (seconds float64, e
 	} else {
 		b.result.LastRate = last
 	}
-	err = fleet.Wait(ctx, 5*time.Minute, "the leader knows every event", func(ctx context.Context) (bool, error) {
+	err = fleet.Wait(ctx, 5*time.Minute, "the leader counts every event", func(ctx context.Context) (bool, error) {
 		metrics, err := b.leader.Metrics(ctx)
 		if pending := metrics.Pending(); err == nil && pending != all {
 			err = fmt.Errorf("it knows %d", pending)
 		}
 		return err == nil, err
 	})
-	fleet.Say("all wait; measuring")
+	fleet.Say("all are pending; measuring")
 	return seconds, err
 }
 
-// rates are those of the first and the last tenth of some answers, a second.
+// rates returns the rates per second of the first and the last tenth of some answers.
 func rates(answers []fleet.Answer) (first, last float64) {
 	var stored []time.Duration
 	for _, answer := range answers {
@@ -159,7 +159,7 @@ func rates(answers []fleet.Answer) (first, last float64) {
 	return rate(stored[:tenth]), rate(stored[len(stored)-tenth:])
 }
 
-// killLeader kills the leader, starts another there as a kubelet would, and waits until one leads and knows all that waits.
+// killLeader kills the leader, restarts it as a kubelet would, and waits until a replica leads and counts all pending events.
 func (b *backlog) killLeader(ctx context.Context) error {
 	memory, err := b.leader.Process().Memory()
 	if err != nil {
@@ -172,7 +172,7 @@ func (b *backlog) killLeader(ctx context.Context) error {
 		return err
 	}
 	all := b.result.Events + b.result.More
-	err = fleet.Wait(ctx, 5*time.Minute, "the next leader knows every event", func(ctx context.Context) (bool, error) {
+	err = fleet.Wait(ctx, 5*time.Minute, "the next leader counts every event", func(ctx context.Context) (bool, error) {
 		leader := b.Leader(ctx)
 		if leader == nil {
 			return false, nil
@@ -194,12 +194,12 @@ func (b *backlog) killLeader(ctx context.Context) error {
 		return err
 	}
 	b.result.KnowSeconds = time.Since(before).Seconds()
-	fleet.Say("another leads after %.1f s, and knows all after %.1f s", b.result.LeadSeconds, b.result.KnowSeconds)
+	fleet.Say("another replica leads after %.1f s, and counts all events after %.1f s", b.result.LeadSeconds, b.result.KnowSeconds)
 	b.result.Next, err = b.rest(ctx, rest)
 	return err
 }
 
-// rest measures the leader for some seconds, and its heap after a collection of garbage: when the next one comes is chance.
+// rest measures the leader for some seconds, and its heap after a forced garbage collection, because the time of the next one is random.
 func (b *backlog) rest(ctx context.Context, seconds int) (figures.Process, error) {
 	least, err := b.leader.Rest(ctx, seconds)
 	if err != nil {
@@ -219,7 +219,7 @@ func (b *backlog) setLeader(leader *fleet.Replica) {
 	b.leader = leader
 }
 
-// drain lets the sink answer, and waits until all is delivered.
+// drain lets the sink answer, and waits until all events are delivered.
 func (b *backlog) drain(ctx context.Context) error {
 	all := b.result.Events + b.result.More
 	taken, _, _ := b.sink.Delivered()
@@ -256,7 +256,7 @@ func (b *backlog) drain(ctx context.Context) error {
 	return errors.Join(err, memoryErr)
 }
 
-// sample looks at the managers until ctx is done, and says every 10 seconds what they take.
+// sample measures the managers until ctx is done, and prints the figures every 10 seconds.
 func (b *backlog) sample(ctx context.Context) {
 	const interval, talk = 2 * time.Second, 5
 	for n := 0; ctx.Err() == nil; n++ {
@@ -270,18 +270,18 @@ func (b *backlog) sample(ctx context.Context) {
 			b.result.Samples = append(b.result.Samples, now)
 		}
 		if err == nil && n%talk == 0 {
-			fleet.Say("%4.0f s: leader %s, Go heap %s, %d goroutines, %d stored, %d wait", now.At, fleet.MiB(now.RSS), fleet.MiB(now.Heap),
+			fleet.Say("%4.0f s: leader %s, Go heap %s, %d goroutines, %d stored, %d pending", now.At, fleet.MiB(now.RSS), fleet.MiB(now.Heap),
 				process.Goroutines, now.Stored, now.Pending)
 		}
 		fleet.Pause(ctx, interval)
 	}
 }
 
-// publish holds the figures against what is promised.
+// publish checks the figures against the promises, and publishes them.
 func (b *backlog) publish(ctx context.Context, name string, complete bool) error {
 	result, promises := &b.result, &b.promises
 	for i, replica := range b.Replicas {
-		promises.Holds(!replica.HasEnded(), "replica %d has ended by itself", i)
+		promises.Holds(!replica.HasEnded(), "replica %d has exited unexpectedly", i)
 	}
 	if !complete {
 		return fleet.Publish(name, b.began, b.Machine, *promises, *result)
@@ -301,13 +301,13 @@ func (b *backlog) publish(ctx context.Context, name string, complete bool) error
 	all, above := result.Events+result.More, max(result.All.RSS, result.Next.RSS)-result.Idle.RSS
 	promises.HoldsVerdict(verdict)
 	promises.None(result.Doubles, "events were delivered twice")
-	promises.None(result.Overtaken, "events came to the sink after a later one of their object")
-	promises.Holds(above <= mostMemory, "%d waiting events take %s more than the idle leader, not %s", all, fleet.MiB(above), fleet.MiB(mostMemory))
-	promises.Holds(result.GoLimit < memoryLimit, "Go keeps to %s", fleet.MiB(result.GoLimit))
+	promises.None(result.Overtaken, "events arrived at the sink after a later one of their object")
+	promises.Holds(above <= mostMemory, "%d pending events take %s more than the idle leader, limit %s", all, fleet.MiB(above), fleet.MiB(mostMemory))
+	promises.Holds(result.GoLimit < memoryLimit, "GOMEMLIMIT is %s", fleet.MiB(result.GoLimit))
 	promises.Holds(result.PeakRSS <= memoryLimit, "a leader took %s", fleet.MiB(result.PeakRSS))
 	promises.Holds(result.LastRate >= goesOn*result.FirstRate, "the last deliveries were answered at %.0f a second, the first at %.0f",
 		result.LastRate, result.FirstRate)
-	promises.Holds(result.StatusWritesPerSec < mostWrites, "%.1f status writes a second while events wait", result.StatusWritesPerSec)
+	promises.Holds(result.StatusWritesPerSec < mostWrites, "%.1f status writes a second while events are pending", result.StatusWritesPerSec)
 	return errors.Join(fleet.Table(b.rows(above)...), fleet.Publish(name, b.began, b.Machine, *promises, *result))
 }
 
@@ -317,19 +317,19 @@ func (b *backlog) rows(above int64) []string {
 		enforced = "enforced by the kernel"
 	}
 	return []string{
-		fmt.Sprintf("waiting events\t%d of %d objects, stored in %.0f s; then %d more", result.Events, result.Objects, result.StoreSeconds, result.More),
-		fmt.Sprintf("memory limit\t%s, %s; Go keeps to %s", fleet.MiB(result.MemoryLimit), enforced, fleet.MiB(result.GoLimit)),
-		fmt.Sprintf("memory of the leader\t%s idle, %s with %d, %s with %d, %s after them; %s at the most",
+		fmt.Sprintf("pending events\t%d of %d objects, stored in %.0f s; then %d more", result.Events, result.Objects, result.StoreSeconds, result.More),
+		fmt.Sprintf("memory limit\t%s, %s; GOMEMLIMIT %s", fleet.MiB(result.MemoryLimit), enforced, fleet.MiB(result.GoLimit)),
+		fmt.Sprintf("memory of the leader\t%s idle, %s with %d, %s with %d, %s after they drained; peak %s",
 			fleet.MiB(result.Idle.RSS), fleet.MiB(result.Waiting.RSS), result.Events, fleet.MiB(result.All.RSS), result.Events+result.More,
 			fleet.MiB(result.After.RSS), fleet.MiB(result.PeakRSS)),
 		fmt.Sprintf("memory of the next leader\t%s with all", fleet.MiB(result.Next.RSS)),
 		fmt.Sprintf("each takes\t%.2f kB of memory, %.2f kB of Go's heap", result.BytesEachRSS/1000, result.BytesEachHeap/1000),
 		fmt.Sprintf("all take\t%s more than the idle leader, of %s", fleet.MiB(above), fleet.MiB(mostMemory)),
 		fmt.Sprintf("answers\t%.0f a second at the beginning, %.0f at the end", result.FirstRate, result.LastRate),
-		fmt.Sprintf("while they wait\t%.2f attempts, %.2f status writes, %.2f writes of all kinds a second",
+		fmt.Sprintf("while pending\t%.2f attempts, %.2f status writes, %.2f writes of all kinds a second",
 			result.AttemptsPerSec, result.StatusWritesPerSec, result.WritesPerSec),
-		fmt.Sprintf("after a kill\tanother leads after %.1f s, and knows all after %.1f s", result.LeadSeconds, result.KnowSeconds),
-		fmt.Sprintf("all delivered\t%.1f s after the sink answers; tries were up to %.0f s apart", result.DrainSeconds, result.MaxBackoff),
+		fmt.Sprintf("after a kill\tanother replica leads after %.1f s, and counts all events after %.1f s", result.LeadSeconds, result.KnowSeconds),
+		fmt.Sprintf("all delivered\t%.1f s after the sink recovers; maximum backoff %.0f s", result.DrainSeconds, result.MaxBackoff),
 		fmt.Sprintf("delivered twice\t%d", result.Doubles),
 		fmt.Sprintf("out of order\t%d", result.Overtaken),
 	}

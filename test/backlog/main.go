@@ -1,12 +1,12 @@
-// Command backlog measures what becomes of events whose sink does not take them, and holds it against what is promised:
+// Command backlog measures events whose sink is unavailable, and fails if a promise is broken:
 //
-//   - hangs: many wait for a sink that accepts and never answers, each of another object: the memory of managers that have as much as in a pod,
-//     what goes on meanwhile, a leader that is killed, and how soon all are delivered when the sink answers;
-//   - few: the same, of few objects, so that they wait for each other;
-//   - throttled: a sink takes one a second, and answers 429 with Retry-After otherwise;
+//   - hangs: many events, each of another object, wait for a sink that accepts requests and never answers: the memory of managers with a pod's
+//     memory limit, the rate of intake and writes meanwhile, a crash of the leader, and the time to drain the backlog;
+//   - few: the same with few objects, so that events wait for each other;
+//   - throttled: a sink accepts one event a second, and answers 429 with Retry-After otherwise;
 //   - down: a sink refuses connections, then answers 503, then hangs, for some time each.
 //
-// Each has a control plane of its own.
+// Each measurement has its own control plane.
 package main
 
 import (
@@ -25,21 +25,21 @@ import (
 
 const (
 	replicas = 2
-	// maxEvents is more than are stored: nothing is to be deleted before it is counted.
+	// maxEvents exceeds the number of stored events, so that retention deletes none before it is counted.
 	maxEvents = 1_000_000
 	// memoryLimit is that of the chart.
 	memoryLimit = 512 << 20
-	// senders is how many deliveries are on their way at once.
+	// senders is the number of deliveries in flight.
 	senders = 64
-	// limit is far more than it takes.
+	// limit is the time-out of the whole program, with a large margin.
 	limit = 3 * time.Hour
-	// settle is how long events may take to be finished at the least that are not held up any more.
+	// settle is the minimum time allowed for finishing events that nothing blocks any more.
 	settle = time.Minute
-	// slowest is the least rate, a second, at which a backlog is delivered.
+	// slowest is the minimum rate per second at which a backlog must drain.
 	slowest = 20
 )
 
-// flags are what a run is told.
+// flags are the settings of a run.
 type flags struct {
 	events, more, objects int
 	maxBackoff            time.Duration
@@ -54,15 +54,15 @@ type flags struct {
 
 func main() {
 	var f flags
-	only := flag.String("only", "hangs,few,throttled,down", "comma-separated `names` of what to measure")
-	flag.IntVar(&f.events, "events", 40_000, "hangs, few: how many events wait")
-	flag.IntVar(&f.more, "more", 10_000, "hangs, few: how many more wait after that was measured")
-	flag.IntVar(&f.objects, "objects", 20, "few: of how many objects they are")
+	only := flag.String("only", "hangs,few,throttled,down", "comma-separated `names` of the measurements to run")
+	flag.IntVar(&f.events, "events", 40_000, "hangs, few: number of pending events")
+	flag.IntVar(&f.more, "more", 10_000, "hangs, few: number of further pending events, sent after that was measured")
+	flag.IntVar(&f.objects, "objects", 20, "few: number of objects of the events")
 	flag.DurationVar(&f.maxBackoff, "max-backoff", 30*time.Second, "hangs, few: the rule's retry.maxBackoff")
-	flag.IntVar(&f.throttledEvents, "throttled-events", 500, "throttled: how many events")
-	flag.Float64Var(&f.throttledRate, "throttled-rate", 1, "throttled: how many the sink takes a second")
-	flag.IntVar(&f.downEvents, "down-events", 10_000, "down: how many events come meanwhile")
-	flag.DurationVar(&f.down, "down", 6*time.Minute, "down: how long in all")
+	flag.IntVar(&f.throttledEvents, "throttled-events", 500, "throttled: number of events")
+	flag.Float64Var(&f.throttledRate, "throttled-rate", 1, "throttled: events per second that the sink accepts")
+	flag.IntVar(&f.downEvents, "down-events", 10_000, "down: number of events sent during the outage")
+	flag.DurationVar(&f.down, "down", 6*time.Minute, "down: total duration of the outage")
 	flag.DurationVar(&f.downBackoff, "down-backoff", time.Second, "down: the rule's retry.backoff")
 	flag.DurationVar(&f.downMaxPause, "down-max-backoff", 30*time.Second, "down: the rule's retry.maxBackoff")
 	flag.Parse()
@@ -73,7 +73,7 @@ func main() {
 				"hangs": hangs, "few": few, "throttled": throttled, "down": down,
 			}[name]
 			if !known {
-				return fmt.Errorf("there is nothing called %q to measure", name)
+				return fmt.Errorf("unknown measurement %q", name)
 			}
 			broken = append(broken, measure(ctx, &f))
 		}
@@ -81,7 +81,7 @@ func main() {
 	})
 }
 
-// scene is what each measurement has: two replicas of which the first leads, a sender, and a rule that sends every event to a sink.
+// scene is the setup of each measurement: two replicas of which the first leads, a sender, and a rule that sends every event to a sink.
 type scene struct {
 	*fleet.Fleet
 	sender *fleet.Sender
@@ -89,7 +89,7 @@ type scene struct {
 	began  time.Time
 }
 
-// with sets a scene while do runs. The leader has taken and delivered some events, so that one is measured that has worked before.
+// with sets up a scene, and runs do in it. The leader has received and delivered some events before, so that a warm process is measured.
 func with(ctx context.Context, options fleet.Options, retry v1alpha1.Retry, do func(*scene) error) (err error) {
 	s := &scene{began: time.Now()}
 	if s.Fleet, err = fleet.Start(ctx, options); err != nil {
@@ -123,23 +123,23 @@ func with(ctx context.Context, options fleet.Options, retry v1alpha1.Retry, do f
 	return do(s)
 }
 
-// waiting returns how long some events may take to be delivered.
+// waiting returns the time allowed for delivering some events.
 func waiting(events int) time.Duration { return settle + time.Duration(events)*time.Second/slowest }
 
-// retry is that of a rule which gives up nothing meanwhile.
+// retry is that of a rule whose deliveries do not expire meanwhile.
 func retry(backoff, maxBackoff, timeout time.Duration) v1alpha1.Retry {
 	return v1alpha1.Retry{
 		Backoff: metav1.Duration{Duration: backoff}, MaxBackoff: metav1.Duration{Duration: maxBackoff}, Timeout: metav1.Duration{Duration: timeout},
 	}
 }
 
-// counters are what grows while events wait.
+// counters are the totals that grow while events are pending.
 type counters struct {
 	at                             time.Time
 	writes, statusWrites, attempts float64
 }
 
-// count reads them. The attempts are those of the replica that leads, as long as it does.
+// count reads the counters. The attempts are those of the current leader.
 func (s *scene) count(ctx context.Context, leader *fleet.Replica) (now counters, err error) {
 	metrics, err := leader.Metrics(ctx)
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *scene) count(ctx context.Context, leader *fleet.Replica) (now counters,
 	return now, err
 }
 
-// perSecond returns how fast they grew.
+// perSecond returns the rates of the counters.
 func (c counters) perSecond(since counters) counters {
 	took := c.at.Sub(since.at).Seconds()
 	return counters{

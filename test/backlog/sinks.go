@@ -10,17 +10,17 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// mostRequests is how many requests a sink that throttles may get for each event that it takes.
+// mostRequests bounds the requests to a throttling sink per event that it accepts.
 const mostRequests = 1.2
 
-// throttled measures a sink that takes few events a second and refuses the rest.
+// throttled measures a sink that accepts few events per second and throttles the rest.
 func throttled(ctx context.Context, flags *flags) error {
 	options := fleet.Options{Replicas: replicas, MaxEvents: maxEvents}
 	return with(ctx, options, retry(time.Second, time.Minute, 10*time.Second), func(s *scene) error {
 		result := figures.Throttled{Events: flags.throttledEvents, Rate: flags.throttledRate}
 		s.sink.Throttle(result.Rate)
 		taken, _, refused := s.sink.Delivered()
-		fleet.Say("the sink takes %g a second; sending %d events", result.Rate, result.Events)
+		fleet.Say("the sink accepts %g events a second; sending %d", result.Rate, result.Events)
 		before := time.Now()
 		s.sender.Burst(ctx, result.Events, senders)
 		least := time.Duration(float64(result.Events) / result.Rate * float64(time.Second))
@@ -41,17 +41,17 @@ func throttled(ctx context.Context, flags *flags) error {
 		promises.Holds(float64(result.Requests) <= mostRequests*float64(result.Events), "%d requests for %d events", result.Requests, result.Events)
 		return errors.Join(
 			fleet.Table(
-				fmt.Sprintf("sink\ttakes %g a second", result.Rate),
+				fmt.Sprintf("sink\taccepts %g a second", result.Rate),
 				fmt.Sprintf("delivered\t%d of %d, %d twice", result.Delivered, result.Events, result.Doubles),
 				fmt.Sprintf("requests\t%d", result.Requests),
-				fmt.Sprintf("time\t%.0f s, and %.0f s at the least", result.Seconds, least.Seconds()),
+				fmt.Sprintf("time\t%.0f s, minimum %.0f s", result.Seconds, least.Seconds()),
 				fmt.Sprintf("failed\t%d", result.Failed),
 			),
 			fleet.Publish("throttled", s.began, s.Machine, promises, result))
 	})
 }
 
-// finish waits until the sink has taken some events more than it had, and none is pending, and says from time to time how far that is.
+// finish waits until the sink has accepted some more events, and none is pending, and prints the progress.
 func (s *scene) finish(ctx context.Context, limit time.Duration, had, events int) error {
 	const talk = 10 * time.Second
 	said := time.Now()
@@ -67,13 +67,13 @@ func (s *scene) finish(ctx context.Context, limit time.Duration, had, events int
 }
 
 const (
-	// downTimeout is the timeout of a delivery to a sink that is down.
+	// downTimeout is the time-out of a delivery to a sink that is down.
 	downTimeout = 3 * time.Second
-	// downObjects is how many objects the events are of: several wait of each, and can be out of order.
+	// downObjects is the number of objects of the events: each has several pending events, which can be delivered out of order.
 	downObjects = 100
 )
 
-// down measures a sink that is down in several ways, one after the other, while events come.
+// down measures a sink that is down in several ways, one after the other, while events arrive.
 func down(ctx context.Context, flags *flags) error {
 	options := fleet.Options{Replicas: replicas, MaxEvents: maxEvents}
 	return with(ctx, options, retry(flags.downBackoff, flags.downMaxPause, downTimeout), func(s *scene) error {
@@ -91,7 +91,7 @@ func down(ctx context.Context, flags *flags) error {
 		s.sender.Objects = downObjects
 		leader := s.Replicas[0]
 		taken, _, _ := s.sink.Delivered()
-		var opened counters // when the circuit was open, and a part of the events stored
+		var opened counters // when the circuit was open, and some of the events were stored
 		for i, way := range ways {
 			events := result.Events*(i+1)/len(ways) - result.Events*i/len(ways)
 			fleet.Say("the sink %s; sending %d events", way.name, events)
@@ -130,7 +130,7 @@ func down(ctx context.Context, flags *flags) error {
 	})
 }
 
-// publishDown holds the figures against what is promised.
+// publishDown checks the figures against the promises, and publishes them.
 func (s *scene) publishDown(ctx context.Context, result *figures.Down, taken int, finished error) error {
 	verdict, err := s.Judge(ctx, s.sender)
 	if err != nil {
@@ -149,9 +149,9 @@ func (s *scene) publishDown(ctx context.Context, result *figures.Down, taken int
 	promises.HoldsVerdict(verdict)
 	promises.Holds(finished == nil, "%v", finished)
 	promises.Holds(result.Delivered == result.Events, "%d of %d events were delivered", result.Delivered, result.Events)
-	promises.None(result.Overtaken, "events came to the sink after a later one of their object")
+	promises.None(result.Overtaken, "events arrived at the sink after a later one of their object")
 	promises.Holds(result.StatusWritesPerSec < mostWrites, "%.1f status writes a second while the sink is down", result.StatusWritesPerSec)
-	rows := []string{fmt.Sprintf("sink\tdown for %.0f s; retries after %g s, and %g s at the most", result.Seconds, result.Backoff, result.MaxBackoff)}
+	rows := []string{fmt.Sprintf("sink\tdown for %.0f s; backoff %g s to %g s", result.Seconds, result.Backoff, result.MaxBackoff)}
 	for _, way := range result.Ways {
 		rows = append(rows, fmt.Sprintf("it %s\t%.2f attempts, %.2f status writes, %.0f writes of all kinds a second",
 			way.Name, way.AttemptsPerSec, way.StatusWritesPerSec, way.WritesPerSec))

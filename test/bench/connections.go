@@ -13,10 +13,10 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// intakeRate is that of the deliveries that something else must not disturb, a second.
+// intakeRate is the rate per second of deliveries that another load must not disturb.
 const intakeRate = 40
 
-// deletion has all stored events but kept deleted while deliveries come, and measures how long these take beside those just before.
+// deletion lets retention delete all but kept stored events during deliveries, and compares the answer times with those just before.
 func deletion(ctx context.Context, f *fleet.Fleet, kept int, result *figures.Deletion, promises *fleet.Promises) error {
 	const before, step, limit = 30 * time.Second, 5 * time.Second, 20 * time.Minute
 	sender, err := f.NewSender()
@@ -33,7 +33,7 @@ func deletion(ctx context.Context, f *fleet.Fleet, kept int, result *figures.Del
 	if err := f.Keep(ctx, kept); err != nil {
 		return err
 	}
-	// What comes between two sweeps is there too: with nothing else to delete it is less than a minute's.
+	// Events that arrive between two sweeps are stored too: at most those of a minute when retention has nothing else to delete.
 	most := kept + intakeRate*60
 	began, stored := time.Now(), had
 	for stored > most && time.Since(began) < limit && ctx.Err() == nil {
@@ -48,7 +48,7 @@ func deletion(ctx context.Context, f *fleet.Fleet, kept int, result *figures.Del
 		Before: fleet.Quantiles(sender.Answers(0)[:quiet], true), During: fleet.Quantiles(sender.Answers(quiet), true),
 	}
 	answered := sender.Answered()
-	promises.Holds(stored <= most, "after %s %d events are left, and %d should be", took.Round(time.Second), stored, kept)
+	promises.Holds(stored <= most, "after %s %d events are left, want %d", took.Round(time.Second), stored, kept)
 	promises.Holds(answered == len(sender.Answers(0)), "%d of %d deliveries were stored while others were deleted", answered, len(sender.Answers(0)))
 	promises.Holds(fleet.At(result.During, 0.99) < answerTime, "99 %% of the deliveries were answered within %.0f ms while others were deleted",
 		fleet.At(result.During, 0.99))
@@ -59,8 +59,8 @@ func deletion(ctx context.Context, f *fleet.Fleet, kept int, result *figures.Del
 	)
 }
 
-// connections opens many to the leader that send nothing, or a byte a second of a head or a body, and measures how long deliveries take beside
-// them.
+// connections opens many connections to the leader that send nothing, or a byte a second of a head or a body (slowloris), and measures the answer
+// times of deliveries meanwhile.
 func connections(ctx context.Context, size size) error {
 	began := time.Now()
 	return with(ctx, func(f *fleet.Fleet) error {
@@ -111,14 +111,14 @@ func connections(ctx context.Context, size size) error {
 		promises.Holds(fleet.At(result.During, 0.99) < answerTime, "99 %% of the deliveries were answered within %.0f ms", fleet.At(result.During, 0.99))
 		promises.Holds(result.PeakRSS < peakMemory*1000, "the manager took %s", fleet.MiB(result.PeakRSS))
 		rows := append(fleet.VerdictRows(verdict),
-			fmt.Sprintf("memory\t%s before, %s at the most with %d connections", fleet.MiB(result.RSS), fleet.MiB(result.PeakRSS), result.Opened),
+			fmt.Sprintf("memory\t%s before, peak %s with %d connections", fleet.MiB(result.RSS), fleet.MiB(result.PeakRSS), result.Opened),
 			fleet.AnswerRow("answers before", result.Before), fleet.AnswerRow("answers meanwhile", result.During))
 		return errors.Join(fleet.Table(rows...), fleet.Publish("connections", began, f.Machine, promises, result))
 	})
 }
 
-// dribble opens connections to a replica, a third of each kind: it sends nothing, or a head, or a body a byte a second. It opens another for
-// each that the replica closes, until ctx is done.
+// dribble opens connections to a replica, a third of each kind: silent, or sending a head or a body at a byte a second. It replaces each one that
+// the replica closes, until ctx is done.
 func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- error) {
 	begun := []string{"", "POST / HTTP/1.1\r\nHost: ", to.Head(900_000) + "\r\n{"}
 	var dialer net.Dialer
@@ -133,7 +133,7 @@ func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- er
 		all.Go(func() {
 			for ctx.Err() == nil {
 				if conn == nil {
-					conn, _ = dialer.DialContext(ctx, "tcp", to.Webhooks()) // too many at one time may be refused
+					conn, _ = dialer.DialContext(ctx, "tcp", to.Webhooks()) // too many at once may be refused
 				} else {
 					hold(ctx, conn, begun[n%len(begun)])
 					conn = nil
@@ -148,7 +148,7 @@ func dribble(ctx context.Context, to *fleet.Replica, count int, opened chan<- er
 	opened <- nil
 }
 
-// hold sends what was begun, and then, unless that is nothing, a byte a second, until the other side closes or ctx is done.
+// hold sends the given beginning, and then, unless it is empty, a byte a second, until the server closes or ctx is done.
 func hold(ctx context.Context, conn net.Conn, begun string) {
 	defer func() { _ = conn.Close() }()
 	ctx, closed := context.WithCancel(ctx)
@@ -159,7 +159,7 @@ func hold(ctx context.Context, conn net.Conn, begun string) {
 	_, _ = io.WriteString(conn, begun)
 	for ctx.Err() == nil {
 		if fleet.Pause(ctx, time.Second); begun != "" {
-			_, _ = io.WriteString(conn, " ") // it fails where the other side has closed
+			_, _ = io.WriteString(conn, " ") // fails if the server has closed
 		}
 	}
 }

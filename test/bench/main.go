@@ -1,24 +1,23 @@
-// Command bench measures the operator beside what it cannot be faster than, in one run on embedded control planes:
+// Command bench compares the operator with lower bounds of the same work, in one run on embedded control planes:
 //
-//   - deliveries stored by a receiver whose replica does not lead, beside bare creates of the same objects;
-//   - refused signatures, beside a bare HTTP handler that only reads and hashes;
-//   - deliveries finished, beside bare creates each followed by one status write, and beside ConfigMaps of the same size created and changed once;
-//   - deliveries that one of 1, 10 or 100 rules sends on to a sink, beside the same bare creates and status writes.
+//   - deliveries stored by the receiver of a replica that is not the leader, with bare creates of the same objects;
+//   - refused signatures, with a bare HTTP handler that only reads and hashes;
+//   - finished deliveries, with bare creates and one status write each, and with ConfigMaps of the same size, created and updated once;
+//   - deliveries that one of 1, 10 or 100 rules sends to a sink, with the same bare creates and status writes.
 //
 // All sides of a comparison take turns, and take turns at being first. Rates are medians of the turns; the ratio is the median of the ratios turn
 // by turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where all of
 // that is below the aim: a ratio at its aim would be found below it every other time. What the API server takes for each, in CPU, heap and
 // writes, is a median too.
 //
-// With -before, another manager, of a build before this one for example, takes turns with them too, on a control plane of its own with the CRDs
-// of its build.
+// With -before, another manager, of an earlier build for example, takes turns too, on its own control plane with its own CRDs.
 //
-// It measures managers by themselves as well, and holds them against what is promised:
+// It also measures managers alone, and fails if a promise is broken:
 //
-//   - memory: with more and more finished events stored, and how soon a new manager is ready; and how nearly all events are deleted;
-//   - connections: many that send nothing, or a byte a second, beside deliveries.
+//   - memory: at increasing numbers of finished events, with the time to readiness; and the deletion of nearly all events;
+//   - connections: many that send nothing, or a byte a second, during deliveries.
 //
-// Each has a control plane of its own. It needs Linux: it reads /proc.
+// Each measurement has its own control plane. The program requires Linux: it reads /proc.
 package main
 
 import (
@@ -63,14 +62,14 @@ import (
 const (
 	// namespace is that of the operator.
 	namespace = "bench"
-	// bareNamespace is not watched by the operator, which would otherwise finish what is not its own.
+	// bareNamespace is not watched by the operator, which would otherwise process the bare clients' events.
 	bareNamespace = "bare"
 	key           = "a key of the benchmark"
-	// limit is how long all may take.
+	// limit is the time-out of the whole program.
 	limit = 3 * time.Hour
 )
 
-// settings are what a run is told.
+// settings are those of a run.
 type settings struct {
 	stored, refused, turns int
 	before, beforeCRDs     string
@@ -80,14 +79,14 @@ type settings struct {
 
 func main() {
 	var s settings
-	bare := flag.String("serve-bare", "", "serve the bare handler at this `address` (used by the benchmark itself)")
+	bare := flag.String("serve-bare", "", "serve the bare handler at this `address` (internal)")
 	flag.IntVar(&s.stored, "stored", 600, "deliveries in each turn of a pair")
 	flag.IntVar(&s.refused, "refused", 20000, "requests with a wrong signature in each turn")
-	flag.IntVar(&s.turns, "turns", 15, "how many turns each side of a pair has")
+	flag.IntVar(&s.turns, "turns", 15, "number of turns of each side of a pair")
 	flag.StringVar(&s.before, "before", "", "`path` of another manager to measure beside bin/manager")
-	flag.StringVar(&s.beforeCRDs, "before-crds", crds, "`directory` of its CRDs")
-	short := flag.Bool("short", false, "memory, connections: do little, to try it")
-	only := flag.String("only", "", "measure those whose name has a match of this `expression`: "+strings.Join(names(), ", "))
+	flag.StringVar(&s.beforeCRDs, "before-crds", crds, "`directory` of that manager's CRDs")
+	short := flag.Bool("short", false, "memory, connections: a small run for trying")
+	only := flag.String("only", "", "run the measurements whose name matches this regular `expression`: "+strings.Join(names(), ", "))
 	flag.Parse()
 	fleet.Main("bench", limit, func(ctx context.Context) (err error) {
 		if *bare != "" {
@@ -104,7 +103,7 @@ func main() {
 	})
 }
 
-// serveBare is the least that a receiver must do to refuse a signature: read the body and hash it.
+// serveBare does the minimum for refusing a signature: read the body and hash it.
 func serveBare(ctx context.Context, address string) error {
 	server := &http.Server{Addr: address, ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
@@ -131,9 +130,9 @@ type bench struct {
 
 	operators []*operator            // bin/manager, and the one before it, if any
 	bodies    []string               // of recorded deliveries
-	events    []v1alpha1.NetBoxEvent // what is stored of them
+	events    []v1alpha1.NetBoxEvent // the stored events of these deliveries
 	lengths   []int                  // of their specs, as JSON
-	serial    atomic.Int64           // makes each delivery and each object another
+	serial    atomic.Int64           // makes each delivery and each object unique
 	table     *tabwriter.Writer
 
 	load     float64
@@ -142,7 +141,7 @@ type bench struct {
 	promises fleet.Promises
 }
 
-// crds is where those of this build are.
+// crds is the directory of this build's CRDs.
 const crds = "config/crd/bases"
 
 // operator is a manager that is measured, with a control plane.
@@ -198,7 +197,7 @@ func run(ctx context.Context, s settings) (err error) {
 		if !s.only.MatchString(one.name) {
 			continue
 		}
-		// What is stored stays in the API server's memory, and its garbage collection comes to take half of a turn.
+		// Stored objects stay in the API server's memory, and its garbage collection would come to take half of a turn.
 		if err := b.onNewPlanes(ctx, func() error { return one.measure(b, ctx) }); err != nil {
 			return err
 		}
@@ -216,7 +215,7 @@ func run(ctx context.Context, s settings) (err error) {
 	return errors.Join(broken...)
 }
 
-// onNewPlanes does something with control planes that nothing is stored in but a source.
+// onNewPlanes runs do with empty control planes that only have a source.
 func (b *bench) onNewPlanes(ctx context.Context, do func() error) (err error) {
 	for _, o := range b.operators {
 		next := do
@@ -242,7 +241,7 @@ func (o *operator) onNewPlane(ctx context.Context, do func() error) (err error) 
 	return do()
 }
 
-// compareStored measures a receiver whose replica does not lead.
+// compareStored measures the receiver of a replica that is not the leader.
 func (b *bench) compareStored(ctx context.Context, senders, count int) error {
 	return b.withFollowers(ctx, func() error {
 		return b.compare(ctx, pair{what: "stored", senders: senders, count: count, aim: 0.95, bare: b.create, operator: b.post})
@@ -279,7 +278,7 @@ func (b *bench) compareFinished(ctx context.Context, senders, count int) error {
 	})
 }
 
-// compareDelivered measures what one of some rules sends on. Nobody said what a sink of the network may cost.
+// compareDelivered measures deliveries by one of several rules. It has no aim, because no promise covers the cost of a sink.
 func (b *bench) compareDelivered(ctx context.Context, rules, count int) error {
 	var got atomic.Int64
 	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -301,13 +300,13 @@ func (b *bench) compareDelivered(ctx context.Context, rules, count int) error {
 	})
 }
 
-// toTheEnd makes a pair of what is sent and finished, to the end of the last.
+// toTheEnd makes a pair that is measured until the last event is finished.
 func (b *bench) toTheEnd(of pair) pair {
 	of.bare, of.operator, of.finish = b.createAndFinish, b.post, b.allFinished
 	return of
 }
 
-// createRules creates rules of which the first sends each event on, and waits until the operator has taken up all.
+// createRules creates rules, of which the first sends each event to the sink, and waits until the operator has accepted all.
 func (o *operator) createRules(ctx context.Context, count int, url string) error {
 	for n := range count {
 		rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("rule-%d", n)}}
@@ -323,7 +322,7 @@ func (o *operator) createRules(ctx context.Context, count int, url string) error
 	return o.allAccepted(ctx)
 }
 
-// allAccepted waits until the operator has taken up every rule.
+// allAccepted waits until the operator has accepted every rule.
 func (o *operator) allAccepted(ctx context.Context) error {
 	for {
 		var rules v1alpha1.NetBoxEventRuleList
@@ -343,7 +342,7 @@ func (o *operator) allAccepted(ctx context.Context) error {
 func (o *operator) prepare(ctx context.Context) error {
 	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
 	source.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
-	source.Spec.Retention.MaxEvents = 1 << 20 // nobody deletes what the bare clients create
+	source.Spec.Retention.MaxEvents = 1 << 20 // retention must not delete the bare clients' events
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: bareNamespace}},
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
@@ -382,7 +381,7 @@ func (b *bench) read(ctx context.Context) error {
 	return nil
 }
 
-// withFollowers runs the operators while do runs, and somebody else is the leader of each.
+// withFollowers runs the operators while do runs; the Lease of each belongs to another holder.
 func (b *bench) withFollowers(ctx context.Context, do func() error) error {
 	for _, o := range b.operators {
 		lease := &coordinationv1.Lease{
@@ -467,11 +466,11 @@ func during(ctx context.Context, server *exec.Cmd, url string, do func() error) 
 		time.Sleep(50 * time.Millisecond)
 	}
 	err := errors.Join(do(), server.Process.Signal(syscall.SIGTERM))
-	_ = server.Wait() // it was told to end
+	_ = server.Wait() // it was terminated above
 	return err
 }
 
-// record stores each delivery once and keeps what is stored, to create the same objects without the receiver. Once is enough.
+// record stores each delivery once and keeps the stored objects, to create the same objects without the receiver.
 func (b *bench) record(ctx context.Context) error {
 	if b.events != nil {
 		return nil
@@ -520,7 +519,7 @@ func (b *bench) nextBody() string {
 	return strings.Replace(body, `{"event"`, fmt.Sprintf(`{"n": %d, "event"`, n), 1)
 }
 
-// post sends a delivery to the receiver, again where an API server that has too much to do does not store it within the receiver's time.
+// post sends a delivery to the receiver, and retries if an overloaded API server does not store it within the hold.
 func (b *bench) post(ctx context.Context, to *operator) error {
 	body := b.nextBody()
 	signature := netbox.Sign([]byte(key), []byte(body))
@@ -539,7 +538,7 @@ func (b *bench) post(ctx context.Context, to *operator) error {
 	return nil
 }
 
-// refuse sends a delivery of a wrong signature.
+// refuse sends a delivery with a wrong signature.
 func (b *bench) refuse(ctx context.Context, url string) error {
 	status, _, err := send(ctx, url, b.nextBody(), wrongSignature)
 	return expect(http.StatusUnauthorized, status, err)
@@ -581,12 +580,12 @@ func (b *bench) createAndFinish(ctx context.Context) error {
 			Message: "the event was logged; no rule matches it", ObservedGeneration: 1, LastTransitionTime: now,
 		}},
 	}
-	// The API server takes the status alone, so that a bare client need not send the rest either.
+	// The API server only uses the status, so a bare client need not send the rest either.
 	event.Spec = v1alpha1.NetBoxEventSpec{}
 	return api.Status().Update(ctx, event)
 }
 
-// createAndChangeConfigMap creates a ConfigMap that is as long as an event, and changes it once.
+// createAndChangeConfigMap creates a ConfigMap of the size of an event, and updates it once.
 func (b *bench) createAndChangeConfigMap(ctx context.Context) error {
 	n := int(b.serial.Add(1))
 	length := b.lengths[n%len(b.lengths)]
@@ -600,16 +599,16 @@ func (b *bench) createAndChangeConfigMap(ctx context.Context) error {
 	return api.Update(ctx, object)
 }
 
-// turn is what one turn of one side took.
+// turn has the figures of one turn of one side.
 type turn struct {
 	rate  float64 // a second
 	times []time.Duration
 
-	// What the API server took for each: milliseconds of CPU, bytes of its heap that stay, and writes.
+	// Cost for the API server per operation: milliseconds of CPU, retained bytes of its heap, and writes.
 	cpu, heap, writes float64
 }
 
-// drive does an operation count times, some at once, and then waits until the last has come to its end.
+// drive does an operation count times, some concurrently, and then waits until the last one is finished.
 func drive(ctx context.Context, senders, count int, do, finish func(context.Context) error) (turn, error) {
 	started := time.Now()
 	var left atomic.Int64
@@ -635,19 +634,19 @@ func drive(ctx context.Context, senders, count int, do, finish func(context.Cont
 	return turn{rate: float64(count) / time.Since(started).Seconds(), times: slices.Concat(times...)}, err
 }
 
-// pair is an operation and the least that could do the same, or something like it.
+// pair is an operation and the lower bound that it is compared with.
 type pair struct {
 	what      string
 	senders   int
 	count     int     // in each turn
-	aim       float64 // the ratio at the least, 0 for none
+	aim       float64 // the minimum ratio, 0 for none
 	bare      func(context.Context) error
 	operator  func(context.Context, *operator) error
 	configMap func(context.Context) error            // nil where it is not compared
-	finish    func(context.Context, *operator) error // waits for what the operator has begun, if any
+	finish    func(context.Context, *operator) error // waits for the operator's work in flight, if any
 }
 
-// side is one of those that take turns.
+// side is one participant of a comparison.
 type side struct {
 	who        string
 	at         *operator // whose control plane it writes to
@@ -717,7 +716,7 @@ func (b *bench) takeTurn(ctx context.Context, next *side, of pair) error {
 // counters are those of an API server.
 type counters struct{ cpu, heap, writes float64 }
 
-// count has the API server collect its garbage first: where that falls into one turn, and not into the other, the ratio is off by up to 0.2.
+// count first forces a garbage collection of the API server: if one falls into only one of two turns, the ratio is off by up to 0.2.
 func (o *operator) count(ctx context.Context) (now counters, err error) {
 	heap, err := fleet.CollectGarbage(ctx, o.api.RESTClient())
 	if err != nil {
@@ -810,8 +809,8 @@ func quantiles(turns []turn) (p50, p99 time.Duration) {
 	return at(0.5), at(0.99)
 }
 
-// allFinished waits until no event is pending. A list of all that is stored costs the API server as much as many events, so that the last is
-// waited for before.
+// allFinished waits until no event is pending. A list of all stored events costs the API server as much as many events, so it first waits for
+// the last event.
 func (*bench) allFinished(ctx context.Context, by *operator) error {
 	last := v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: by.last.Load().(string)}}
 	for {

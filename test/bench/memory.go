@@ -13,22 +13,22 @@ import (
 
 const (
 	replicas = 2
-	// maxEvents is more than are stored: nothing is to be deleted while it is measured.
+	// maxEvents exceeds the number of stored events, so that retention deletes none while they are measured.
 	maxEvents = 1_000_000
-	// senders is how many deliveries are on their way at once where all is to go fast.
+	// senders is the number of deliveries in flight when sending at full speed.
 	senders = 64
 
-	// What is promised.
-	flat       = 1.1     // the memory with the most events over that with the least
+	// Promises.
+	flat       = 1.1     // ratio of the memory with the most events to that with the fewest
 	readyTime  = 5       // seconds
-	answerTime = 1000    // ms, of 99 in 100 deliveries whatever else goes on
-	peakMemory = 400_000 // kB, of a manager, whatever connections are opened
+	answerTime = 1000    // ms, p99 of deliveries under any other load
+	peakMemory = 400_000 // kB, of a manager, with any open connections
 )
 
-// size is how much is done. The small one is for trying.
+// size is the amount of work. The small one is for trying.
 type size struct {
 	levels      []int
-	kept        int // of the last level, when the rest is deleted
+	kept        int // events of the last level that are not deleted
 	connections int
 }
 
@@ -81,12 +81,12 @@ func memory(ctx context.Context, size size) error {
 		if err := deletion(ctx, f, size.kept, &result.Deletion, &promises); err != nil {
 			return err
 		}
-		rows := []string{"stored, finished\trefilled\tready after\tworks after\tleader idle\tafter a load\tits peak\tanonymous\tits Go heap\tother\tAPI server\tetcd's file"}
+		rows := []string{"stored, finished\trefilled\tready after\tprocesses after\tleader idle\tafter a load\tits peak\tanonymous\tits Go heap\tother\tAPI server\tetcd's file"}
 		for _, level := range result.Levels {
 			rows = append(rows, fmt.Sprintf("%d\t%.0f/s\t%.2f s\t%.2f s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", level.Stored, level.RefillPerSec, level.ReadySeconds, level.WorkSeconds,
 				fleet.MiB(level.LeaderIdle.RSS), fleet.MiB(level.Leader.RSS), fleet.MiB(level.LeaderPeakRSS), fleet.MiB(level.Leader.Anonymous),
 				fleet.MiB(level.Leader.Heap), fleet.MiB(level.Follower.RSS), fleet.MiB(level.APIServerRSS), fleet.MiB(level.EtcdBytes)))
-			promises.Holds(level.ReadySeconds < readyTime, "with %d events a manager is ready after %.1f s, not %d", level.Stored, level.ReadySeconds, readyTime)
+			promises.Holds(level.ReadySeconds < readyTime, "with %d events a manager is ready after %.1f s, limit %d", level.Stored, level.ReadySeconds, readyTime)
 		}
 		first, last := result.Levels[0], result.Levels[len(result.Levels)-1]
 		for _, of := range []struct {
@@ -104,8 +104,8 @@ func memory(ctx context.Context, size size) error {
 	})
 }
 
-// measureLevel stores events until there are so many, as fast as they are taken, and none lost or doubled. Then it starts the replicas again, and measures them idle and after a short load that is the same
-// at every level.
+// measureLevel stores events up to the level at full speed, and checks that none is lost or duplicated. Then it restarts the replicas, and
+// measures them idle and after a short load that is the same at every level.
 func measureLevel(ctx context.Context, f *fleet.Fleet, stored int, promises *fleet.Promises) (level figures.Level, err error) {
 	const loadRate, loadTime, rest = 40, 10 * time.Second, 10
 	sender, err := f.NewSender()
@@ -131,7 +131,7 @@ func measureLevel(ctx context.Context, f *fleet.Fleet, stored int, promises *fle
 			return level, err
 		}
 		promises.HoldsVerdict(verdict)
-		promises.None(verdict.GivenUp, "deliveries were given up by the sender")
+		promises.None(verdict.GivenUp, "deliveries were abandoned by the sender")
 		level.Verdict, level.Answers = verdict, fleet.Quantiles(sender.Answers(0), true)
 	}
 	fleet.Say("measuring with %d events", stored)

@@ -1,12 +1,12 @@
-// Command chaos runs two replicas of the operator while everything that they need fails, and then holds what is in the cluster, and what the
-// sink has taken, against what the senders were answered.
+// Command chaos runs two replicas of the operator under fault injection into all their dependencies, and then compares the events in the
+// cluster, and those at the sink, with the answers to the senders.
 //
-// Replicas are killed; the leader is stopped, in part for longer than its lease, so that another leads when it goes on; the API server is
-// stopped (it hangs, and comes back) or killed and started again; etcd is stopped; the sink fails one request in ten, is down, or hangs. These
-// come at random, of each kind by itself, so that they overlap. NetBox sends as it does with retries set up. No outage is longer than a delivery
-// is held, so none may be answered with 503.
+// Replicas are killed; the leader is suspended, partly for longer than its Lease, so that another replica leads when it resumes; the API server
+// is suspended, or killed and restarted; etcd is suspended; the sink fails one request in ten, is down, or hangs. The kinds of faults are random
+// and independent, so that they overlap. The senders retry, as NetBox does if configured to. No outage is longer than the hold, so no delivery may
+// be answered with 503.
 //
-// With -calm nothing fails: a steady stream, of which the memory of the replicas must not grow.
+// With -calm there are no faults: under a steady stream the memory of the replicas must not grow.
 package main
 
 import (
@@ -30,25 +30,25 @@ import (
 
 const (
 	replicas = 2
-	// maxEvents is more than are sent: nothing is to be deleted before it is counted.
+	// maxEvents exceeds the number of sent events, so that retention deletes none before it is counted.
 	maxEvents = 1_000_000
-	// failing is the part of requests that the sink refuses although it is up.
+	// failing is the ratio of requests that the sink fails although it is up.
 	failing = 0.1
-	// objects is how many objects the deliveries are of: few, so that several wait of each, and can be out of order.
+	// objects is the number of objects of the deliveries: few, so that each has several pending events, which can be delivered out of order.
 	objects = 100
-	// answerTime is how long a sender waits for an answer: longer than a delivery is held, which is 25 s.
+	// answerTime is the sender's time-out for an answer: longer than the hold of 25 s.
 	answerTime = 30 * time.Second
-	// settle is how long the operator may take to finish every event after the last answer.
+	// settle is the time allowed for finishing all events after the last answer.
 	settle = 4 * time.Minute
-	// rest is how long all may take that is not sending: the last retries too.
+	// rest is the time allowed for everything but sending: setup, the last retries, checks.
 	rest = 15 * time.Minute
 )
 
 func main() {
-	duration := flag.Duration("duration", 10*time.Minute, "how long to send and to harm; it takes some minutes more to come to rest")
+	duration := flag.Duration("duration", 10*time.Minute, "duration of sending and of fault injection; finishing takes some minutes more")
 	rate := flag.Float64("rate", 20, "deliveries a second")
-	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults' kinds, lengths and pauses; what they meet differs all the same")
-	calm := flag.Bool("calm", false, "make no faults, and watch the memory of the replicas instead")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the faults' kinds, durations and intervals; timing still varies between runs")
+	calm := flag.Bool("calm", false, "inject no faults, and check the memory of the replicas instead")
 	flag.Parse()
 	name := "chaos"
 	if *calm {
@@ -85,7 +85,7 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 		return err
 	}
 	defer sink.Close()
-	// Nothing is given up: a fault of the sink must not look like one of the operator.
+	// Deliveries never expire: an outage of the sink must not look like a fault of the operator.
 	retry := v1alpha1.Retry{
 		MaxAttempts: 1000, Backoff: metav1.Duration{Duration: time.Second}, MaxBackoff: metav1.Duration{Duration: 10 * time.Second},
 		Timeout: metav1.Duration{Duration: 3 * time.Second},
@@ -105,7 +105,7 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 			samples, err = watchMemory(ctx, f, sender, duration)
 			return err
 		}
-		fleet.Say("sending %g deliveries a second for %s, and harming; seed %d", rate, duration, seed)
+		fleet.Say("sending %g deliveries a second for %s, and injecting faults; seed %d", rate, duration, seed)
 		sink.Set(fleet.SinkUp, failing)
 		defer sink.Set(fleet.SinkUp, 0)
 		return harm.all(ctx, duration, seed)
@@ -155,16 +155,16 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 	promises.Holds(finished == nil, "%v", finished)
 	promises.None(unavailable(answers, harm.faults), "deliveries were answered with 503")
 	promises.None(undelivered, "events were never delivered")
-	promises.None(twice, "deliveries came to the sink as more than one event")
-	promises.None(result.Undone, "events were finished, and then were not, or were finished again")
-	promises.None(result.Overtaken, "events came to the sink after a later one of their object")
-	promises.None(result.Late, "events came to the sink again after a later one of their object was finished")
-	promises.Holds(unseen <= 0, "nobody saw how %d events were finished", unseen)
+	promises.None(twice, "deliveries arrived at the sink as more than one event")
+	promises.None(result.Undone, "events were finished, and then pending or finished again")
+	promises.None(result.Overtaken, "events arrived at the sink after a later one of their object")
+	promises.None(result.Late, "events arrived at the sink again after a later one of their object was finished")
+	promises.Holds(unseen <= 0, "the watch missed the completion of %d events", unseen)
 	if calm {
 		for i := range replicas {
 			grown := grown(samples, i)
 			result.Growth = append(result.Growth, grown)
-			promises.Holds(grown <= growth, "the memory of replica %d has grown: the last third of the time has %.2f times that of the second", i, grown)
+			promises.Holds(grown <= growth, "the memory of replica %d has grown: the last third of the run has %.2f times that of the second", i, grown)
 		}
 	}
 	if err := fleet.Table(rows(result)...); err != nil {
@@ -173,7 +173,7 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 	return fleet.Publish(name, began, f.Machine, promises, result)
 }
 
-// unavailable counts answers of 503. Those of a replica that was stopped meanwhile do not count: the hold may have ended before it continued.
+// unavailable counts answers of 503. Those of a replica that was suspended meanwhile do not count: the hold may have ended before it resumed.
 func unavailable(answers []fleet.Answer, faults []figures.Fault) (count int) {
 	for _, answer := range answers {
 		from, to := (answer.At - answer.Took).Seconds(), answer.At.Seconds()
@@ -194,10 +194,10 @@ func rows(result figures.Chaos) []string {
 	}
 	rows := fleet.VerdictRows(result.Verdict)
 	rows = append(rows,
-		fmt.Sprintf("taken by the sink\t%d, and %d of them once more", result.Delivered, result.Doubles),
-		fmt.Sprintf("finished, and then not\t%d", result.Undone),
+		fmt.Sprintf("accepted by the sink\t%d, %d of them repeatedly", result.Delivered, result.Doubles),
+		fmt.Sprintf("unfinished again\t%d", result.Undone),
 		fmt.Sprintf("out of order\t%d; %d again after a later one was finished", result.Overtaken, result.Late),
-		fmt.Sprintf("managers\t%d started, %d killed, %d ended by themselves", result.Starts, result.Kills, result.Ended()),
+		fmt.Sprintf("managers\t%d started, %d killed, %d exited by themselves", result.Starts, result.Kills, result.Ended()),
 		fleet.AnswerRow("answers with 200", result.Answers), fleet.AnswerRow("other answers, or none", result.Refusals),
 	)
 	for i, grown := range result.Growth {
@@ -247,7 +247,7 @@ const (
 
 var kinds = []string{replicaKilled, leaderStopped, apiServerStopped, apiServerKilled, etcdStopped, sinkDown, sinkHangs}
 
-// harm makes faults, and writes down which.
+// harm injects faults, and records them.
 type harm struct {
 	fleet *fleet.Fleet
 	sink  *fleet.Sink
@@ -257,21 +257,21 @@ type harm struct {
 	faults []figures.Fault
 }
 
-// between is a length of time at random.
+// between is a range of random durations.
 type between struct{ least, most time.Duration }
 
 func (b between) pick(random *rand.Rand) time.Duration {
 	return b.least + time.Duration(random.Int64N(int64(b.most-b.least)+1))
 }
 
-// fault is one that may happen. It takes as long as it is told.
+// fault is a kind of fault, with its duration.
 type fault struct {
 	kind   string
 	length between
 	do     func(ctx context.Context, length time.Duration, random *rand.Rand) error
 }
 
-// all makes faults of each group one after the other, and of all groups at once, until a time is over.
+// all injects the faults of each group sequentially, and those of all groups concurrently, for a time.
 func (h *harm) all(ctx context.Context, duration time.Duration, seed uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, duration)
 	defer cancel()
@@ -302,7 +302,7 @@ func (h *harm) all(ctx context.Context, duration time.Duration, seed uint64) err
 	return errors.Join(errs...)
 }
 
-// some makes faults, each kind once before any comes again.
+// some injects faults, each kind once before any is repeated.
 func (h *harm) some(ctx context.Context, pauses between, faults []fault, random *rand.Rand) error {
 	for {
 		for _, i := range random.Perm(len(faults)) {
@@ -324,7 +324,7 @@ func (h *harm) some(ctx context.Context, pauses between, faults []fault, random 
 	}
 }
 
-// last is when the last fault ended.
+// last returns the end of the last fault.
 func (h *harm) last() (end float64) {
 	for _, fault := range h.faults {
 		end = max(end, fault.To)
@@ -336,7 +336,7 @@ func (h *harm) killReplica(_ context.Context, _ time.Duration, random *rand.Rand
 	return h.fleet.Replicas[random.IntN(replicas)].Kill()
 }
 
-// stopLeader lets the leader hang for a time. Where none says that it leads, as while the API server is away, it waits until one does.
+// stopLeader suspends the leader for a time. If no replica reports to lead, as during an outage of the API server, it waits until one does.
 func (h *harm) stopLeader(ctx context.Context, length time.Duration, _ *rand.Rand) error {
 	for ctx.Err() == nil {
 		if leader := h.fleet.Leader(ctx); leader != nil {
@@ -372,7 +372,7 @@ func (h *harm) breakSink(state fleet.SinkState) func(context.Context, time.Durat
 	}
 }
 
-// stop lets a process hang for a time.
+// stop suspends a process for a time.
 func stop(ctx context.Context, process fleet.Process, length time.Duration) error {
 	if err := process.Signal(syscall.SIGSTOP); err != nil {
 		return err

@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	// growth is how much more memory the last third of the time may take than the second; the first warms up.
+	// growth bounds the ratio of the memory in the last third of the run to that in the second; the first is warm-up.
 	growth = 1.1
-	// interval is how often the replicas are looked at.
+	// interval is the time between samples of the replicas.
 	interval = 5 * time.Second
 )
 
-// watchMemory looks at the replicas until a time is over.
+// watchMemory samples the replicas for a time.
 func watchMemory(ctx context.Context, f *fleet.Fleet, sender *fleet.Sender, duration time.Duration) (samples []figures.Sample, err error) {
 	for fleet.Pause(ctx, interval); time.Since(sender.Began) < duration && ctx.Err() == nil; fleet.Pause(ctx, interval) {
 		now := figures.Sample{At: time.Since(sender.Began).Seconds()}
@@ -38,7 +38,7 @@ func watchMemory(ctx context.Context, f *fleet.Fleet, sender *fleet.Sender, dura
 	return samples, nil
 }
 
-// grown is the memory of a replica in the last third of the time over that in the second: of each the median.
+// grown is the ratio of the median memory of a replica in the last third of the run to that in the second.
 func grown(samples []figures.Sample, replica int) float64 {
 	median := func(samples []figures.Sample) float64 {
 		var values []int64

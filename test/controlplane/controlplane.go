@@ -1,5 +1,5 @@
 // Package controlplane runs a real kube-apiserver and etcd with the project's CRDs, for tests, the demo and benchmarks. Their programs
-// are those of the directory in KUBEBUILDER_ASSETS, which hack/control-plane.sh provides.
+// are in the directory KUBEBUILDER_ASSETS, which hack/control-plane.sh provides.
 package controlplane
 
 import (
@@ -22,7 +22,7 @@ import (
 
 // ControlPlane is a running API server.
 type ControlPlane struct {
-	// Config connects to it as an administrator, without a client-side rate limit.
+	// Config connects as an administrator, without a client-side rate limit.
 	Config *rest.Config
 	// Client reads and writes without a cache.
 	Client client.WithWatch
@@ -70,7 +70,7 @@ func (c *ControlPlane) Stop() error { return c.environment.Stop() }
 // Kubeconfig returns the text of a kubeconfig of an administrator.
 func (c *ControlPlane) Kubeconfig() []byte { return c.environment.KubeConfig }
 
-// moduleRoot is the nearest directory upwards that holds go.mod.
+// moduleRoot is the nearest parent directory with a go.mod.
 func moduleRoot() (string, error) {
 	directory, err := os.Getwd()
 	for err == nil {
@@ -84,14 +84,14 @@ func moduleRoot() (string, error) {
 	return "", fmt.Errorf("finding the project's go.mod: %w", err)
 }
 
-// Main runs the tests of a package with a control plane. It is for TestMain. Fuzz targets, which Go runs in many processes, do without.
+// Main runs the tests of a package with a control plane. It is for TestMain. Fuzz targets, which Go runs in many processes, run without one.
 func Main(m *testing.M, plane **ControlPlane) {
 	flag.Parse()
 	os.Exit(func() int {
 		if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
 			return m.Run()
 		}
-		ctrl.SetLogger(logr.Discard()) // the informers' complaints about outages that tests make
+		ctrl.SetLogger(logr.Discard()) // the informers' messages about outages that tests cause
 		started, err := Start()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

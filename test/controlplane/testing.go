@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// Namespace creates a namespace of its own for a test. There is no controller that would remove what is in it.
+// Namespace creates a separate namespace for a test. No controller deletes its objects.
 func (c *ControlPlane) Namespace(t testing.TB) string {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
@@ -51,7 +51,7 @@ func Run(t testing.TB, mgr manager.Manager) (stop func()) {
 // AnyAddress asks FreeAddress for no port in particular.
 const AnyAddress = "127.0.0.1:0"
 
-// FreeAddress returns a host and port that nobody listens at: preferred, or another of loopback where that is taken.
+// FreeAddress returns a free host and port: preferred, or another one of loopback if that is in use.
 func FreeAddress(preferred string) (string, error) {
 	listener, err := net.Listen("tcp", preferred)
 	if err != nil {
@@ -62,29 +62,29 @@ func FreeAddress(preferred string) (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// Outage stands between a client and the API server and can take it away.
+// Outage is a proxy between a client and the API server that can simulate outages.
 type Outage struct {
 	listener net.Listener
 	backend  string
 
 	mu    sync.Mutex
 	state OutageState
-	conns map[net.Conn]bool // whether each still passes bytes on
+	conns map[net.Conn]bool // whether each still forwards bytes
 }
 
-// OutageState is how the API server is taken away.
+// OutageState is a kind of outage.
 type OutageState int
 
 const (
-	// Up passes everything on.
+	// Up forwards everything.
 	Up OutageState = iota
-	// Refused closes every connection, as when the process is gone.
+	// Refused closes every connection, as if the process had exited.
 	Refused
-	// Hung accepts connections and answers nothing, as when the machine is gone. Those that were open meanwhile stay like that.
+	// Hung accepts connections and never answers, as if the machine had failed. Connections that are open during it never recover.
 	Hung
 )
 
-// NewOutage returns an Outage that is Up, and the config that goes through it. It ends with the test.
+// NewOutage returns an Outage that is Up, and a config that uses it. It ends with the test.
 func (c *ControlPlane) NewOutage(t testing.TB) (*Outage, *rest.Config) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -102,7 +102,7 @@ func (c *ControlPlane) NewOutage(t testing.TB) (*Outage, *rest.Config) {
 	return outage, config
 }
 
-// Set changes what becomes of connections, those that are open included.
+// Set changes the state, also for open connections.
 func (o *Outage) Set(state OutageState) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -147,7 +147,7 @@ func (o *Outage) keep(conns ...net.Conn) bool {
 	return o.state != Refused
 }
 
-// copy passes bytes on, until the API server is Hung: from then on they are lost.
+// copy forwards bytes until the API server is Hung, and drops them from then on.
 func (o *Outage) copy(to, from net.Conn) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	_, _ = io.Copy(writerFunc(func(bytes []byte) (int, error) {

@@ -26,10 +26,10 @@ type Delivery struct {
 	Path    string      `json:"path"`
 	Headers [][2]string `json:"headers"`
 	Body    string      `json:"body"`
-	// Key is the webhook's secret, nil where it had none.
+	// Key is the webhook's secret, nil if it had none.
 	Key *string `json:"key"`
 
-	// File is the recording that it comes from, without its ending.
+	// File is the recording's file name without its extension.
 	File string `json:"-"`
 }
 

@@ -9,11 +9,11 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
-// Redact are the names that a NetBoxSource redacts by default.
+// Redact has the keys that a NetBoxSource redacts by default.
 var Redact = []string{"auth_key", "auth_psk", "preshared_key", "password", "aws_secret_access_key"}
 
-// Event returns the event that the receiver stores of a delivery to a source of the name netbox that redacts some names, for tests of what
-// is done with it. It fails as netbox.Decode does.
+// Event returns the event that the receiver stores for a delivery to a source named netbox that redacts some keys, for tests of its processing.
+// It fails as netbox.Decode does.
 func (d Delivery) Event(namespace string, redact []string) (*v1alpha1.NetBoxEvent, error) {
 	decoded, err := netbox.Decode([]byte(d.Body), redact)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Command demo shows the operator at work: it starts a real Kubernetes API server, the manager and a sink, and sends recorded deliveries,
-// which rules turn into CloudEvents to the sink and a Job.
+// Command demo demonstrates the operator: it starts a real Kubernetes API server, the manager and a sink, and sends recorded deliveries. Rules
+// send CloudEvents to the sink and create a Job.
 //
-// With DEMO_ONCE=1 it ends by itself, with status 0 only if every answer and every stored event was as expected. Otherwise it stays up
-// until it is interrupted.
+// With DEMO_ONCE=1 it exits by itself, with status 0 only if every answer and every stored event was as expected. Otherwise it runs until it is
+// interrupted.
 package main
 
 import (
@@ -37,7 +37,7 @@ import (
 
 const namespace = "netbox"
 
-// keys are the webhook secrets of the servers that the deliveries were recorded from. One source takes them all.
+// keys are the webhook secrets of the servers that the deliveries were recorded from. One source accepts them all.
 var keys = map[string]string{"lab": "My precious", "old": "NetBox-s3cret ü", "new": "k3y with spaces ü"}
 
 func main() {
@@ -72,7 +72,7 @@ func run(once bool) (err error) {
 	}
 	sink := newSink()
 	defer sink.server.Close()
-	heading("Creating a rule that sends DCIM's events to a sink at " + sink.server.URL + ", and one that makes a Job for a device that turns active")
+	heading("Creating a rule that sends DCIM's events to a sink at " + sink.server.URL + ", and one that creates a Job for a device that becomes active")
 	if err := createRules(ctx, plane.Client, kubeconfig, sink.server.URL); err != nil {
 		return err
 	}
@@ -90,11 +90,11 @@ func run(once bool) (err error) {
 	if err := waitUntilDone(ctx, plane.Client); err != nil {
 		return errors.Join(err, manager.showLog("NetBox event"))
 	}
-	heading("What the manager logged of them")
+	heading("The manager's log of these events")
 	if err := manager.showLog("NetBox event"); err != nil {
 		return err
 	}
-	heading("What the sink got")
+	heading("The CloudEvents at the sink")
 	if err := sink.show(); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func run(once bool) (err error) {
 	case <-ctx.Done():
 		return nil
 	case err := <-manager.ended:
-		return fmt.Errorf("the manager ended: %w", err)
+		return fmt.Errorf("the manager exited: %w", err)
 	}
 }
 
@@ -143,7 +143,7 @@ func createSource(ctx context.Context, api client.Client) error {
 	return nil
 }
 
-// createRules creates a rule of its own, and the one of the samples that makes a Job, with the service account that may.
+// createRules creates the demo's own rule, and the sample rule that creates a Job, with its service account.
 func createRules(ctx context.Context, api client.Client, kubeconfig, sinkURL string) error {
 	rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "announce"}}
 	rule.Spec.Match.ObjectTypes = []string{"dcim.*"}
@@ -154,7 +154,7 @@ func createRules(ctx context.Context, api client.Client, kubeconfig, sinkURL str
 	return kubectl(ctx, kubeconfig, "apply -f config/samples/rule_provision.yaml")
 }
 
-// sink takes CloudEvents.
+// sink receives CloudEvents.
 type sink struct {
 	server *httptest.Server
 
@@ -177,7 +177,7 @@ func newSink() *sink {
 	return s
 }
 
-// show prints what came, which should be the events of DCIM.
+// show prints the received events, which should be those of DCIM.
 func (s *sink) show() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,7 +190,7 @@ func (s *sink) show() error {
 		return err
 	}
 	if len(s.got) != dcimEvents {
-		return fmt.Errorf("the sink got %d events, want %d", len(s.got), dcimEvents)
+		return fmt.Errorf("the sink received %d events, want %d", len(s.got), dcimEvents)
 	}
 	return nil
 }
@@ -259,7 +259,7 @@ func (m *manager) stop() error {
 	}
 }
 
-// showLog prints the lines of the manager's log that hold some text.
+// showLog prints the lines of the manager's log that contain a text.
 func (m *manager) showLog(text string) error {
 	log, err := os.ReadFile(m.logFile)
 	for line := range strings.Lines(string(log)) {
@@ -270,7 +270,7 @@ func (m *manager) showLog(text string) error {
 	return err
 }
 
-// request is one request of the demo, and the answer that it should get.
+// request is one request of the demo, with the expected answer.
 type request struct {
 	what   string
 	change func(*http.Request)
@@ -279,7 +279,7 @@ type request struct {
 	result string
 }
 
-// requests picks recorded deliveries that differ, and makes some mistakes with them.
+// requests selects a variety of recorded deliveries, and adds some faulty requests.
 func requests() ([]request, error) {
 	all, err := deliveries.All()
 	if err != nil {
@@ -290,7 +290,7 @@ func requests() ([]request, error) {
 			return d.File == file && !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(d.Path+" "+d.Body, text) })
 		})
 		if i < 0 {
-			err = errors.Join(err, fmt.Errorf("no delivery of %s holds %q", file, texts))
+			err = errors.Join(err, fmt.Errorf("no delivery of %s contains %q", file, texts))
 			return deliveries.Delivery{}
 		}
 		return all[i]
@@ -309,18 +309,18 @@ func requests() ([]request, error) {
 		{what: "NetBox 4.6: script ended", from: find("netbox-4.6.8-live", "job_ended"), status: 200, result: `"ok"`},
 		{what: "NetBox 4.7: region created", from: find("netbox-4.7.0-beta1", `"created"`, `"object_type": "dcim.region"`), status: 200, result: `"ok"`},
 		{what: "Nautobot 2.4: device created", from: find("nautobot-2.4.44", `"event": "created"`, `"model": "device",`), status: 200, result: `"ok"`},
-		{what: "the device again, as a retry sends it", from: device, status: 200, result: `"duplicate"`},
+		{what: "the device again, as in a retry", from: device, status: 200, result: `"duplicate"`},
 		{what: "a wrong signature", from: device, change: set("X-Hook-Signature", strings.Repeat("0", 128)), status: 401},
 		{what: "no signature", from: device, change: func(r *http.Request) { r.Header.Del("X-Hook-Signature") }, status: 401},
 		{what: "GET, as after a redirect", from: find("netbox-4.6.8-live", "/target/301 "), status: 405},
 		{what: "another path", from: device, change: func(r *http.Request) { r.URL.Path = "/webhook" }, status: 404},
-		{what: "a body template of other keys", from: find("netbox-4.6.8-live", "/template/"), status: 422, result: `"field":"timestamp"`},
+		{what: "a body template with other keys", from: find("netbox-4.6.8-live", "/template/"), status: 422, result: `"field":"timestamp"`},
 		{what: "a body template of plain text", from: find("netbox-4.6.8-live", "/plain/"), status: 415},
 	}
 	return list, err
 }
 
-// sendAll sends the requests, prints the answers, and returns how many were not as they should be.
+// sendAll sends the requests, prints the answers, and returns the number of unexpected ones.
 func sendAll(ctx context.Context, url string) (wrong int, err error) {
 	list, err := requests()
 	if err != nil {
@@ -357,10 +357,10 @@ func sendAll(ctx context.Context, url string) (wrong int, err error) {
 	return wrong, table.Flush()
 }
 
-// dcimEvents is how many of the events are DCIM's.
+// dcimEvents is the number of DCIM's events.
 const dcimEvents = 5
 
-// waitUntilDone waits until the stored events are those of the eight deliveries that were answered with ok, all of them done.
+// waitUntilDone waits until the events of the eight deliveries that were answered with ok are stored and finished.
 func waitUntilDone(ctx context.Context, api client.Client) error {
 	want := []string{
 		"circuits.circuit updated testuser", "dcim.region created testuser", "ipam.ipaddress deleted testuser",
@@ -388,7 +388,7 @@ func waitUntilDone(ctx context.Context, api client.Client) error {
 	return nil
 }
 
-// waitUntilCounted waits until the status of the rules says how many events they matched.
+// waitUntilCounted waits until the status of the rules has the number of matched events.
 func waitUntilCounted(ctx context.Context, api client.Client) error {
 	want, got := map[string]int64{"announce": dcimEvents, "provision-active-devices": 1}, map[string]int64{}
 	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {

@@ -1,6 +1,6 @@
 //go:build e2e
 
-// Package e2e installs the chart into the cluster that KUBECONFIG names, as users do, and sends it NetBox's webhooks from outside.
+// Package e2e installs the chart into the cluster of KUBECONFIG, as users do, and sends it NetBox's webhooks from outside.
 package e2e
 
 import (
@@ -34,19 +34,19 @@ import (
 
 const (
 	chartDir    = "../../charts/netbox-event-operator"
-	release     = "netbox-event-operator" // also the name of what it makes
+	release     = "netbox-event-operator" // also the name of its objects
 	waitTimeout = 2 * time.Minute
 )
 
-// settings say where the cluster is, and what is in it.
+// settings describe the cluster.
 type settings struct {
-	// url is where the Ingress controller listens, http://127.0.0.1:30080, and where the listener of a Gateway is reached.
+	// url is the address of the Ingress controller, http://127.0.0.1:30080, and of the Gateway's listener.
 	url          string
 	ingressClass string
-	gatewayClass string // empty where there is no Gateway API
+	gatewayClass string // empty without a Gateway API
 	gatewayPort  int64  // of that listener: some controllers have fixed ones
 	image        string
-	// previousChart is the chart to upgrade from, as helm install takes it; made of the present one where it is empty.
+	// previousChart is the chart to upgrade from, as an argument of helm install; if empty, a modified copy of the current one.
 	previousChart string
 	previousImage string
 	helm          string
@@ -68,7 +68,7 @@ func fromEnvironment() (settings, error) {
 	}
 	s.gatewayPort = port
 	if s.url == "" || s.ingressClass == "" || s.image == "" || s.helm == "" {
-		return s, errors.New("E2E_URL (where the Ingress controller listens), E2E_INGRESS_CLASS, E2E_IMAGE and HELM must be set; " +
+		return s, errors.New("E2E_URL (the address of the Ingress controller), E2E_INGRESS_CLASS, E2E_IMAGE and HELM must be set; " +
 			"see make e2e and make kind")
 	}
 	if s.previousImage == "" {
@@ -85,7 +85,7 @@ type cluster struct {
 	core   kubernetes.Interface
 }
 
-// connect refuses a cluster that has events already: the tests delete the CRDs, and with them all of it.
+// connect refuses a cluster that already has the CRDs: the tests delete these, and all events with them.
 func connect(ctx context.Context) (*cluster, error) {
 	settings, err := fromEnvironment()
 	if err != nil {
@@ -111,8 +111,8 @@ func connect(ctx context.Context) (*cluster, error) {
 	c := &cluster{settings: settings, Client: api, config: config, core: core}
 	switch err := api.Get(ctx, client.ObjectKey{Name: "netboxevents.netbox-events.io"}, definition()); {
 	case err == nil:
-		return nil, errors.New("this cluster has the operator's CRDs already, which these tests delete, and all events with them: " +
-			"give them a cluster of their own, or delete the CRDs")
+		return nil, errors.New("this cluster already has the operator's CRDs, which these tests delete, and all events with them: " +
+			"use a separate cluster, or delete the CRDs")
 	case !apierrors.IsNotFound(err):
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func definition() *unstructured.Unstructured {
 	return object
 }
 
-// deleteCRDs deletes what was not there when the tests began.
+// deleteCRDs deletes the CRDs, which did not exist before the tests.
 func (c *cluster) deleteCRDs(ctx context.Context) {
 	for _, kind := range []string{"netboxsources", "netboxevents", "netboxeventrules"} {
 		left := definition()
@@ -136,7 +136,7 @@ func (c *cluster) deleteCRDs(ctx context.Context) {
 	}
 }
 
-// namespace makes a namespace that enforces the Pod Security level restricted.
+// namespace creates a namespace that enforces the Pod Security level restricted.
 func (c *cluster) namespace(t *testing.T, name string) {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
@@ -166,7 +166,7 @@ func (c *cluster) get(t *testing.T, name client.ObjectKey, object client.Object)
 	}
 }
 
-// runHelm runs a helm command in a namespace and returns what it says.
+// runHelm runs a helm command in a namespace and returns its output.
 func (c *cluster) runHelm(t *testing.T, namespace string, arguments ...string) string {
 	t.Helper()
 	arguments = append(arguments, "--namespace", namespace)
@@ -178,7 +178,7 @@ func (c *cluster) runHelm(t *testing.T, namespace string, arguments ...string) s
 	return string(output)
 }
 
-// helmImage are the values that name an image.
+// helmImage returns the values for an image.
 func helmImage(image string) []string {
 	repository, tag := image, "latest"
 	if colon := strings.LastIndex(image, ":"); colon > strings.LastIndex(image, "/") {
@@ -187,7 +187,7 @@ func helmImage(image string) []string {
 	return []string{"--set", "image.repository=" + repository, "--set-string", "image.tag=" + tag}
 }
 
-// whatHappened is what a person would look at after a failure.
+// whatHappened collects diagnostics after a failure.
 func (c *cluster) whatHappened(namespace string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -211,7 +211,7 @@ func (c *cluster) whatHappened(namespace string) string {
 	return text.String()
 }
 
-// pods returns the operator's pods that are ready and not about to end.
+// pods returns the operator's pods that are ready and not terminating.
 func (c *cluster) pods(t *testing.T, namespace string) []corev1.Pod {
 	t.Helper()
 	deployment := &appsv1.Deployment{}
@@ -228,7 +228,7 @@ func (c *cluster) pods(t *testing.T, namespace string) []corev1.Pod {
 	})
 }
 
-// settled waits until two ready pods are there, and none that ends.
+// settled waits for two ready pods, and no terminating one.
 func (c *cluster) settled(t *testing.T, namespace string) {
 	t.Helper()
 	eventually(t, "the pods do not become ready", func() bool {
@@ -253,8 +253,8 @@ func eventually(t *testing.T, complaint string, holds func() bool) {
 	}
 }
 
-// otherChart copies the chart as another version whose CRDs differ: what is upgraded from, for as long as no version is released, and what
-// is installed later.
+// otherChart copies the chart as another version with different CRDs: the version to upgrade from, as long as none is released, and the one to
+// install later.
 func otherChart(t *testing.T, version string) string {
 	t.Helper()
 	older := filepath.Join(t.TempDir(), "netbox-event-operator")

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer target.deleteCRDs(context.Background()) // whatever failed, the next run finds a cluster as this one did
+		defer target.deleteCRDs(context.Background()) // leave the cluster clean for the next run, also after a failure
 		return m.Run()
 	}())
 }
@@ -80,7 +80,7 @@ func TestRelease(t *testing.T) {
 		"kubectl get netboxevents -n " + namespace,
 	} {
 		if !strings.Contains(notes, wanted) {
-			t.Errorf("the notes do not say %q", wanted)
+			t.Errorf("the notes do not contain %q", wanted)
 		}
 	}
 
@@ -115,7 +115,7 @@ func TestRelease(t *testing.T) {
 		values = append(values, "--set", "httpRoute.enabled=true", "--set", "httpRoute.parentRefs[0].name=e2e",
 			"--set", "httpRoute.hostnames[0]=gateway."+host)
 	} else {
-		t.Log("E2E_GATEWAY_CLASS is not set: the HTTPRoute is not tried")
+		t.Log("E2E_GATEWAY_CLASS is not set: skipping the HTTPRoute")
 	}
 
 	stream := startStream(t, ways, path, key, 20)
@@ -150,7 +150,7 @@ func TestRelease(t *testing.T) {
 	stream.check(t, "until the end")
 	maps.Copy(events, moreEvents)
 	if len(events) != sent+more {
-		t.Errorf("%d deliveries were taken, and %d different events answered", sent+more, len(events))
+		t.Errorf("%d deliveries were accepted, with %d different events in the answers", sent+more, len(events))
 	}
 
 	var list v1alpha1.NetBoxEventList
@@ -164,9 +164,9 @@ func TestRelease(t *testing.T) {
 		delete(events, event.Namespace+"/"+event.Name)
 	}
 	if len(events) != 0 {
-		t.Errorf("%d events were answered with 200 and are not there: %v", len(events), slices.Collect(maps.Keys(events)))
+		t.Errorf("%d events were answered with 200 and do not exist: %v", len(events), slices.Collect(maps.Keys(events)))
 	}
-	t.Logf("%d deliveries taken, %d events there", sent+more, len(list.Items))
+	t.Logf("%d deliveries accepted, %d events stored", sent+more, len(list.Items))
 
 	t.Run("apply", func(t *testing.T) { apply(t, namespace, ingress, path) })
 
@@ -177,7 +177,7 @@ func TestRelease(t *testing.T) {
 	}
 	remains(t, namespace)
 
-	// Another version, with other CRDs, goes on with the key that NetBox has; told so, it takes everything with it.
+	// Another version, with other CRDs, continues with NetBox's key; with crds.keep=false uninstalling deletes everything.
 	key = secretKey(t, namespace, "second")
 	reinstall := slices.Concat([]string{"install", release, otherChart(t, "99.0.0"), "--wait", "--timeout=3m", "--set", "crds.keep=false"},
 		values, helmImage(target.image))
@@ -238,7 +238,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// certificate returns a certificate for a name, and who signed it, as PEM.
+// certificate returns a certificate for a name, and its CA, as PEM.
 func certificate(t *testing.T, name string) (ca, certificate, key []byte) {
 	t.Helper()
 	caTemplate := &x509.Certificate{
@@ -271,11 +271,11 @@ func certificate(t *testing.T, name string) (ca, certificate, key []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// served waits until the Ingress controller knows the way.
+// served waits until the Ingress controller has configured the route.
 func (c *cluster) served(t *testing.T, way way, path string) {
 	t.Helper()
 	var last string
-	eventually(t, "the "+way.name+" does not lead to the operator", func() bool {
+	eventually(t, "the "+way.name+" does not reach the operator", func() bool {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, way.url+path, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -290,7 +290,7 @@ func (c *cluster) served(t *testing.T, way way, path string) {
 		last = response.Status
 		return response.StatusCode == http.StatusMethodNotAllowed // a GET
 	})
-	t.Logf("the %s leads to the operator: %s", way.name, last)
+	t.Logf("the %s reaches the operator: %s", way.name, last)
 }
 
 func (c *cluster) event(t *testing.T, name string) *v1alpha1.NetBoxEvent {
@@ -311,7 +311,7 @@ func secretKey(t *testing.T, namespace, entry string) string {
 	return string(secret.Data[entry])
 }
 
-// bothPodsServe sends a delivery to each pod by way of the API server.
+// bothPodsServe sends a delivery to each pod through the API server's proxy.
 func bothPodsServe(t *testing.T, namespace, path, key string) {
 	t.Helper()
 	target.settled(t, namespace)
@@ -326,7 +326,7 @@ func bothPodsServe(t *testing.T, namespace, path, key string) {
 	}
 }
 
-// rights compares what the operator may do with the markers in its code, in its namespace and in others.
+// rights compares the operator's permissions with the markers in its code, in its namespace and in others.
 func rights(t *testing.T, namespace string) {
 	t.Helper()
 	nobody := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nobody"}}
@@ -351,7 +351,7 @@ func rights(t *testing.T, namespace string) {
 	for where, wanted := range map[string]map[string]bool{namespace: here, metav1.NamespaceDefault: everywhere} {
 		got := rightsOf(t, namespace, release, where)
 		for right := range rightsOf(t, namespace, nobody.Name, where) {
-			delete(got, right) // what every service account may do
+			delete(got, right) // permission of every service account
 		}
 		if !maps.Equal(got, wanted) {
 			t.Errorf("in namespace %s the operator may\n%s\nand its markers ask for\n%s", where, strings.Join(slices.Sorted(maps.Keys(got)), "\n"),
@@ -360,7 +360,7 @@ func rights(t *testing.T, namespace string) {
 	}
 }
 
-// rightsOf is what kubectl auth can-i --list says.
+// rightsOf parses kubectl auth can-i --list.
 func rightsOf(t *testing.T, accountNamespace, account, where string) map[string]bool {
 	t.Helper()
 	config := rest.CopyConfig(target.config)
@@ -392,7 +392,7 @@ func addRights(to map[string]bool, groups, resources, names, verbs []string) {
 	}
 }
 
-// podSecurity makes sure that the level under which the operator's pods were admitted is enforced.
+// podSecurity verifies that the Pod Security level of the operator's namespace is enforced.
 func podSecurity(t *testing.T, namespace string) {
 	t.Helper()
 	err := target.Create(t.Context(), &corev1.Pod{
@@ -404,7 +404,7 @@ func podSecurity(t *testing.T, namespace string) {
 	}
 }
 
-// authors makes sure that the chart's admission policies hold: who may write sources cannot use a Secret that they may not read.
+// authors verifies the chart's admission policies: the author of a source cannot use a Secret without permission to read it.
 func authors(t *testing.T, namespace string) {
 	t.Helper()
 	name := metav1.ObjectMeta{Namespace: namespace, Name: "author"}
@@ -432,7 +432,7 @@ func authors(t *testing.T, namespace string) {
 	}
 }
 
-// gateway makes the Gateway that the HTTPRoute names.
+// gateway creates the Gateway that the HTTPRoute names.
 func gateway(t *testing.T, namespace string) {
 	t.Helper()
 	object := &unstructured.Unstructured{Object: map[string]any{
@@ -458,7 +458,7 @@ func upgradedCRD(t *testing.T) {
 		t.Fatal(err)
 	}
 	target.get(t, client.ObjectKey{Name: wanted.GetName()}, got)
-	// What otherChart makes different.
+	// The modification by otherChart.
 	field := func(of *unstructured.Unstructured) string {
 		names, _, namesErr := unstructured.NestedStringSlice(of.Object, "spec", "names", "shortNames")
 		versions, _, err := unstructured.NestedSlice(of.Object, "spec", "versions")
@@ -518,7 +518,7 @@ func rotate(t *testing.T, namespace string, stream *stream) {
 	if err := target.Patch(t.Context(), secret, patch); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3 * time.Second) // as long as it takes to change NetBox; the Secret is read again once a second
+	time.Sleep(3 * time.Second) // the time to change NetBox; the operator reloads the Secret once a second
 	stream.key.Store(&second)
 	time.Sleep(4 * time.Second)
 	patch = client.MergeFrom(secret.DeepCopy())
@@ -529,7 +529,7 @@ func rotate(t *testing.T, namespace string, stream *stream) {
 	time.Sleep(4 * time.Second)
 }
 
-// apply lets a rule make an object with the rights of its service account, and refuses one whose account the chart was not told of.
+// apply verifies that a rule creates an object with the permissions of its service account, and not with an account that is missing in the values.
 func apply(t *testing.T, namespace string, ingress way, path string) {
 	t.Helper()
 	for _, name := range []string{"provisioner", "untold"} {
@@ -575,14 +575,14 @@ func apply(t *testing.T, namespace string, ingress way, path string) {
 	})
 	target.get(t, client.ObjectKey{Namespace: namespace, Name: "provisioner"}, &corev1.ConfigMap{})
 	if err := target.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "untold"}, &corev1.ConfigMap{}); !apierrors.IsNotFound(err) {
-		t.Errorf("an object was made as a service account that the chart was not told of: %v", err)
+		t.Errorf("an object was created as a service account that is not in impersonation.serviceAccounts: %v", err)
 	}
 	for _, rule := range target.event(t, got.Event).Status.Rules {
 		t.Logf("rule %s: %+v", rule.Name, rule.Actions)
 	}
 }
 
-// remains checks what uninstalling leaves, and that it leaves nothing else.
+// remains checks that uninstalling keeps the documented objects, and no others.
 func remains(t *testing.T, namespace string) {
 	t.Helper()
 	secretKey(t, namespace, "second")

@@ -19,7 +19,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
-// answer is what the receiver says, and through which way.
+// answer is the receiver's answer, with the route.
 type answer struct {
 	Result string `json:"result"`
 	Event  string `json:"event"`
@@ -28,7 +28,7 @@ type answer struct {
 	text   string
 }
 
-// way is one way from outside to the receiver.
+// way is a route from outside to the receiver.
 type way struct {
 	name, url, host string
 	client          *http.Client
@@ -53,13 +53,13 @@ func recorded(t *testing.T) []deliveries.Delivery {
 	return some
 }
 
-// unique makes a delivery one that was never sent before, as it is with every change in NetBox.
+// unique changes a delivery so that it is not a duplicate, as with every change in NetBox.
 func unique(delivery deliveries.Delivery) deliveries.Delivery {
 	delivery.Body = fmt.Sprintf(`{"e2e":%q,%s`, rand.Text(), strings.TrimPrefix(strings.TrimSpace(delivery.Body), "{"))
 	return delivery
 }
 
-// send sends a delivery, signed with key, once: there is no second try.
+// send sends a delivery, signed with key, without retries.
 func (w way) send(ctx context.Context, path, key string, delivery deliveries.Delivery) (answer, error) {
 	request, err := delivery.Request(ctx, w.url+path)
 	if err != nil {
@@ -78,11 +78,11 @@ func (w way) send(ctx context.Context, path, key string, delivery deliveries.Del
 		return answer{}, err
 	}
 	got := answer{status: response.StatusCode, text: string(text)}
-	_ = json.Unmarshal(text, &got) // an Ingress controller's own answer is no JSON
+	_ = json.Unmarshal(text, &got) // an Ingress controller's own answer is not JSON
 	return got, nil
 }
 
-// stream sends deliveries at a steady rate, by all ways in turn, until stop is called.
+// stream sends deliveries at a steady rate, over all routes in turn, until stop is called.
 type stream struct {
 	cancel  context.CancelFunc
 	senders sync.WaitGroup

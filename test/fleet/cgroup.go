@@ -8,11 +8,10 @@ import (
 	"strconv"
 )
 
-// cgroup is a control group that bounds the memory of the processes in it: the kernel kills one that needs more, as it does in a pod.
+// cgroup is a control group with a memory limit: the kernel kills a process in it that exceeds the limit, as in a pod.
 type cgroup struct{ directory string }
 
-// newCgroup makes a control group of a name that nothing else has, by cgroup v2 or v1. It fails where this user may not, or nothing
-// controls memory.
+// newCgroup creates a control group of a unique name, by cgroup v2 or v1. It fails if this user may not, or if there is no memory controller.
 func newCgroup(name string, limit int64) (*cgroup, error) {
 	var errs []error
 	for _, at := range []struct{ root, file string }{
@@ -48,5 +47,5 @@ func (g *cgroup) command(inner []string) []string {
 	return append([]string{"/bin/sh", "-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(g.directory, "cgroup.procs")}, inner...)
 }
 
-// remove removes the group, in which nothing runs any more.
+// remove removes the group, which must be empty.
 func (g *cgroup) remove() error { return os.Remove(g.directory) }

@@ -14,7 +14,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// CreateRule creates a rule that sends every event to a sink, and waits until the operator has taken it up.
+// CreateRule creates a rule that sends every event to a sink, and waits until the operator has accepted it.
 func (f *Fleet) CreateRule(ctx context.Context, sink *Sink, retry v1alpha1.Retry) error {
 	rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "send"}}
 	rule.Spec.Retry = retry
@@ -28,7 +28,7 @@ func (f *Fleet) CreateRule(ctx context.Context, sink *Sink, retry v1alpha1.Retry
 	})
 }
 
-// Served waits until a replica takes deliveries, and a leader finishes them: one is sent, and its event finished.
+// Served waits until a replica receives and a leader processes: it sends a delivery, and waits until its event is finished.
 func (f *Fleet) Served(ctx context.Context) error {
 	sender, err := f.NewSender()
 	if err != nil {
@@ -56,7 +56,7 @@ func (f *Fleet) Finished(ctx context.Context, limit time.Duration) error {
 	})
 }
 
-// Keep has the source keep a number of events.
+// Keep sets the number of events that the source keeps.
 func (f *Fleet) Keep(ctx context.Context, maxEvents int) error {
 	of := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: source}}
 	patch := fmt.Appendf(nil, `{"spec":{"retention":{"maxEvents":%d}}}`, maxEvents)
@@ -76,7 +76,7 @@ func (f *Fleet) Stored(ctx context.Context) (int, error) {
 	return count, nil
 }
 
-// Judge holds what is in the cluster against what was answered.
+// Judge compares the events in the cluster with the answers.
 func (f *Fleet) Judge(ctx context.Context, s *Sender) (figures.Verdict, error) {
 	verdict, names := s.verdict(), s.Names()
 	stored := map[string][]string{} // names of events by request id
@@ -108,7 +108,7 @@ func (f *Fleet) Judge(ctx context.Context, s *Sender) (figures.Verdict, error) {
 	return verdict, nil
 }
 
-// eachEvent does something with each event in the cluster.
+// eachEvent calls a function with each event in the cluster.
 func (f *Fleet) eachEvent(ctx context.Context, do func(*v1alpha1.NetBoxEvent)) error {
 	const page = 500
 	for next := ""; ; {

@@ -1,5 +1,5 @@
-// Package fleet runs the operator as it is run in a cluster, for the programs that load it and harm it: a real control plane, bin/manager as
-// processes of their own, senders that behave as NetBox does, and a sink. It needs Linux: it reads /proc.
+// Package fleet runs the operator as in a cluster, for load tests and fault injection: a real control plane, bin/manager as separate processes,
+// senders that behave like NetBox, and a sink. It requires Linux: it reads /proc.
 package fleet
 
 import (
@@ -36,7 +36,7 @@ const (
 	path      = "/webhook/" + Namespace + "/" + source
 )
 
-// Options are what a Fleet is started with.
+// Options configure a Fleet.
 type Options struct {
 	Replicas int
 	// MaxEvents is how many finished events the source keeps.
@@ -45,7 +45,7 @@ type Options struct {
 	MemoryLimit int64
 }
 
-// maxPending is the most that a source may let wait.
+// maxPending is the largest value that a source allows.
 const maxPending = 1_000_000
 
 // Fleet is a control plane and replicas of the operator.
@@ -128,7 +128,7 @@ func (f *Fleet) createSource(ctx context.Context) error {
 	return nil
 }
 
-// prepare makes what replicas need. They run a copy of bin/manager, so that a build meanwhile does not change what is started again.
+// prepare creates the objects and files of the replicas. They run a copy of bin/manager, so that a build meanwhile does not change it.
 func (f *Fleet) prepare(ctx context.Context) error {
 	kubeconfig, binary := filepath.Join(f.directory, "kubeconfig"), filepath.Join(f.directory, "manager")
 	if err := os.WriteFile(kubeconfig, f.Plane.Kubeconfig(), 0o600); err != nil {
@@ -172,12 +172,12 @@ func (f *Fleet) prepare(ctx context.Context) error {
 	return nil
 }
 
-// limitMemory has a replica run within the limit of its memory. Where the kernel does not enforce it, the replica is told of it at least.
+// limitMemory applies the memory limit to a replica. If the kernel cannot enforce it, the replica at least gets it as GOMEMLIMIT.
 func (f *Fleet) limitMemory(replica *Replica, number int) {
 	const ratio = 0.9 // as internal/app has it
 	group, err := newCgroup(fmt.Sprintf("%s-%d", filepath.Base(f.directory), number), f.options.MemoryLimit)
 	if err != nil {
-		Say("the memory of replica %d is watched only: %v", number, err)
+		Say("the kernel does not enforce the memory limit of replica %d: %v", number, err)
 		replica.environment = []string{fmt.Sprintf("GOMEMLIMIT=%d", int64(ratio*float64(f.options.MemoryLimit)))}
 		return
 	}
@@ -185,8 +185,8 @@ func (f *Fleet) limitMemory(replica *Replica, number int) {
 	replica.command = group.command(replica.command)
 }
 
-// HardLimit reports whether the kernel kills a replica that takes more memory than the limit, as it does in a pod. Otherwise a replica is
-// only told of the limit.
+// HardLimit reports whether the kernel kills a replica that exceeds its memory limit, as in a pod. Otherwise the limit is only set as
+// GOMEMLIMIT.
 func (f *Fleet) HardLimit() bool { return len(f.groups) > 0 }
 
 // metricsToken is the token of a service account that may read metrics, as docs/monitoring.md has it, and profiles.
@@ -252,7 +252,7 @@ func (f *Fleet) KillAPIServer(ctx context.Context, away time.Duration) error {
 	return nil
 }
 
-// Stop ends everything that Start, and whatever was called since, has started.
+// Stop stops all processes of the fleet.
 func (f *Fleet) Stop() error {
 	var errs []error
 	for _, replica := range f.Replicas {
@@ -275,7 +275,7 @@ func (f *Fleet) Stop() error {
 	return errors.Join(append(errs, os.RemoveAll(f.directory))...)
 }
 
-// End stops everything, and returns err with what went wrong meanwhile. If there is an error, it prints the end of each replica's log before,
+// End stops all processes, and returns err joined with errors of stopping. If there is an error, it first prints the end of each replica's log,
 // and keeps the logs.
 func (f *Fleet) End(err error) error {
 	if err != nil {
@@ -293,7 +293,7 @@ func (f *Fleet) showLogs() {
 			continue
 		}
 		all := strings.Split(strings.TrimSpace(string(text)), "\n")
-		fmt.Fprintf(os.Stderr, "\nthe last of what replica %d logged:\n%s\n", i, strings.Join(all[max(0, len(all)-lines):], "\n"))
+		fmt.Fprintf(os.Stderr, "\nthe end of the log of replica %d:\n%s\n", i, strings.Join(all[max(0, len(all)-lines):], "\n"))
 	}
 }
 

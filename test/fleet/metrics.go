@@ -18,7 +18,7 @@ import (
 // Metrics are sums over the labels of each metric.
 type Metrics map[string]float64
 
-// A manager's certificate is one that it made for itself.
+// A manager's certificate is self-signed.
 var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 
 // Metrics reads those of a manager, as Prometheus does.
@@ -27,7 +27,7 @@ func (r *Replica) Metrics(ctx context.Context) (Metrics, error) {
 	return sums(text, func(string) bool { return true }), err
 }
 
-// CollectGarbage has a manager do so.
+// CollectGarbage forces a garbage collection of a manager.
 func (r *Replica) CollectGarbage(ctx context.Context) error {
 	_, err := r.get(ctx, "/debug/pprof/heap?gc=1")
 	return err
@@ -47,7 +47,7 @@ func (f *Fleet) Writes(ctx context.Context) (writes float64, err error) {
 	return Writes(ctx, f.kubernetes.RESTClient())
 }
 
-// Writes returns how many writes an API server has done, but for those that keep a leader. Reviews of who may read metrics are none.
+// Writes returns the number of an API server's writes, without those of leader election. Token and access reviews do not count as writes.
 func Writes(ctx context.Context, api rest.Interface) (writes float64, err error) {
 	return requests(ctx, api, func(line string) bool { return isWrite.MatchString(line) && !isNoWrite.MatchString(line) })
 }
@@ -59,7 +59,7 @@ func (f *Fleet) StatusWrites(ctx context.Context) (writes float64, err error) {
 	})
 }
 
-// requests returns how many requests an API server has answered, of those whose line among its metrics is wanted.
+// requests returns how many requests an API server has answered, summed over the wanted lines of its metrics.
 func requests(ctx context.Context, api rest.Interface, wanted func(line string) bool) (count float64, err error) {
 	text, err := api.Get().AbsPath("/metrics").DoRaw(ctx)
 	all := sums(text, func(line string) bool { return strings.HasPrefix(line, "apiserver_request_total{") && wanted(line) })
@@ -71,7 +71,7 @@ var (
 	isNoWrite = regexp.MustCompile(`resource="(leases|tokenreviews|subjectaccessreviews)"`)
 )
 
-// CollectGarbage has an API server do so, and returns the bytes that are in use then.
+// CollectGarbage forces a garbage collection of an API server, and returns the bytes that are in use afterwards.
 func CollectGarbage(ctx context.Context, api rest.Interface) (heap int64, err error) {
 	if err := api.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").Do(ctx).Error(); err != nil {
 		return 0, err

@@ -15,20 +15,20 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// Disorder are the events that a sink took out of order, each with what was seen of it.
+// Disorder has the events that a sink received out of order, each with its observations.
 //
-// The order is that of NetBox, among the events of one object: their timestamps. It counts where the earlier of two events was in the
-// cluster before the later one: the operator cannot wait for what has not come.
+// The order is that of NetBox's timestamps among the events of one object. A pair only counts if the earlier event was in the cluster before the
+// later one: the operator cannot wait for an event that has not arrived.
 type Disorder struct {
-	// Overtaken were taken for the first time after a later event of their object.
+	// Overtaken events arrived first after a later event of their object.
 	Overtaken []string
-	// Late were taken again after a later event of their object was seen to be finished.
+	// Late events arrived again after a later event of their object was observed to be finished.
 	Late []string
-	// Objects is how many objects had several events, which can have an order.
+	// Objects is the number of objects with several events, which have an order.
 	Objects int
 }
 
-// placed is an event with what puts it in order.
+// placed is an event with its position in the order.
 type placed struct {
 	name               string
 	timestamp, receipt time.Time
@@ -43,7 +43,7 @@ func (e *placed) compare(other *placed) int {
 	return cmp.Or(e.timestamp.Compare(other.timestamp), e.receipt.Compare(other.receipt), strings.Compare(e.name, other.name))
 }
 
-// String says when things happened to it.
+// String returns the times of its arrivals and its completion.
 func (e *placed) String() string {
 	const layout = "15:04:05.000"
 	text := fmt.Sprintf("%s (revision %d; received %s, came %s", e.name, e.revision, e.receipt.Local().Format(layout), e.came.Format(layout))
@@ -56,7 +56,7 @@ func (e *placed) String() string {
 	return text + ")"
 }
 
-// Disorder holds what a sink took against the order of the events in the cluster. Watcher may be nil: then nothing is Late.
+// Disorder compares the arrivals at a sink with the order of the events in the cluster. If watcher is nil, no event is Late.
 func (f *Fleet) Disorder(ctx context.Context, sink *Sink, watcher *Watcher) (found Disorder, err error) {
 	revisions, err := f.revisions(ctx)
 	if err != nil {
@@ -95,7 +95,7 @@ func (f *Fleet) Disorder(ctx context.Context, sink *Sink, watcher *Watcher) (fou
 	return found, err
 }
 
-// compare adds what is out of order among the events of an object.
+// compare adds the events of an object that are out of order.
 func (d *Disorder) compare(object string, events []*placed) {
 	slices.SortFunc(events, (*placed).compare)
 	for i, e := range events {

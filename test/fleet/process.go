@@ -62,7 +62,7 @@ func APIServerOf(plane *controlplane.ControlPlane) (Process, error) {
 	return Process{}, fmt.Errorf("no kube-apiserver listens at %s", host.Host)
 }
 
-// arguments are what it was started with, its program first.
+// arguments returns the command line, the program first.
 func (p Process) arguments() ([]string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
 	return strings.Split(strings.TrimRight(string(text), "\x00"), "\x00"), err
@@ -71,14 +71,14 @@ func (p Process) arguments() ([]string, error) {
 // Signal sends it a signal. SIGSTOP and SIGCONT are how a machine hangs and comes back.
 func (p Process) Signal(signal syscall.Signal) error { return syscall.Kill(p.PID, signal) }
 
-// Memory is what a process holds, in bytes.
+// Memory is the memory use of a process, in bytes.
 type Memory struct {
 	RSS       int64
 	Peak      int64 // the highest RSS since its start
 	Anonymous int64 // the part of RSS that is not pages of its program, which the kernel may drop and read again
 }
 
-// Memory returns what it holds now.
+// Memory returns the current memory use.
 func (p Process) Memory() (memory Memory, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
 	if err != nil {
@@ -160,8 +160,8 @@ func operatingSystem() string {
 	return fmt.Sprintf("%s, Linux %s, %s", lineOf("/etc/os-release", "PRETTY_NAME", "="), strings.TrimSpace(string(kernel)), runtime.GOARCH)
 }
 
-// Load measures for two seconds how many cores the machine keeps busy, or lends to others: proc_stat(5). It returns 0 where that cannot be
-// known.
+// Load measures for two seconds how many cores the machine keeps busy, or lends to others: proc_stat(5). It returns 0 if that is
+// unknown.
 func Load() float64 {
 	const during, ticksPerSecond = 2 * time.Second, 100
 	before := busyTicks()

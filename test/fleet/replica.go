@@ -41,7 +41,7 @@ func (r *Replica) Start() error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = command.Wait() // what it has to say is in its log
+		_ = command.Wait() // errors are in its log
 	}()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -50,7 +50,7 @@ func (r *Replica) Start() error {
 	return nil
 }
 
-// Keep starts a manager, and another whenever one has ended, as a kubelet would, until ctx is done.
+// Keep starts a manager, and restarts it when it exits, as a kubelet would, until ctx is done.
 func (r *Replica) Keep(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := r.Start(); err != nil {
@@ -65,7 +65,7 @@ func (r *Replica) Keep(ctx context.Context) error {
 	return nil
 }
 
-// Ready waits until the manager says that it is.
+// Ready waits until the manager is ready.
 func (r *Replica) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -90,7 +90,7 @@ func (r *Replica) Ready(ctx context.Context) error {
 // Kill kills the manager, and returns when it is gone.
 func (r *Replica) Kill() error { return r.end(syscall.SIGKILL) }
 
-// Terminate asks the manager to end, and returns when it has.
+// Terminate sends SIGTERM to the manager, and returns when it has exited.
 func (r *Replica) Terminate() error { return r.end(syscall.SIGTERM) }
 
 func (r *Replica) end(signal syscall.Signal) error {
@@ -113,7 +113,7 @@ func (r *Replica) end(signal syscall.Signal) error {
 	return err
 }
 
-// Hang stops the manager for a time, as a machine that hangs does, and lets it go on. A manager that ends meanwhile is none of its business.
+// Hang suspends the manager for a time, as a hanging machine does, and resumes it. It ignores a manager that exits meanwhile.
 func (r *Replica) Hang(ctx context.Context, length time.Duration) error {
 	r.mu.Lock()
 	process := r.process
@@ -177,8 +177,7 @@ func (r *Replica) Sample(ctx context.Context) (figures.Process, Metrics, error) 
 	}, metrics, errors.Join(err, filesErr)
 }
 
-// Rest measures the manager some times, a second apart, and returns the least of each figure: what garbage there is differs from moment to
-// moment.
+// Rest measures the manager some times, a second apart, and returns the minimum of each figure, because the amount of garbage varies.
 func (r *Replica) Rest(ctx context.Context, times int) (least figures.Process, err error) {
 	for i := range times {
 		Pause(ctx, time.Second)
@@ -197,7 +196,7 @@ func (r *Replica) Rest(ctx context.Context, times int) (least figures.Process, e
 	return least, nil
 }
 
-// Leader returns the replica that leads, nil where none says so.
+// Leader returns the replica that leads, nil if none reports so.
 func (f *Fleet) Leader(ctx context.Context) *Replica {
 	for _, replica := range f.Replicas {
 		if metrics, err := replica.Metrics(ctx); err == nil && metrics.Leads() {
@@ -210,5 +209,5 @@ func (f *Fleet) Leader(ctx context.Context) *Replica {
 // Leads says whether the manager is the leader.
 func (m Metrics) Leads() bool { return m["leader_election_master_status"] > 0 }
 
-// Pending is how many events wait; only the leader knows.
+// Pending is the number of pending events; only the leader exports it.
 func (m Metrics) Pending() int { return int(m["netbox_events_pending_events"]) }

@@ -17,9 +17,9 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// Main runs a program that measures, for a time at the most, and exits with 1 where it could not, or a promise was broken.
+// Main runs a measurement with a time-out, and exits with 1 on an error or a broken promise.
 func Main(name string, limit time.Duration, run func(context.Context) error) {
-	ctrl.SetLogger(logr.Discard()) // what informers say of outages
+	ctrl.SetLogger(logr.Discard()) // the informers' messages about outages
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	err := run(ctx)
@@ -31,25 +31,25 @@ func Main(name string, limit time.Duration, run func(context.Context) error) {
 	}
 }
 
-// Say tells on standard error what goes on.
+// Say prints progress to standard error.
 func Say(format string, arguments ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", arguments...)
 }
 
-// Promises collects those that are broken.
+// Promises collects broken promises.
 type Promises struct{ Broken []string }
 
-// Holds says that a promise is broken unless it is kept.
+// Holds records a broken promise unless kept.
 func (p *Promises) Holds(kept bool, format string, arguments ...any) {
 	if !kept {
 		p.Broken = append(p.Broken, fmt.Sprintf(format, arguments...))
 	}
 }
 
-// None says that none of what must not be is there.
+// None records a broken promise unless count is 0.
 func (p *Promises) None(count int, what string) { p.Holds(count == 0, "%d %s", count, what) }
 
-// HoldsVerdict says what must be true of every run.
+// HoldsVerdict checks the promises of every run.
 func (p *Promises) HoldsVerdict(verdict figures.Verdict) {
 	p.Holds(verdict.Answered > 0, "nothing was stored")
 	p.None(verdict.Lost, "events were answered with 200 and are not in the cluster")
@@ -64,7 +64,7 @@ func Publish[T any](name string, began time.Time, machine figures.Machine, promi
 		Machine: machine, Began: began, Seconds: time.Since(began).Seconds(), Broken: promises.Broken, Figures: result,
 	})
 	if len(promises.Broken) > 0 {
-		err = errors.Join(err, fmt.Errorf("promises that were broken by %s:\n  %s", name, strings.Join(promises.Broken, "\n  ")))
+		err = errors.Join(err, fmt.Errorf("broken promises of %s:\n  %s", name, strings.Join(promises.Broken, "\n  ")))
 	}
 	return err
 }
@@ -84,7 +84,7 @@ func VerdictRows(v figures.Verdict) []string {
 	return []string{
 		fmt.Sprintf("sent\t%d, in %d attempts", v.Sent, v.Attempts),
 		fmt.Sprintf("answered with 200\t%d, %d of them as stored before", v.Answered, v.Duplicates),
-		fmt.Sprintf("given up by the sender\t%d", v.GivenUp),
+		fmt.Sprintf("abandoned by the sender\t%d", v.GivenUp),
 		fmt.Sprintf("lost\t%d", v.Lost), fmt.Sprintf("doubled\t%d", v.Doubled),
 		fmt.Sprintf("not finished\t%d", v.Unfinished), fmt.Sprintf("failed\t%d", v.Failed),
 	}

@@ -24,23 +24,23 @@ import (
 
 // Sender sends deliveries to the replicas in turn as NetBox's workers do, and keeps a ledger of the answers.
 //
-// A delivery that is not answered with 2xx is sent again, the same bytes, after a pause: RQ_RETRY_MAX and RQ_RETRY_INTERVAL. The delivery waits for
-// that, the worker does not. It waits for a worker, too: there are few of them, and no more requests at once, however many deliveries wait.
+// A delivery that is not answered with 2xx is retried with the same bytes after a pause (RQ_RETRY_MAX and RQ_RETRY_INTERVAL), without occupying a
+// worker meanwhile. The number of workers bounds the concurrent requests, however many deliveries wait.
 type Sender struct {
-	// Pause and Tries are how long after a failure a delivery is sent again, and how often it is sent at the most.
+	// Pause is the time from a failure to the retry, Tries the maximum number of attempts.
 	Pause time.Duration
 	Tries int
-	// Timeout is how long an answer may take.
+	// Timeout is that of an answer.
 	Timeout time.Duration
-	// Objects is how many NetBox objects the deliveries are of, in turn.
+	// Objects is the number of NetBox objects of the deliveries, in turn.
 	Objects int
-	// Began is when the times of the ledger begin.
+	// Began is the origin of the ledger's times.
 	Began time.Time
 
 	urls      []string
-	templates []string // bodies of recorded deliveries, with marks for what makes each unique
+	templates []string // bodies of recorded deliveries, with placeholders that make each unique
 	client    *http.Client
-	workers   chan struct{} // holds one for each that sends
+	workers   chan struct{} // has an element per active worker
 	run       uint32        // part of each request id
 	next      atomic.Int64
 
@@ -59,13 +59,13 @@ type Answer struct {
 	Status int // 0: none came
 }
 
-// What is replaced in a recorded delivery.
+// Replaced in a recorded delivery.
 const markTime, markRequest, markID = "\x00time\x00", "\x00request\x00", "\x00id\x00"
 
-// workers is how many NetBox has. Burst does without: it has senders of its own.
+// workers is the number of NetBox's workers. Burst has its own senders instead.
 const workers = 16
 
-// maxTemplate leaves out a few deliveries that are far larger than the rest.
+// maxTemplate excludes a few deliveries that are far larger than the rest.
 const maxTemplate = 64 << 10
 
 // NewSender returns a sender of unique deliveries of NetBox 4.6.8, to some replicas, or to all.
@@ -126,7 +126,7 @@ func (s *Sender) delivery() (body []byte, requestID string) {
 	).Replace(template)), requestID
 }
 
-// Steady sends a number of deliveries a second until a time is over, then waits until each has been answered or given up.
+// Steady sends a number of deliveries per second for a time, then waits until each is answered with 200 or abandoned.
 func (s *Sender) Steady(ctx context.Context, perSecond float64, duration time.Duration) {
 	var all sync.WaitGroup
 	ticks := time.NewTicker(time.Duration(float64(time.Second) / perSecond))
@@ -160,7 +160,7 @@ func (s *Sender) Burst(ctx context.Context, count, atOnce int) {
 	all.Wait()
 }
 
-// deliver sends one delivery until it is answered with 200 or given up. Each attempt takes a place among the workers.
+// deliver sends one delivery until it is answered with 200 or abandoned. Each attempt occupies a worker.
 func (s *Sender) deliver(ctx context.Context, workers chan struct{}) {
 	body, requestID := s.delivery()
 	signature := netbox.Sign([]byte(key), body)
@@ -241,7 +241,7 @@ func (s *Sender) Answers(n int) []Answer {
 	return slices.Clone(s.answers[n:])
 }
 
-// verdict is what is known at the sender.
+// verdict is the sender's part of the verdict.
 func (s *Sender) verdict() figures.Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +269,7 @@ func Quantiles(answers []Answer, stored bool) (quantiles []figures.Quantile) {
 	return quantiles
 }
 
-// At returns one of some quantiles, in milliseconds, and 0 where there are none.
+// At returns one of some quantiles, in milliseconds, and 0 if there are none.
 func At(quantiles []figures.Quantile, quantile float64) float64 {
 	for _, one := range quantiles {
 		if one.Quantile == quantile {
@@ -279,7 +279,7 @@ func At(quantiles []figures.Quantile, quantile float64) float64 {
 	return 0
 }
 
-// Wait calls done until it says so, for a time at the most. An error of done may pass: the API server may be away.
+// Wait polls done until it returns true or a time-out. It ignores errors of done before that, because the API server may be unavailable.
 func Wait(ctx context.Context, limit time.Duration, what string, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Sink takes CloudEvents, and fails as it is told.
+// Sink receives CloudEvents, with configurable faults.
 type Sink struct {
 	began   time.Time
 	address string
@@ -23,17 +23,17 @@ type Sink struct {
 	mu       sync.Mutex
 	state    SinkState
 	failing  float64
-	interval time.Duration              // the least time between two that are taken, 0 for none
-	next     time.Time                  // when the next may be taken
+	interval time.Duration              // the minimum time between two accepted events, 0 for none
+	next     time.Time                  // when the next one may be accepted
 	wake     chan struct{}              // closed when the state changes
 	taken    map[string]map[string]bool // names of events, by request id
 	arrivals []Arrival
 	first    []time.Duration // when each event was first taken
-	again    int             // how often one was given that was taken before
+	again    int             // number of repeated events
 	refused  int
 }
 
-// Arrival is an event that a sink took, in the order of Sink.Arrivals.
+// Arrival is an event that a sink accepted, in the order of Sink.Arrivals.
 type Arrival struct {
 	RequestID string
 	At        time.Time // when the request came: it may have hung since
@@ -43,18 +43,18 @@ type Arrival struct {
 type SinkState int
 
 const (
-	// SinkUp takes what comes, but for the part that fails.
+	// SinkUp accepts requests, except for the failing part.
 	SinkUp SinkState = iota
 	// SinkDown answers 503.
 	SinkDown
-	// SinkHangs answers when it is up again.
+	// SinkHangs delays responses until the sink is up again.
 	SinkHangs
 )
 
 // NewSink returns a sink that is up, and counts times from began.
 func NewSink(ctx context.Context, began time.Time) (*Sink, error) {
 	s := &Sink{began: began, taken: map[string]map[string]bool{}, wake: make(chan struct{})}
-	// Nothing connects from this address, so that nothing takes the port while connections are refused.
+	// No client connects from this address, so that the port stays free while connections are refused.
 	s.address = "127.0.0.2:0"
 	return s, s.Listen(ctx)
 }
@@ -105,7 +105,7 @@ func (s *Sink) Set(state SinkState, failing float64) {
 	s.wake = make(chan struct{})
 }
 
-// Throttle lets the sink take so many a second, each so long after the one before, and answer 429 with Retry-After otherwise.
+// Throttle limits the sink to a rate per second, evenly spaced; it answers 429 with Retry-After otherwise.
 func (s *Sink) Throttle(perSecond float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,28 +161,28 @@ func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.first = append(s.first, time.Since(s.began))
 }
 
-// Delivered is how many events it has taken, how often it was given one again, and how many attempts it has refused.
+// Delivered is the number of accepted events, of repeated ones, and of refused attempts.
 func (s *Sink) Delivered() (events, again, refused int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.first), s.again, s.refused
 }
 
-// First is when each event was first taken.
+// First is when each event was first accepted.
 func (s *Sink) First() []time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]time.Duration(nil), s.first...)
 }
 
-// Arrivals are the events that it has taken, in that order, with those that it was given again.
+// Arrivals are the accepted events in order, repeated ones included.
 func (s *Sink) Arrivals() []Arrival {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Arrival(nil), s.arrivals...)
 }
 
-// Compare returns how many of some deliveries the sink has not taken, and how many it has taken as more than one event.
+// Compare returns how many of some deliveries the sink has not accepted, and how many it has accepted as more than one event.
 func (s *Sink) Compare(names map[string]string) (missing, doubled int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/follow"
 )
 
-// Watcher sees from outside when each event is finished, and whether one is unfinished afterwards. See Fleet.Watch.
+// Watcher observes through the API when each event is finished, and whether one becomes unfinished afterwards. See Fleet.Watch.
 type Watcher struct {
 	mu         sync.Mutex
 	completed  map[types.UID]string // the completion times of those that are finished
@@ -24,7 +24,7 @@ type Watcher struct {
 	unfinished map[types.UID]string // what was seen of each
 }
 
-// Watch watches the events until ctx is done. What the API server does not tell, because it was away, is seen by the completion time.
+// Watch watches the events until ctx is done. Transitions that the watch misses during an outage of the API server show in the completion time.
 func (f *Fleet) Watch(ctx context.Context) *Watcher {
 	w := &Watcher{completed: map[types.UID]string{}, finished: map[string]time.Time{}, unfinished: map[types.UID]string{}}
 	follower := follow.Follower{
@@ -45,7 +45,7 @@ func (w *Watcher) seen(event *v1alpha1.NetBoxEvent) {
 	}
 	before, wasFinished := w.completed[event.UID]
 	switch {
-	case event.Annotations[v1alpha1.AnnotationReplay] != "": // somebody asked for it
+	case event.Annotations[v1alpha1.AnnotationReplay] != "": // a replay was requested
 	case wasFinished && !isFinished:
 		w.unfinished[event.UID] = fmt.Sprintf("%s was finished at %s, and is %s", event.Name, before, event.Status.Phase)
 	case wasFinished && before != completion:
@@ -67,8 +67,7 @@ func (w *Watcher) Finished() map[string]time.Time {
 	return maps.Clone(w.finished)
 }
 
-// Unfinished says of each event that was finished, and then was not or was finished once more although nobody asked for a replay, what was
-// seen of it.
+// Unfinished describes each event that was finished, and then was not, or was finished again without a replay.
 func (w *Watcher) Unfinished() (all []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

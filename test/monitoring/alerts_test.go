@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// TestAlerts has the alerts look at the metrics of half an hour and more. Series are in promtool's notation, a sample each minute: "1x3" is
-// one and three more, "_x3" is four times none, "stale" ends a series. What a case says nothing of is as in a release that is fine.
+// TestAlerts evaluates the alerts on metrics of half an hour and more. Series are in promtool's notation, a sample each minute: "1x3" is
+// one and three more, "_x3" is four times none, "stale" ends a series. Series that a case does not set are those of a healthy release.
 func TestAlerts(t *testing.T) {
 	const requests, deliveries = "netbox_events_receiver_requests_total", "netbox_events_deliveries_total"
 	fine := []string{
@@ -26,7 +26,7 @@ func TestAlerts(t *testing.T) {
 		want    []string
 	}{
 		{
-			reason: "all is well, and counters that begin at 1 or start again are no trouble",
+			reason: "healthy, with counters that start at 1 or are reset",
 			series: []string{
 				requests + `{pod="a",source="n/s",result="stored"} 5+5x10 0+5x200`,
 				requests + `{pod="a",source="n/s",result="duplicate"} _x20 1x200`,
@@ -46,7 +46,7 @@ func TestAlerts(t *testing.T) {
 			minutes: 60,
 		},
 		{
-			reason: "another release's troubles are not ours",
+			reason: "failures of another release do not fire",
 			series: []string{
 				`up{job="other-metrics",pod="x"} 0x200`,
 				`leader_election_master_status{job="other-metrics",pod="x",name="netbox-event-operator"} 0x200`,
@@ -69,7 +69,7 @@ func TestAlerts(t *testing.T) {
 			series: []string{`up{pod="a"} 1x19 0x200`, `up{pod="b"} 1x19 0x200`},
 		},
 		{
-			reason: "no replica is there at all, nor its metrics", minutes: 40, want: []string{`NetBoxEventsIntakeDown`},
+			reason: "no replica exists, nor its metrics", minutes: 40, want: []string{`NetBoxEventsIntakeDown`},
 			series: []string{
 				`up{pod="a"} 1x19 stale`, `up{pod="b"} 1x19 stale`,
 				`leader_election_master_status{pod="a",name="netbox-event-operator"} 1x19 stale`,
@@ -82,7 +82,7 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "the API server is away, and NetBox sends on", minutes: 45,
+			reason: "the API server is unavailable, and NetBox continues to send", minutes: 45,
 			series: []string{
 				requests + `{pod="a",source="n/s",result="stored"} 0+9x20 189x200`,
 				requests + `{pod="a",source="n/s",result="unavailable"} _x20 1+9x200`,
@@ -90,7 +90,7 @@ func TestAlerts(t *testing.T) {
 			want: []string{`NetBoxEventsNothingStored{source="n/s"}`, `NetBoxEventsUnavailable{source="n/s"}`},
 		},
 		{
-			reason: "the API server is away, and sources cannot be looked up either", minutes: 45,
+			reason: "the API server is unavailable, and sources cannot be looked up either", minutes: 45,
 			series: []string{requests + `{pod="a",source="",result="unavailable"} _x20 1+1x200`},
 			want:   []string{`NetBoxEventsNothingStored`, `NetBoxEventsUnavailable`},
 		},
@@ -110,18 +110,18 @@ func TestAlerts(t *testing.T) {
 			series: []string{requests + `{pod="a",source="n/s",result="unavailable"} _x18 1x200`},
 		},
 		{
-			reason: "that one is long gone, and so is its alert", minutes: 40,
+			reason: "the alert of a single refusal resolves", minutes: 40,
 			series: []string{requests + `{pod="a",source="n/s",result="unavailable"} _x18 1x200`},
 		},
 		{
-			reason: "NetBox sends again what was stored before it got no answer", minutes: 45, want: []string{`NetBoxEventsUnavailable{source="n/s"}`},
+			reason: "NetBox retries deliveries that were stored but not answered", minutes: 45, want: []string{`NetBoxEventsUnavailable{source="n/s"}`},
 			series: []string{
 				requests + `{pod="a",source="n/s",result="duplicate"} 0+9x200`,
 				requests + `{pod="b",source="n/s",result="unavailable"} _x20 1+9x200`,
 			},
 		},
 		{
-			reason: "it is over", minutes: 120,
+			reason: "the outage is over", minutes: 120,
 			series: []string{
 				requests + `{pod="a",source="n/s",result="unavailable"} _x20 1+9x10 91x200`,
 				requests + `{pod="a",source="n/s",result="throttled"} _x20 1+9x10 91x200`,
@@ -145,14 +145,14 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "a backlog is full, and NetBox sends on", minutes: 45, want: []string{`NetBoxEventsBacklogFull{source="n/s"}`},
+			reason: "a backlog is full, and NetBox continues to send", minutes: 45, want: []string{`NetBoxEventsBacklogFull{source="n/s"}`},
 			series: []string{
 				requests + `{pod="a",source="n/s",result="stored"} 0+9x20 189x200`,
 				requests + `{pod="a",source="n/s",result="backlog_full"} _x20 1+9x200`,
 			},
 		},
 		{
-			reason: "a backlog has been full for more than an hour, of a source that never stored anything since", minutes: 120,
+			reason: "a backlog has been full for more than an hour, and the source has stored nothing since", minutes: 120,
 			series: []string{requests + `{pod="a",source="n/s",result="backlog_full"} _x20 1+9x200`},
 			want:   []string{`NetBoxEventsBacklogFull{source="n/s"}`},
 		},
@@ -166,11 +166,11 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "a sink is away for nine minutes, twice", minutes: 60,
+			reason: "a sink is unavailable for nine minutes, twice", minutes: 60,
 			series: []string{`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x8 1x5 0x8 1x200`},
 		},
 		{
-			reason: "a sink is away, and the rule's other one is not", minutes: 40,
+			reason: "a sink is unavailable, and the rule's other one is not", minutes: 40,
 			want: []string{`NetBoxEventsSinkUnavailable{action="x", rule="n/r"}`},
 			series: []string{
 				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x200`,
@@ -178,7 +178,7 @@ func TestAlerts(t *testing.T) {
 			},
 		},
 		{
-			reason: "a sink is away when another replica comes to lead", minutes: 40,
+			reason: "a sink is unavailable during a change of leader", minutes: 40,
 			want: []string{`NetBoxEventsSinkUnavailable{action="x", rule="n/r"}`},
 			series: []string{
 				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x10 stale`,
@@ -186,7 +186,7 @@ func TestAlerts(t *testing.T) {
 			},
 		},
 		{
-			reason: "a sink is away of a rule that is deleted", minutes: 60,
+			reason: "a sink of a deleted rule is unavailable", minutes: 60,
 			series: []string{`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x20 0x15 stale`},
 		},
 
@@ -198,7 +198,7 @@ func TestAlerts(t *testing.T) {
 			},
 		},
 		{
-			reason: "wrong signatures go on, among right ones", minutes: 45, want: []string{`NetBoxEventsSignatureFailures{source="n/s"}`},
+			reason: "wrong signatures continue, among right ones", minutes: 45, want: []string{`NetBoxEventsSignatureFailures{source="n/s"}`},
 			series: []string{
 				requests + `{pod="a",source="n/s",result="stored"} 0+1x200`,
 				requests + `{pod="a",source="n/s",result="unauthorized"} _x20 1+1x200`,
@@ -206,7 +206,7 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "NetBox's secret was changed: what was stored before is more than an hour ago", minutes: 100,
+			reason: "NetBox's secret was changed; the last stored delivery is more than an hour old", minutes: 100,
 			series: []string{
 				requests + `{pod="a",source="n/s",result="stored"} 0+1x10 11x200`,
 				requests + `{pod="a",source="n/s",result="unauthorized"} _x30 1x40 2x200`,
@@ -218,12 +218,12 @@ func TestAlerts(t *testing.T) {
 			series: []string{requests + `{pod="a",source="n/s",result="invalid"} _x20 1x200`},
 		},
 		{
-			reason: "a body template in NetBox, in a source that never got anything else", minutes: 60,
+			reason: "a body template in NetBox, and a source without other deliveries", minutes: 60,
 			series: []string{requests + `{pod="a",source="n/s",result="invalid"} _x20 1x200`},
 			want:   []string{`NetBoxEventsAllRefused{source="n/s"}`},
 		},
 		{
-			reason: "scanners ask for paths that no source has", minutes: 60,
+			reason: "scanners request paths that no source has", minutes: 60,
 			series: []string{
 				requests + `{pod="a",source="",result="not_found"} 0+9x200`,
 				requests + `{pod="a",source="",result="method_not_allowed"} 0+9x200`,
@@ -231,7 +231,7 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "nobody leads", minutes: 40, want: []string{`NetBoxEventsNoLeader{name="netbox-event-operator"}`},
+			reason: "no replica leads", minutes: 40, want: []string{`NetBoxEventsNoLeader{name="netbox-event-operator"}`},
 			series: []string{`leader_election_master_status{pod="a",name="netbox-event-operator"} 1x19 0x200`},
 		},
 		{
@@ -243,20 +243,20 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "more events come than are done", minutes: 60, want: []string{`NetBoxEventsBacklog{source="n/s"}`},
+			reason: "events arrive faster than they are processed", minutes: 60, want: []string{`NetBoxEventsBacklog{source="n/s"}`},
 			series: []string{`netbox_events_pending_events{pod="a",source="n/s"} 0+50x200`},
 		},
 		{
-			reason: "a bulk import is worked off in ten minutes", minutes: 17,
+			reason: "the backlog of a bulk import drains in ten minutes", minutes: 17,
 			series: []string{`netbox_events_pending_events{pod="a",source="n/s"} 0x10 5000-500x10 stale`},
 		},
 		{
-			reason: "an event is tried again and again", minutes: 60, want: []string{`NetBoxEventsStuck{source="n/s"}`},
+			reason: "an event is retried for long", minutes: 60, want: []string{`NetBoxEventsStuck{source="n/s"}`},
 			series: []string{`netbox_events_oldest_pending_event_seconds{pod="a",source="n/s"} 0+60x200`},
 		},
 
 		{
-			reason: "a rule gives up, once, and a day after its last event", minutes: 25, want: []string{`NetBoxEventsDeliveriesFailed{rule="n/r"}`},
+			reason: "a single permanent failure of a rule, a day after its last event", minutes: 25, want: []string{`NetBoxEventsDeliveriesFailed{rule="n/r"}`},
 			series: []string{deliveries + `{pod="a",rule="n/r",action="x",result="failed"} _x20 1x200`},
 		},
 		{
@@ -265,7 +265,7 @@ func TestAlerts(t *testing.T) {
 		},
 
 		{
-			reason: "a source has nearly all the events that it may keep, another has room", minutes: 40,
+			reason: "a source has nearly reached maxEvents, another has not", minutes: 40,
 			want: []string{`NetBoxEventsRetentionNearlyFull{source="n/s"}`},
 			series: []string{
 				`netbox_events_stored_events{pod="a",source="n/s"} 4600x200`, `netbox_events_max_stored_events{pod="a",source="n/s"} 5000x200`,
@@ -330,7 +330,7 @@ func TestAlerts(t *testing.T) {
 			continue
 		}
 		if !seen[rule.Alert] {
-			t.Errorf("no case makes %s fire", rule.Alert)
+			t.Errorf("no test case fires %s", rule.Alert)
 		}
 		if !strings.Contains(string(page), "\n### "+rule.Alert+"\n") {
 			t.Errorf("docs/monitoring.md has no section for %s", rule.Alert)
@@ -338,7 +338,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// load adds a series in promtool's notation. It is of our release unless its labels say otherwise, and replaces one that is there.
+// load adds a series in promtool's notation. Its default labels are those of our release, and it replaces an existing series.
 func (m *memory) load(t *testing.T, start time.Time, series string) {
 	t.Helper()
 	metric, values, err := promQL.ParseSeriesDesc(series)
@@ -374,7 +374,7 @@ func TestServiceMonitor(t *testing.T) {
 			if port.Name == monitor.Spec.Endpoints[0].Port {
 				found++
 				if service.Metadata.Name != job {
-					t.Errorf("Prometheus would name the job %s; alerts ask for %s", service.Metadata.Name, job)
+					t.Errorf("Prometheus would name the job %s; the alerts select %s", service.Metadata.Name, job)
 				}
 			}
 		}

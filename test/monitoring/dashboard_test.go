@@ -46,7 +46,7 @@ func readDashboard(t *testing.T) (text string, parsed dashboard) {
 	return text, parsed
 }
 
-// fill does what Grafana does with its variables, for a panel of which a point is a minute.
+// fill replaces variables as Grafana does, for a panel with a point per minute.
 func fill(expression string) string {
 	return strings.NewReplacer("$__rate_interval", "1m", "$job", job, "$namespace", namespace, "$source", ".*").Replace(expression)
 }
@@ -62,13 +62,13 @@ func TestDashboard(t *testing.T) {
 	var taken [100][24]string // lines and columns
 	for _, p := range board.Panels {
 		if ids[p.ID] {
-			t.Errorf("%s has an id that another has", p.Title)
+			t.Errorf("%s has a duplicate id", p.Title)
 		}
 		ids[p.ID] = true
 		for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
 			for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 				if taken[y][x] != "" {
-					t.Errorf("%s lies over %s", p.Title, taken[y][x])
+					t.Errorf("%s overlaps %s", p.Title, taken[y][x])
 				}
 				taken[y][x] = p.Title
 			}
@@ -81,13 +81,13 @@ func TestDashboard(t *testing.T) {
 		}
 		for _, target := range p.Targets {
 			if target.Datasource.UID != "${datasource}" {
-				t.Errorf("%s asks another data source", p.Title)
+				t.Errorf("%s uses another data source", p.Title)
 			}
 		}
 	}
 }
 
-// TestScope checks that two releases in one cluster are kept apart.
+// TestScope checks that no query mixes two releases in one cluster.
 func TestScope(t *testing.T) {
 	expressions := map[string]string{}
 	for _, rule := range rules(t) {
@@ -112,7 +112,7 @@ func TestScope(t *testing.T) {
 				}
 			}
 			if len(want) > 0 {
-				t.Errorf("%s: %s may select what is another release's", where, selector)
+				t.Errorf("%s: %s may select series of another release", where, selector)
 			}
 		}
 	}

@@ -32,8 +32,8 @@ import (
 
 const key = "a key"
 
-// TestLive runs the operator on a real API server, has each thing happen that is counted, and asks what alerts and dashboard ask: whatever
-// they select must be there, and each panel must show something.
+// TestLive runs the operator on a real API server, causes each event that a metric counts, and runs the queries of the alerts and the dashboard:
+// every selected series must exist, and each panel must have data.
 func TestLive(t *testing.T) {
 	rules := rules(t)
 	_, board := readDashboard(t)
@@ -72,7 +72,7 @@ func TestLive(t *testing.T) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("neither the operator nor the API server has these:\n%s", strings.Join(missing, "\n"))
+			t.Fatalf("neither the operator nor the API server exports these:\n%s", strings.Join(missing, "\n"))
 		}
 	}
 	for range 3 { // for the rates
@@ -100,7 +100,7 @@ func TestLive(t *testing.T) {
 	}
 }
 
-// arrange creates sources and rules of which each makes something else happen.
+// arrange creates sources and rules, each with another outcome.
 func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 	t.Helper()
 	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -127,7 +127,7 @@ func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 		"retries":  {Actions: []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL + "/busy"}}}},
 		"errs":     {Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: "data.missing"}}, Actions: []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "here"}}}},
 	} {
-		// Only devices wait, so that events of sites are finished.
+		// Only events of devices stay pending, so that those of sites are finished.
 		if name == "retries" {
 			spec.Match.ObjectTypes = []string{"dcim.device"}
 		}
@@ -201,7 +201,7 @@ func prometheusToken(t *testing.T, plane *controlplane.ControlPlane) string {
 	return token.Status.Token
 }
 
-// send sends what is stored, and then some that is refused.
+// send sends deliveries that are stored, and then some that are refused.
 func send(t *testing.T, webhooks string, n int) {
 	t.Helper()
 	post := func(source, signature, body string) {
@@ -270,12 +270,12 @@ func (m *memory) scrape(t *testing.T, now time.Time, from *http.Client, url, tok
 	}
 }
 
-// missing returns what alerts and dashboard select and nobody exports.
+// missing returns the metrics that alerts and dashboard select and no process exports.
 func (m *memory) missing(t *testing.T, rules []rulefmt.Rule, board dashboard) []string {
 	t.Helper()
 	known := map[string]bool{
-		"kube_deployment_status_replicas_available": true, // kube-state-metrics is not here
-		"apiserver_storage_objects":                 true, // Kubernetes 1.37 no longer shows it
+		"kube_deployment_status_replicas_available": true, // kube-state-metrics does not run
+		"apiserver_storage_objects":                 true, // Kubernetes 1.37 no longer exports it
 	}
 	missing := []string{}
 	look := func(expression string) {

@@ -1,7 +1,7 @@
-// Package monitoring tests what the chart gives to Prometheus and Grafana: the alerts fire when they should and are silent when they should
-// be, and whatever alerts and dashboard ask for is there.
+// Package monitoring tests the chart's alerts and dashboard: the alerts fire exactly when they should, and all metrics in queries of alerts and
+// dashboard exist.
 //
-// It is a module of its own because Prometheus' modules are many.
+// It is a separate module because Prometheus has many dependencies.
 package monitoring
 
 import (
@@ -42,7 +42,7 @@ const (
 
 var promQL = parser.NewParser(parser.Options{})
 
-// object is what these tests look at in the objects of the chart.
+// object has the fields of the chart's objects that these tests read.
 type object struct {
 	Kind     string
 	Metadata struct {
@@ -58,7 +58,7 @@ type object struct {
 	Data map[string]string
 }
 
-// render returns the objects that some of the chart's templates make.
+// render returns the objects of some of the chart's templates.
 func render(t *testing.T, templates ...string) []object {
 	t.Helper()
 	arguments := []string{
@@ -92,12 +92,12 @@ func render(t *testing.T, templates ...string) []object {
 	}
 }
 
-// one returns the only object that a template makes.
+// one returns the only object of a template.
 func one(t *testing.T, template string) object {
 	t.Helper()
 	objects := render(t, template)
 	if len(objects) != 1 {
-		t.Fatalf("%s makes %d objects, want one", template, len(objects))
+		t.Fatalf("%s renders %d objects, want one", template, len(objects))
 	}
 	return objects[0]
 }
@@ -107,14 +107,14 @@ func rules(t *testing.T) []rulefmt.Rule {
 	t.Helper()
 	groups := fmt.Appendf(nil, `{"groups": %s}`, one(t, "prometheusrule.yaml").Spec.Groups) // JSON is YAML
 	if bytes.Contains(groups, []byte("${")) {
-		t.Errorf("something is not filled in:\n%s", groups)
+		t.Errorf("a placeholder is not replaced:\n%s", groups)
 	}
 	parsed, errs := rulefmt.Parse(groups, false, model.UTF8Validation, promQL, promslog.NewNopLogger())
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
 	if len(parsed.Groups) != 1 {
-		t.Fatalf("%d groups, want one: alerts need what is recorded before them", len(parsed.Groups))
+		t.Fatalf("%d groups, want one: alerts need recording rules that are evaluated before them", len(parsed.Groups))
 	}
 	return parsed.Groups[0].Rules
 }
@@ -173,14 +173,14 @@ func (m *memory) query(t *testing.T, expression string, at time.Time) promql.Vec
 	return slices.Clone(vector)
 }
 
-// fired is an alert that fires.
+// fired is a firing alert.
 type fired struct {
 	name        string
 	labels      labels.Labels
 	annotations map[string]string
 }
 
-// run evaluates rules each minute as Prometheus does, and returns what fires at the end.
+// run evaluates rules each minute as Prometheus does, and returns the alerts that fire at the end.
 func (m *memory) run(t *testing.T, rules []rulefmt.Rule, start, end time.Time) []fired {
 	t.Helper()
 	since := map[string]time.Time{} // when each alert and set of labels became active
@@ -217,7 +217,7 @@ func (m *memory) run(t *testing.T, rules []rulefmt.Rule, start, end time.Time) [
 				}
 				firing = append(firing, fired{rule.Alert, found.Labels(), texts})
 			}
-			// What is no longer recorded ends at once.
+			// A series that is no longer recorded ends at once.
 			for key, metric := range recorded {
 				if _, ok := current[key]; !ok && metric.Get(model.MetricNameLabel) == rule.Record {
 					m.add(metric, now, math.Float64frombits(value.StaleNaN))
@@ -231,7 +231,7 @@ func (m *memory) run(t *testing.T, rules []rulefmt.Rule, start, end time.Time) [
 	return firing
 }
 
-// expand fills a template of an annotation in.
+// expand expands the template of an annotation.
 func expand(t *testing.T, text string, sample promql.Sample) string {
 	t.Helper()
 	text = "{{$labels := .Labels}}{{$value := .Value}}" + text
@@ -244,7 +244,7 @@ func expand(t *testing.T, text string, sample promql.Sample) string {
 	return expanded
 }
 
-// selectors returns what an expression selects.
+// selectors returns the series selectors of an expression.
 func selectors(t *testing.T, expression string) []*parser.VectorSelector {
 	t.Helper()
 	parsed, err := promQL.ParseExpr(expression)

@@ -1,5 +1,5 @@
-// Command report writes docs/endurance.md and its plots from the figures that the programs under test/ have left in bin/report. It is a module of
-// its own, so that the operator's go.mod needs no plotting library.
+// Command report writes docs/endurance.md and its plots from the figures of the programs under test/ in bin/report. It is a separate
+// module, so that the operator's go.mod needs no plotting library.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// all are the figures of the page.
+// all has the figures of the page.
 type all struct {
 	Memory      figures.Run[figures.Memory]
 	Backlog     figures.Run[figures.Backlog]
@@ -43,7 +43,7 @@ func run(from, to string) error {
 		reading(from, "connections", &a.Connections),
 	} {
 		if err := read(); err != nil {
-			return fmt.Errorf("%w; make bench, make backlog, make soak and make chaos write them", err)
+			return fmt.Errorf("%w; run make bench, make backlog, make soak and make chaos first", err)
 		}
 	}
 	plots := filepath.Join(to, "endurance")

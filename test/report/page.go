@@ -11,7 +11,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// busy is how many cores others keep busy where they are no longer left out of account.
+// busy is the number of cores used by other processes above which the page reports the load.
 const busy = 0.2
 
 var functions = template.FuncMap{
@@ -48,7 +48,7 @@ func thousands(number int) string {
 	return text
 }
 
-// run is what the page says of each program's run.
+// oneRun has the page's data of each measurement's run.
 type oneRun struct {
 	Name    string
 	Machine figures.Machine
@@ -83,9 +83,9 @@ func (a *all) write(to io.Writer) error {
 		machine.Load = 0
 		machines[fmt.Sprint(machine)] = true
 	}
-	// The page names one machine and one build: figures of several would be compared although they cannot be.
+	// The page names one machine and one build, because figures of several are not comparable.
 	if len(machines) > 1 {
-		return fmt.Errorf("the figures are of different machines or builds; make them again")
+		return fmt.Errorf("the figures are from different machines or builds; repeat the measurements")
 	}
 	return page.Execute(to, map[string]any{
 		"A": a, "Machine": a.Memory.Machine, "Day": of("", a.Memory).Day, "Broken": broken, "Loaded": strings.Join(loaded, ", "),
@@ -94,123 +94,125 @@ func (a *all) write(to io.Writer) error {
 
 var page = template.Must(template.New("page").Funcs(functions).Parse(`{{/**/}}# Endurance
 
-What the operator takes, and what it lives through. ` + "`make report`" + ` writes this page from what ` + "`make bench`, `make backlog`, `make soak` and `make chaos`" + ` have
-measured; each of them fails if a promise is broken.
+Resource use of the operator, and its behaviour under load and faults. ` + "`make report`" + ` generates this page from the measurements of
+` + "`make bench`, `make backlog`, `make soak` and `make chaos`" + `; each of these fails if a promise is broken.
 
 Measured on {{.Day}}: {{.Machine.CPU}}, {{.Machine.Cores}} cores, {{gib .Machine.MemoryBytes}}; {{.Machine.OS}}; Kubernetes {{.Machine.Kubernetes}}, one API server
 and one etcd on the same machine as the operator's two replicas, the senders and the sink; {{.Machine.Operator}}.
 {{- if .Loaded}}
 
-**Something else worked on the machine when these began: {{.Loaded}}.** Their times and rates are worse than they would be; what is counted is not.
+**Other processes used the machine when these measurements started: {{.Loaded}}.** Their times and rates are worse than on an idle machine; counts are not
+affected.
 {{- end}}
 {{with .Broken}}
-Promises that were broken:
+Broken promises:
 {{range .}}
 - {{.}}
 {{- end}}
 {{else}}
-Every promise was kept.
+All promises were kept.
 {{end -}}
 {{with .A.Memory.Figures}}
 ## Memory, and what is stored
 
-Both replicas were started again with so many finished events in the cluster, took 40 deliveries a second for 10 seconds, and came to rest.
+Both replicas were restarted with the given number of finished events in the cluster, received 40 deliveries a second for 10 seconds, and became idle.
 
-| stored | ready after a start | the first event finished after | leader, idle | leader, after the load | its peak | its Go heap | the other replica | API server |
+| stored events | start to ready | start to first finished event | leader, idle | leader, after the load | leader, peak | leader, Go heap | other replica | API server |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {{range .Levels}}| {{thousands .Stored}} | {{printf "%.1f" .ReadySeconds}} s | {{printf "%.1f" .WorkSeconds}} s | {{mib .LeaderIdle.RSS}} | {{mib .Leader.RSS}} | {{mib .LeaderPeakRSS}} | {{mib .Leader.Heap}} | {{mib .Follower.RSS}} | {{mib .APIServerRSS}} |
 {{end}}
 ![memory of the managers against stored events](endurance/memory.svg)
 
-{{with index .Levels 0}}{{mib (program .Leader)}} of each are pages of the program, which the kernel may drop.{{end}}
+{{with index .Levels 0}}{{mib (program .Leader)}} of each are pages of the program, which the kernel may evict.{{end}}
 
-{{with .Deletion}}Then the source was told to keep {{thousands .Kept}}: {{thousands .Events}} events were deleted within {{printf "%.0f" .Seconds}} s. Of {{printf "%.0f" .Rate}} deliveries a second meanwhile half
-were answered within {{ms .During 0.5}}, 99 % within {{ms .During 0.99}}; just before, within {{ms .Before 0.5}} and {{ms .Before 0.99}}.
+{{with .Deletion}}Then the source's ` + "`maxEvents`" + ` was set to {{thousands .Kept}}: {{thousands .Events}} events were deleted within {{printf "%.0f" .Seconds}} s. Meanwhile the answers to
+{{printf "%.0f" .Rate}} deliveries a second took {{ms .During 0.5}} (p50) and {{ms .During 0.99}} (p99); just before, {{ms .Before 0.5}} and {{ms .Before 0.99}}.
 {{end -}}
 {{end -}}
 {{with .A.Backlog.Figures}}
-## Sinks that do not take events
+## Unavailable sinks
 
-{{thousands .Events}} events, and then {{thousands .More}} more, waited for a sink that accepted requests and never answered. The managers had {{mib .MemoryLimit}} of memory, as
-in the chart{{if .HardLimit}}, which the kernel enforced{{end}}; {{mib .GoLimit}} of it Go's. Then the leader was killed, and then the sink answered. Of as many objects as events,
-and of few:
+{{thousands .Events}} events, and then {{thousands .More}} more, waited for a sink that accepted requests and never answered. The managers had a memory limit of {{mib .MemoryLimit}}, as
+in the chart{{if .HardLimit}}, enforced by the kernel{{end}}, and a ` + "`GOMEMLIMIT`" + ` of {{mib .GoLimit}}. Then the leader was killed, and later the sink recovered. With as many objects as
+events, and with few:
 {{end}}
 {{define "each"}}{{kb .BytesEachRSS}} of memory, {{kb .BytesEachHeap}} of Go's heap{{end}}
 {{- define "meanwhile"}}{{printf "%.1f" .AttemptsPerSec}} attempts, {{printf "%.1f" .StatusWritesPerSec}} status writes a second{{end}}
-{{- define "next"}}another led after {{printf "%.0f" .LeadSeconds}} s, and knew all after {{printf "%.0f" .KnowSeconds}} s{{end}}
-{{- define "drained"}}{{printf "%.0f" .DrainSeconds}} s after the sink answered; {{.Doubles}} twice, {{.Overtaken}} out of order{{end}}
+{{- define "next"}}another replica led after {{printf "%.0f" .LeadSeconds}} s, and counted all events after {{printf "%.0f" .KnowSeconds}} s{{end}}
+{{- define "drained"}}{{printf "%.0f" .DrainSeconds}} s after the sink recovered; {{.Doubles}} duplicates, {{.Overtaken}} out of order{{end}}
 {{- with .A}}
 | | {{thousands .Backlog.Figures.Objects}} objects | {{thousands .BacklogFew.Figures.Objects}} objects |
 | --- | --- | --- |
 | leader, idle | {{mib .Backlog.Figures.Idle.RSS}} | {{mib .BacklogFew.Figures.Idle.RSS}} |
-| with the first | {{mib .Backlog.Figures.Waiting.RSS}} | {{mib .BacklogFew.Figures.Waiting.RSS}} |
-| with all | {{mib .Backlog.Figures.All.RSS}} | {{mib .BacklogFew.Figures.All.RSS}} |
-| the next leader, with all | {{mib .Backlog.Figures.Next.RSS}} | {{mib .BacklogFew.Figures.Next.RSS}} |
-| at the most | {{mib .Backlog.Figures.PeakRSS}} | {{mib .BacklogFew.Figures.PeakRSS}} |
-| each event | {{template "each" .Backlog.Figures}} | {{template "each" .BacklogFew.Figures}} |
+| leader, with the first | {{mib .Backlog.Figures.Waiting.RSS}} | {{mib .BacklogFew.Figures.Waiting.RSS}} |
+| leader, with all | {{mib .Backlog.Figures.All.RSS}} | {{mib .BacklogFew.Figures.All.RSS}} |
+| next leader, with all | {{mib .Backlog.Figures.Next.RSS}} | {{mib .BacklogFew.Figures.Next.RSS}} |
+| peak | {{mib .Backlog.Figures.PeakRSS}} | {{mib .BacklogFew.Figures.PeakRSS}} |
+| per event | {{template "each" .Backlog.Figures}} | {{template "each" .BacklogFew.Figures}} |
 | answers a second, first and last | {{printf "%.0f, %.0f" .Backlog.Figures.FirstRate .Backlog.Figures.LastRate}} | {{printf "%.0f, %.0f" .BacklogFew.Figures.FirstRate .BacklogFew.Figures.LastRate}} |
-| while they waited | {{template "meanwhile" .Backlog.Figures}} | {{template "meanwhile" .BacklogFew.Figures}} |
+| while pending | {{template "meanwhile" .Backlog.Figures}} | {{template "meanwhile" .BacklogFew.Figures}} |
 | after the kill | {{template "next" .Backlog.Figures}} | {{template "next" .BacklogFew.Figures}} |
 | all delivered | {{template "drained" .Backlog.Figures}} | {{template "drained" .BacklogFew.Figures}} |
 
 ![how the backlog drains](endurance/backlog.svg)
 {{end -}}
 {{with .A.Throttled.Figures}}
-A sink that took {{.Rate}} a second, and answered 429 with ` + "`Retry-After`" + ` otherwise, got {{.Requests}} requests for {{.Events}} events; {{.Delivered}} were delivered within {{printf "%.0f" .Seconds}} s,
-and {{.Failed}} failed.
+A sink that accepted {{.Rate}} a second, and answered 429 with ` + "`Retry-After`" + ` otherwise, received {{.Requests}} requests for {{.Events}} events; {{.Delivered}} were delivered within
+{{printf "%.0f" .Seconds}} s, and {{.Failed}} failed.
 {{end -}}
 {{with .A.Down.Figures}}
-A sink was down for {{printf "%.0f" .Seconds}} s, a third of it in each way, while {{thousands .Events}} events came; deliveries were tried again after {{.Backoff}} s, and {{.MaxBackoff}} s at the most:
+A sink was down for {{printf "%.0f" .Seconds}} s, a third of it in each way, while {{thousands .Events}} events arrived; the backoff was {{.Backoff}} s to {{.MaxBackoff}} s:
 
 | the sink | attempts a second | status writes a second |
 | --- | --- | --- |
 {{range .Ways}}| {{.Name}} | {{printf "%.1f" .AttemptsPerSec}} | {{printf "%.2f" .StatusWritesPerSec}} |
 {{end}}
-{{thousands .Delivered}} were delivered within {{printf "%.0f" .DrainSeconds}} s after it was up: {{.Doubles}} twice, {{.Overtaken}} out of order; {{.Failed}} failed.
-{{end -}}
-## As fast as the API server takes them
+{{thousands .Delivered}} were delivered within {{printf "%.0f" .DrainSeconds}} s after it recovered: {{.Doubles}} duplicates, {{.Overtaken}} out of order; {{.Failed}} failed.
+{{end}}
+## Throughput
 {{range .A.Memory.Figures.Levels}}{{if .RefillPerSec}}
-{{thousands .Verdict.Sent}} deliveries, 64 at once, each on a connection of its own: {{.Verdict.Lost}} lost, {{.Verdict.Doubled}} doubled. {{printf "%.0f" .AnswersPerSec}} a second were answered with 200,
-half of them within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}; {{printf "%.0f" .RefillPerSec}} a second to the end of the last.
+{{thousands .Verdict.Sent}} deliveries, 64 concurrent ones, each on its own connection: {{.Verdict.Lost}} lost, {{.Verdict.Doubled}} duplicated. {{printf "%.0f" .AnswersPerSec}} a second were answered with 200
+(p50 {{ms .Answers 0.5}}, p99 {{ms .Answers 0.99}}), and {{printf "%.0f" .RefillPerSec}} a second finished.
 {{end}}{{end}}
 ![how long answers take](endurance/answers.svg)
 
 {{with .A.Bench.Figures -}}
-Beside what it cannot be faster than, in turns in one run, and beside ConfigMaps that are as long as events, created and changed once. The ratio is that of
-the operator's rate to the row's, the median of the turns', with a ↓ where that is below the aim, and lies with a confidence of 96 % where the
-parentheses say. The promise is broken where all of that is below the aim. CPU, heap and writes are what the API server took for each:
+Comparison with a lower bound of the work (bare API clients), and with ConfigMaps of the size of events, created and updated once; the sides took turns in
+one run. The ratio is the operator's rate divided by the row's, as the median over the turns, with its 96 % confidence interval in parentheses, and a ↓ if
+the median is below the aim. The promise is broken if the whole interval is below the aim. CPU, heap and writes are the API server's, per operation:
 
-| what | at once | who | a second | operator to it | aim | p50 | p99 | CPU | heap | writes |
+| operation | concurrency | client | per second | ratio | aim | p50 | p99 | CPU | heap | writes |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {{range $pair := .Pairs}}{{range .Sides}}| {{$pair.What}} | {{$pair.AtOnce}} | {{.Who}} | {{printf "%.0f" .Rate}} | {{if ne .Who "operator"}}{{printf "%.2f" .Ratio}}{{if and (eq .Who "bare") (lt .Ratio $pair.Aim)}} ↓{{end}} {{printf "(%.2f to %.2f)" .From .To}}{{end}} | {{if and (eq .Who "bare") $pair.Aim}}{{printf "%.2f" $pair.Aim}}{{end}} | {{printf "%.1f" .P50}} ms | {{printf "%.1f" .P99}} ms | {{printf "%.2f" .CPU}} ms | {{kb .Heap}} | {{printf "%.2f" .Writes}} |
 {{end}}{{end}}
 {{- end}}
 {{with .A.Connections.Figures}}
-## Senders that are slow, or silent
+## Slow and silent senders
 
-{{thousands .Opened}} connections to the replica that leads were kept open for {{printf "%.0f" .Seconds}} s. A third of each sent nothing, a byte of a head a second, or a byte of a body a
-second; where the receiver closed one, another was opened. Of {{printf "%.0f" .Rate}} deliveries a second to the same source and replica {{thousands .Answered}} of {{thousands .Sent}} were stored,
-half of them within {{ms .During 0.5}}, 99 % within {{ms .During 0.99}}; without the connections within {{ms .Before 0.5}} and {{ms .Before 0.99}}. The replica took {{mib .RSS}} before,
-and {{mib .PeakRSS}} at the most.
+{{thousands .Opened}} connections to the leader were kept open for {{printf "%.0f" .Seconds}} s. A third each sent nothing, a byte of a head a second, or a byte of a body a second
+(slowloris); connections that the receiver closed were replaced. Of {{printf "%.0f" .Rate}} deliveries a second to the same source and replica {{thousands .Answered}} of {{thousands .Sent}} were
+stored (p50 {{ms .During 0.5}}, p99 {{ms .During 0.99}}); without the connections p50 was {{ms .Before 0.5}}, p99 {{ms .Before 0.99}}. The replica's memory was {{mib .RSS}} before, and {{mib .PeakRSS}}
+at the peak.
 {{end -}}
 {{- with .A.Chaos}}
-## While everything fails
+## Fault injection
 
-{{with .Figures}}{{.Rate}} deliveries a second for {{len .Seconds}} seconds, sent again after 2 s where they failed, as NetBox does with retries. Replicas were killed, the leader stopped
-(it hung, in part for longer than its lease, and went on), the API server stopped (it hung, and came back) or killed and started again, etcd stopped; the sink failed one request in ten, was down, or hung.
+{{with .Figures}}{{.Rate}} deliveries a second for {{len .Seconds}} seconds; failed ones were retried after 2 s, as by NetBox with retries. Faults: replicas were killed, the leader was stopped
+(suspended, partly for longer than its Lease, and resumed), the API server stopped (suspended and resumed) or killed and restarted, etcd stopped; the sink
+failed one request in ten, was down, or hung.
 
 | | |
 | --- | --- |
 | sent, attempts | {{thousands .Sent}}, {{thousands .Attempts}} |
-| answered with 200 | {{thousands .Answered}}; {{.Duplicates}} of them as stored before: the first answer was lost on the way |
+| answered with 200 | {{thousands .Answered}}; {{.Duplicates}} of them as duplicates, because the first answer was lost |
 | **lost** | **{{.Lost}}** |
 | **stored twice** | **{{.Doubled}}** |
-| **not finished at the end** | **{{.Unfinished}}**; all were {{printf "%.0f" .Healed}} s after the last fault |
-| taken by the sink | {{thousands .Delivered}}; {{.Doubles}} of them once more |
-| **finished, and then not** | **{{.Undone}}** |
-| **out of order at the sink** | **{{.Overtaken}}**; {{.Late}} given again after a later event of the object was finished |
-| refused, or no answer | half within {{ms .Refusals 0.5}}, the longest {{ms .Refusals 1.0}} |
-| replica killed | {{.Kills}} times{{if .Ended}}; {{.Ended}} ended by themselves, because they started while the API server was away, and were started again{{end}} |
+| **not finished at the end** | **{{.Unfinished}}**; the last one finished {{printf "%.0f" .Healed}} s after the last fault |
+| accepted by the sink | {{thousands .Delivered}}; {{.Doubles}} of them repeatedly |
+| **unfinished again** | **{{.Undone}}** |
+| **out of order at the sink** | **{{.Overtaken}}**; {{.Late}} repeated after a later event of the object was finished |
+| refused, or no answer | p50 {{ms .Refusals 0.5}}, maximum {{ms .Refusals 1.0}} |
+| replica killed | {{.Kills}} times{{if .Ended}}; {{.Ended}} exited because they started during an outage of the API server, and were restarted{{end}} |
 | leader stopped | {{of .Faults "leader stopped"}} |
 | API server stopped | {{of .Faults "API server stopped"}} |
 | API server killed | {{of .Faults "API server killed"}} |
@@ -218,13 +220,13 @@ and {{mib .PeakRSS}} at the most.
 | sink down | {{of .Faults "sink down"}} |
 | sink hangs | {{of .Faults "sink hangs"}} |
 {{end}}
-![what happened up to each second, and the faults](endurance/chaos.svg)
+![cumulative counts, and the faults](endurance/chaos.svg)
 {{end -}}
 {{with .A.Soak.Figures}}
-## A steady stream
+## Steady stream
 
-{{.Rate}} deliveries a second, {{thousands .Answered}} in all, each sent on by a rule. {{.Lost}} lost, {{.Doubled}} doubled. Memory of the last third of the time beside
-the second: {{range $i, $growth := .Growth}}{{if $i}}, {{end}}{{percent $growth}}{{end}}. Half of the answers came within {{ms .Answers 0.5}}, 99 % within {{ms .Answers 0.99}}.
+{{.Rate}} deliveries a second, {{thousands .Answered}} in total, each delivered by a rule. {{.Lost}} lost, {{.Doubled}} duplicated. Memory growth from the second to the last third
+of the run: {{range $i, $growth := .Growth}}{{if $i}}, {{end}}{{percent $growth}}{{end}}. Answers took {{ms .Answers 0.5}} (p50) and {{ms .Answers 0.99}} (p99).
 
 ![memory over time](endurance/soak.svg)
 {{end -}}

@@ -15,7 +15,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// Colours that differ for people who do not see all of them (Okabe and Ito).
+// Colours that remain distinct with colour blindness (Okabe and Ito).
 var (
 	blue   = color.RGBA{0, 114, 178, 255}
 	orange = color.RGBA{230, 159, 0, 255}
@@ -27,7 +27,7 @@ var (
 
 const mebibyte = 1 << 20
 
-// newPlot returns a plot on white, which can be read where the page around it is dark.
+// newPlot returns a plot on white, which is readable on a dark page.
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
 	p.BackgroundColor = color.White
@@ -80,7 +80,7 @@ func (plainTicks) Ticks(least, most float64) []plot.Tick {
 
 func save(p *plot.Plot, file string) error { return p.Save(22*vg.Centimeter, 9*vg.Centimeter, file) }
 
-// labelled are ticks at some values.
+// labelled returns ticks at given values.
 func labelled(values []float64, label func(float64) string) plot.ConstantTicks {
 	var ticks plot.ConstantTicks
 	for _, value := range values {
@@ -98,8 +98,8 @@ func drawMemory(a *all, file string) error {
 	}{
 		{"leader, after a load", blue, func(l figures.Level) int64 { return l.Leader.RSS }},
 		{"leader, idle", green, func(l figures.Level) int64 { return l.LeaderIdle.RSS }},
-		{"the other replica", orange, func(l figures.Level) int64 { return l.Follower.RSS }},
-		{"leader, without the pages of its program", purple, func(l figures.Level) int64 { return l.Leader.Anonymous }},
+		{"other replica", orange, func(l figures.Level) int64 { return l.Follower.RSS }},
+		{"leader, without pages of the program", purple, func(l figures.Level) int64 { return l.Leader.Anonymous }},
 		{"leader, Go heap", grey, func(l figures.Level) int64 { return l.Leader.Heap }},
 	}
 	var levels []float64
@@ -124,14 +124,14 @@ func drawMemory(a *all, file string) error {
 
 func drawBacklog(a *all, file string) error {
 	backlog := a.Backlog.Figures
-	p := newPlot(fmt.Sprintf("%s events waited; the sink answers from 0 on", thousands(backlog.Events+backlog.More)), "seconds", "events that wait")
+	p := newPlot(fmt.Sprintf("%s pending events; the sink recovers at 0", thousands(backlog.Events+backlog.More)), "seconds", "pending events")
 	var pending, waiting plotter.XYs
 	for _, sample := range backlog.Drain {
 		pending = append(pending, plotter.XY{X: sample.At, Y: float64(sample.Pending)})
 		waiting = append(waiting, plotter.XY{X: sample.At, Y: float64(sample.Waiting)})
 	}
 	p.X.Min = 0
-	if err := errors.Join(line(p, "not finished, as the leader counts", blue, pending), line(p, "not delivered", orange, waiting)); err != nil {
+	if err := errors.Join(line(p, "not finished, by the leader's count", blue, pending), line(p, "not delivered", orange, waiting)); err != nil {
 		return err
 	}
 	return save(p, file)
@@ -152,7 +152,7 @@ func drawSoak(a *all, file string) error {
 		name   string
 		colour color.Color
 		points plotter.XYs
-	}{{"leader", blue, leader}, {"the other replica", orange, other}, {"leader, Go heap, garbage included", grey, heap}} {
+	}{{"leader", blue, leader}, {"other replica", orange, other}, {"leader, Go heap, garbage included", grey, heap}} {
 		if err := line(p, one.name, one.colour, one.points); err != nil {
 			return err
 		}
@@ -161,9 +161,9 @@ func drawSoak(a *all, file string) error {
 	return save(p, file)
 }
 
-// drawAnswers draws how long answers took, up to which part of them.
+// drawAnswers draws the distribution of answer times.
 func drawAnswers(a *all, file string) error {
-	p := newPlot("How long answers take: that part of them is not slower", "part of the answers", "milliseconds")
+	p := newPlot("Distribution of answer times", "quantile", "milliseconds")
 	levels := a.Memory.Figures.Levels
 	burst := levels[len(levels)-1]
 	series := []struct {
@@ -172,11 +172,11 @@ func drawAnswers(a *all, file string) error {
 		quantiles []figures.Quantile
 	}{
 		{fmt.Sprintf("steady, %g a second", a.Soak.Figures.Rate), blue, a.Soak.Figures.Answers},
-		{fmt.Sprintf("%s as fast as they go, 64 at once", thousands(burst.Verdict.Sent)), orange, burst.Answers},
+		{fmt.Sprintf("%s at full speed, 64 concurrent", thousands(burst.Verdict.Sent)), orange, burst.Answers},
 		{"chaos, stored", green, a.Chaos.Figures.Answers},
 		{"chaos, refused", red, a.Chaos.Figures.Refusals},
 	}
-	// The interesting part is close to all: each step on the axis is ten times closer.
+	// The interesting quantiles are close to 1: each step on the axis is ten times closer.
 	position := func(quantile float64) float64 { return min(-math.Log10(1-quantile), 4) }
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, labelled([]float64{1, 10, 100, 1000, 10_000}, func(value float64) string { return thousands(int(value)) })
 	p.Y.Min, p.Y.Max = 1, 10_000
@@ -203,10 +203,10 @@ func drawAnswers(a *all, file string) error {
 	return save(p, file)
 }
 
-// drawChaos draws what happened up to each second, and below it the faults, a row for each kind. The distance of two lines is what waits.
+// drawChaos draws cumulative counts, and below them the faults, a row per kind. The vertical distance of two lines is the backlog.
 func drawChaos(a *all, file string) error {
 	chaos := a.Chaos.Figures
-	p := newPlot("Two replicas while everything fails: how many up to each second", "seconds", "in all")
+	p := newPlot("Two replicas under fault injection: cumulative counts", "seconds", "total")
 	names := []string{}
 	for _, fault := range chaos.Faults {
 		if !slices.Contains(names, fault.Kind) {
@@ -234,7 +234,7 @@ func drawChaos(a *all, file string) error {
 	}
 	for _, fault := range chaos.Faults {
 		top := -row * (float64(slices.Index(names, fault.Kind)) + 0.6)
-		bottom, to := top-0.8*row, max(fault.To, fault.From+float64(len(chaos.Seconds))/300) // a kill is over at once, and must be seen
+		bottom, to := top-0.8*row, max(fault.To, fault.From+float64(len(chaos.Seconds))/300) // a kill has no duration, but must be visible
 		box, err := plotter.NewPolygon(plotter.XYs{{X: fault.From, Y: top}, {X: to, Y: top}, {X: to, Y: bottom}, {X: fault.From, Y: bottom}})
 		if err != nil {
 			return err

@@ -1,5 +1,5 @@
-// Package figures is what the programs under test/ measure, as they write it to bin/report and as test/report reads it. It needs nothing but
-// the standard library, so that the report, which is a module of its own, needs nothing of Kubernetes.
+// Package figures has the measurements of the programs under test/, as they write them to bin/report and test/report reads them. It only imports
+// the standard library, so that the report, which is a separate module, does not depend on Kubernetes.
 package figures
 
 import (
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Directory is where the files are, from the root of the project.
+// Directory of the files, relative to the root of the project.
 const Directory = "bin/report"
 
 // Run is one run of one measurement.
@@ -23,16 +23,16 @@ type Run[T any] struct {
 	Figures T        `json:"figures"`
 }
 
-// Machine is where it was measured, and what.
+// Machine describes the machine and the software under test.
 type Machine struct {
 	CPU         string `json:"cpu"`
 	Cores       int    `json:"cores"`
 	MemoryBytes int64  `json:"memoryBytes"`
 	OS          string `json:"os"`
 	Kubernetes  string `json:"kubernetes"`
-	// Operator is what bin/manager says of itself: version, commit, Go.
+	// Operator is the version line of bin/manager: version, commit, Go.
 	Operator string `json:"operator"`
-	// Load is how many cores others kept busy just before.
+	// Load is the number of cores that other processes kept busy just before.
 	Load float64 `json:"load"`
 }
 
@@ -42,10 +42,10 @@ type Memory struct {
 	Deletion Deletion `json:"deletion"`
 }
 
-// Deletion is what retention does when nearly all that is stored may go at once, while deliveries come.
+// Deletion measures retention when nearly all stored events expire at once, during deliveries.
 type Deletion struct {
-	Events  int        `json:"events"`  // that went
-	Kept    int        `json:"kept"`    // what the source keeps then
+	Events  int        `json:"events"`  // deleted events
+	Kept    int        `json:"kept"`    // maxEvents of the source
 	Seconds float64    `json:"seconds"` // until no more than that and some were left
 	Rate    float64    `json:"rate"`    // of deliveries, a second
 	Before  []Quantile `json:"before"`  // the answers just before
@@ -81,7 +81,7 @@ type Level struct {
 	LeaderPeakRSS int64      `json:"leaderPeakRSS"` // since its start
 }
 
-// Process is what a manager takes.
+// Process is the resource use of a manager.
 type Process struct {
 	RSS        int64 `json:"rss"`       // bytes
 	Anonymous  int64 `json:"anonymous"` // bytes of it that are not pages of the program
