@@ -7,8 +7,8 @@
 //
 // All sides of a comparison take turns, and take turns at being first. Rates are medians of the turns; the ratio is the median of the ratios turn
 // by turn, which holds when the machine's speed drifts, with the interval in which it lies with a confidence of 96 %. It fails where all of
-// that is below the aim: a ratio at its aim would be found below it every other time. What the API server takes for each, in CPU, heap and
-// writes, is a median too.
+// that is below the aim: a ratio at its aim would be measured below it every other time. The API server's CPU, heap and writes per operation are
+// medians too.
 //
 // With -before, another manager, of an earlier build for example, takes turns too, on its own control plane with its own CRDs.
 //
@@ -356,7 +356,7 @@ func (o *operator) prepare(ctx context.Context) error {
 	return nil
 }
 
-// read reads the deliveries that are sent, and says what is measured.
+// read reads the deliveries to send, and prints the setup.
 func (b *bench) read(ctx context.Context) error {
 	all, err := deliveries.All()
 	if err != nil {
@@ -387,7 +387,7 @@ func (b *bench) withFollowers(ctx context.Context, do func() error) error {
 		lease := &coordinationv1.Lease{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: namespace},
 			Spec: coordinationv1.LeaseSpec{
-				HolderIdentity:       new("somebody else"),
+				HolderIdentity:       new("another holder"),
 				LeaseDurationSeconds: new(int32(24 * 60 * 60)),
 				AcquireTime:          new(metav1.NowMicro()),
 				RenewTime:            new(metav1.NowMicro()),
@@ -448,7 +448,7 @@ func (b *bench) withBare(ctx context.Context, do func(url string) error) error {
 	return during(ctx, exec.CommandContext(ctx, os.Args[0], "--serve-bare="+address), url, func() error { return do(url) })
 }
 
-// during runs a server, waits until it answers at url, does something, and ends the server.
+// during runs a server, waits until it answers at url, calls do, and stops the server.
 func during(ctx context.Context, server *exec.Cmd, url string, do func() error) error {
 	server.Cancel = func() error { return server.Process.Signal(syscall.SIGTERM) }
 	if err := server.Start(); err != nil {
@@ -743,8 +743,8 @@ func ratioOf(a, b *side) ratio {
 	return ratio{median(all), all[least-1], all[len(all)-least]}
 }
 
-// leastOf is the place, in their order and counted from either end, of the values that bound the median of some with a confidence of 96 %, or of
-// what there is where they are few. By chance, fewer than 4 of 15 are on one side of it in 2 * (1 + 15 + 105 + 455) / 2^15 of all runs.
+// leastOf is the place, in their order and counted from either end, of the values that bound the median of some with a confidence of 96 %, or the
+// extremes if they are few. By chance, fewer than 4 of 15 are on one side of it in 2 * (1 + 15 + 105 + 455) / 2^15 of all runs.
 func leastOf(values int) int {
 	const chance = 0.04
 	least, choose, sum := 0, 1.0, 0.0
@@ -761,7 +761,7 @@ func leastOf(values int) int {
 func (b *bench) report(of pair, sides []*side) {
 	milliseconds := func(time time.Duration) float64 { return float64(time.Microseconds()) / 1000 }
 	if len(b.figures.Pairs) == 0 {
-		fmt.Fprintln(b.table, "what\tat once\twho\ta second\toperator to it\tfrom\tto\taim\tp50\tp99\tCPU\theap\twrites")
+		fmt.Fprintln(b.table, "operation\tconcurrency\tclient\tper second\tratio\tfrom\tto\taim\tp50\tp99\tCPU\theap\twrites")
 	}
 	row := figures.Pair{What: of.what, AtOnce: of.senders, Aim: of.aim}
 	for _, one := range sides {

@@ -39,7 +39,7 @@ const (
 // Options configure a Fleet.
 type Options struct {
 	Replicas int
-	// MaxEvents is how many finished events the source keeps.
+	// MaxEvents is the source's retention.maxEvents.
 	MaxEvents int
 	// MemoryLimit bounds the memory of each replica, in bytes; 0 for no bound. See Fleet.HardLimit.
 	MemoryLimit int64

@@ -160,7 +160,7 @@ func operatingSystem() string {
 	return fmt.Sprintf("%s, Linux %s, %s", lineOf("/etc/os-release", "PRETTY_NAME", "="), strings.TrimSpace(string(kernel)), runtime.GOARCH)
 }
 
-// Load measures for two seconds how many cores the machine keeps busy, or lends to others: proc_stat(5). It returns 0 if that is
+// Load measures for two seconds how many cores the machine keeps busy, steal time included: proc_stat(5). It returns 0 if that is
 // unknown.
 func Load() float64 {
 	const during, ticksPerSecond = 2 * time.Second, 100

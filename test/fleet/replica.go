@@ -141,7 +141,7 @@ func (r *Replica) HasEnded() bool {
 	}
 }
 
-// Lives returns how often a manager was started, and how often one was ended here.
+// Lives returns how often a manager was started and killed here.
 func (r *Replica) Lives() (starts, kills int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

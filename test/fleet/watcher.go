@@ -21,7 +21,7 @@ type Watcher struct {
 	mu         sync.Mutex
 	completed  map[types.UID]string // the completion times of those that are finished
 	finished   map[string]time.Time // when that was seen first, by request id
-	unfinished map[types.UID]string // what was seen of each
+	unfinished map[types.UID]string // the observation of each
 }
 
 // Watch watches the events until ctx is done. Transitions that the watch misses during an outage of the API server show in the completion time.

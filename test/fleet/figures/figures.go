@@ -90,7 +90,7 @@ type Process struct {
 	Files      int   `json:"files"` // open file descriptors
 }
 
-// Backlog is a sink that hangs, and what follows. The managers have a limit of memory.
+// Backlog measures a sink that hangs, a crash of the leader, and the recovery. The managers have a memory limit.
 type Backlog struct {
 	Events      int   `json:"events"`  // that wait at first,
 	More        int   `json:"more"`    // and that come to them
@@ -113,11 +113,11 @@ type Backlog struct {
 	LastRate           float64 `json:"lastRate"`     // and the last
 	AttemptsPerSec     float64 `json:"attemptsPerSec"`
 	StatusWritesPerSec float64 `json:"statusWritesPerSec"`
-	WritesPerSec       float64 `json:"writesPerSec"` // of whoever to the API server
+	WritesPerSec       float64 `json:"writesPerSec"` // of all clients to the API server
 	LeadSeconds        float64 `json:"leadSeconds"`  // from the kill of the leader until another leads,
 	KnowSeconds        float64 `json:"knowSeconds"`  // and knows all events
 	DrainSeconds       float64 `json:"drainSeconds"`
-	MaxBackoff         float64 `json:"maxBackoff"` // seconds; the longest that a sink is left alone
+	MaxBackoff         float64 `json:"maxBackoff"` // seconds; the rule's retry.maxBackoff
 	Doubles            int     `json:"doubles"`
 	Overtaken          int     `json:"overtaken"` // events that the sink took after a later one of their object
 
@@ -134,7 +134,7 @@ type BacklogSample struct {
 	Heap    int64   `json:"heap"`    // of Go, garbage included
 }
 
-// Throttled is a sink that takes few events a second, and asks to wait otherwise.
+// Throttled is a sink that accepts few events per second, and answers 429 otherwise.
 type Throttled struct {
 	Events    int     `json:"events"`
 	Rate      float64 `json:"rate"` // that it takes, a second
@@ -145,7 +145,7 @@ type Throttled struct {
 	Seconds   float64 `json:"seconds"`
 }
 
-// Down is a sink that is down in several ways, one after the other, while events come.
+// Down is a sink that is down in several ways, one after the other, while events arrive.
 type Down struct {
 	Events             int       `json:"events"`
 	Seconds            float64   `json:"seconds"`
@@ -160,7 +160,7 @@ type Down struct {
 	Overtaken          int       `json:"overtaken"`
 }
 
-// DownWay is one way in which a sink is down, and what the operator did meanwhile.
+// DownWay is one kind of outage of a sink, with the operator's rates during it.
 type DownWay struct {
 	Name               string  `json:"name"`
 	AttemptsPerSec     float64 `json:"attemptsPerSec"`
@@ -168,7 +168,7 @@ type DownWay struct {
 	WritesPerSec       float64 `json:"writesPerSec"`
 }
 
-// DrainSample is a moment of a run with a backlog. Zero is when the sink comes back.
+// DrainSample is a moment of a run with a backlog. Zero is the sink's recovery.
 type DrainSample struct {
 	At      float64 `json:"at"`
 	Pending int     `json:"pending"` // as the leader counts them
@@ -182,13 +182,13 @@ type Quantile struct {
 	Milliseconds float64 `json:"milliseconds"`
 }
 
-// Verdict is what became of deliveries.
+// Verdict has the outcomes of deliveries.
 type Verdict struct {
 	Sent       int `json:"sent"`
 	Attempts   int `json:"attempts"`   // at sending; more than sent where some were sent again
 	Answered   int `json:"answered"`   // with 200
 	Duplicates int `json:"duplicates"` // of these, as stored before
-	GivenUp    int `json:"givenUp"`    // by the sender, after its last try
+	GivenUp    int `json:"givenUp"`    // by the sender, after its last attempt
 	Lost       int `json:"lost"`       // answered with 200, and not in the cluster
 	Doubled    int `json:"doubled"`    // in the cluster more than once
 	Unfinished int `json:"unfinished"` // in the cluster, and Pending
@@ -202,7 +202,7 @@ type Sample struct {
 	Leader   int       `json:"leader"`
 }
 
-// Chaos is a stream while everything fails, or nothing.
+// Chaos is a stream under fault injection, or without faults.
 type Chaos struct {
 	Verdict
 	Rate      float64    `json:"rate"`
@@ -212,7 +212,7 @@ type Chaos struct {
 	Kills     int        `json:"kills"`     // of managers
 	Delivered int        `json:"delivered"` // events that the sink has taken
 	Doubles   int        `json:"doubles"`   // that it was given once more
-	Undone    int        `json:"undone"`    // events that were finished, and then were not
+	Undone    int        `json:"undone"`    // events that were finished, and then pending again
 	Overtaken int        `json:"overtaken"` // events that the sink took after a later one of their object
 	Late      int        `json:"late"`      // events that it took again after a later one of their object was finished
 	Healed    float64    `json:"healed"`    // seconds from the last fault's end to the last event finished
@@ -223,7 +223,7 @@ type Chaos struct {
 	Growth    []float64  `json:"growth"`  // and of each replica: the memory of the last third over that of the second
 }
 
-// Ended is how many managers ended by themselves, as they do where they start while the API server is away. Two run at the end.
+// Ended is the number of managers that exited by themselves, as they do if they start during an outage of the API server. Two run at the end.
 func (c Chaos) Ended() int { return c.Starts - c.Kills - 2 }
 
 // Fault is one of them; seconds from the beginning.
@@ -236,33 +236,33 @@ type Fault struct {
 // Second is one second of a run.
 type Second struct {
 	Stored    int `json:"stored"`    // answered with 200
-	Refused   int `json:"refused"`   // answered otherwise, or not at all
+	Refused   int `json:"refused"`   // answered otherwise, or not answered
 	Delivered int `json:"delivered"` // taken by the sink for the first time
 }
 
-// Bench is the operator beside what it cannot be faster than.
+// Bench compares the operator with lower bounds of the same work.
 type Bench struct {
 	Pairs []Pair `json:"pairs"`
 }
 
-// Pair is an operation, and those that do it, or the like.
+// Pair is an operation, and the sides that do it or a comparable one.
 type Pair struct {
 	What   string  `json:"what"`
 	AtOnce int     `json:"atOnce"`
-	Aim    float64 `json:"aim"` // of the operator's ratio to the bare client, 0 for none
+	Aim    float64 `json:"aim"` // minimum of the operator's ratio to the bare client, 0 for none
 	Sides  []Side  `json:"sides"`
 }
 
-// Side is one that takes turns with the others: rates a second, milliseconds.
+// Side is a participant of a comparison: rates per second, milliseconds.
 type Side struct {
 	Who   string  `json:"who"`
 	Rate  float64 `json:"rate"`
 	Ratio float64 `json:"ratio"` // of the operator's rate to this one
-	From  float64 `json:"from"`  // where the ratio lies at the least,
-	To    float64 `json:"to"`    // and at the most, with a confidence of 96 %
+	From  float64 `json:"from"`  // lower bound of the ratio,
+	To    float64 `json:"to"`    // and upper bound, of the 96 % confidence interval
 	P50   float64 `json:"p50"`
 	P99   float64 `json:"p99"`
-	// For each: milliseconds of the API server's CPU, bytes of its heap, and writes to it.
+	// Per operation: milliseconds of the API server's CPU, bytes of its heap, and writes to it.
 	CPU    float64 `json:"cpu"`
 	Heap   float64 `json:"heap"`
 	Writes float64 `json:"writes"`
