@@ -29,10 +29,10 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/expiry"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
-	"github.com/netbox-events/netbox-event-operator/internal/controller/retention"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/rulestatus"
-	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/sourcestatus"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
 	"github.com/netbox-events/netbox-event-operator/internal/journal"
@@ -107,8 +107,8 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		compiled:  rule.NewCache(),
 		metrics:   event.NewMetrics(metrics.Registry),
 		tracer:    tracer,
-		retention: retention.NewMetrics(metrics.Registry),
-		backlog:   sourcecontroller.NewBacklogMetrics(metrics.Registry),
+		retention: expiry.NewMetrics(metrics.Registry),
+		backlog:   sourcestatus.NewBacklogMetrics(metrics.Registry),
 		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
@@ -185,8 +185,8 @@ type shared struct {
 	compiled  *rule.Cache
 	metrics   *event.Metrics
 	tracer    trace.Tracer // nil for none
-	retention *retention.Metrics
-	backlog   *sourcecontroller.BacklogMetrics
+	retention *expiry.Metrics
+	backlog   *sourcestatus.BacklogMetrics
 	journal   *journal.Journal // nil for none
 }
 
@@ -228,7 +228,7 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	if err := IndexSources(ctx, inner.GetFieldIndexer()); err != nil {
 		return err
 	}
-	sourceReconciler := &sourcecontroller.Reconciler{
+	sourceReconciler := &sourcestatus.Reconciler{
 		Sources: inner.GetClient(),
 		Secrets: inner.GetAPIReader(),
 		Status:  inner.GetClient(),
@@ -258,7 +258,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		return err
 	}
 	tally := rulestatus.NewTally(clock.RealClock{})
-	retentionReconciler := &retention.Reconciler{
+	retentionReconciler := &expiry.Reconciler{
 		Sources:    inner.GetClient(),
 		Events:     eventMetadata,
 		Reader:     inner.GetAPIReader(),
@@ -268,7 +268,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Clock:      clock.RealClock{},
 		Log:        log.WithName("retention"),
 	}
-	backlog := &sourcecontroller.Backlog{
+	backlog := &sourcestatus.Backlog{
 		Sources: inner.GetClient(),
 		Status:  inner.GetClient(),
 		Metrics: shared.backlog,

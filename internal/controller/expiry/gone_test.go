@@ -1,4 +1,4 @@
-package retention_test
+package expiry_test
 
 import (
 	"fmt"

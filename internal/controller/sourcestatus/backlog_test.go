@@ -1,4 +1,4 @@
-package source_test
+package sourcestatus_test
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/sourcestatus"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
@@ -57,7 +57,7 @@ func newManager(t *testing.T) manager.Manager {
 }
 
 // startBacklog runs the controller on an engine that knows nothing yet.
-func startBacklog(t *testing.T) (*sourcecontroller.Backlog, *engine) {
+func startBacklog(t *testing.T) (*sourcestatus.Backlog, *engine) {
 	t.Helper()
 	mgr, engine := newManager(t), &engine{pending: map[types.NamespacedName]int{}}
 	backlog := newBacklog(mgr.GetClient(), mgr.GetClient(), engine)
@@ -68,10 +68,10 @@ func startBacklog(t *testing.T) (*sourcecontroller.Backlog, *engine) {
 	return backlog, engine
 }
 
-func newBacklog(sources client.Reader, status client.StatusClient, engine *engine) *sourcecontroller.Backlog {
-	return &sourcecontroller.Backlog{
+func newBacklog(sources client.Reader, status client.StatusClient, engine *engine) *sourcestatus.Backlog {
+	return &sourcestatus.Backlog{
 		Sources: sources, Status: status, Events: engine, Synced: engine.synced.Load,
-		Metrics: sourcecontroller.NewBacklogMetrics(prometheus.NewRegistry()), Clock: clock.RealClock{},
+		Metrics: sourcestatus.NewBacklogMetrics(prometheus.NewRegistry()), Clock: clock.RealClock{},
 	}
 }
 
@@ -203,7 +203,7 @@ func TestBacklog(t *testing.T) {
 		}
 		owners[entry.Manager] = ready || backlogFull
 	}
-	if !owners[sourcecontroller.FieldOwner] || !owners[sourcecontroller.BacklogFieldOwner] {
+	if !owners[sourcestatus.FieldOwner] || !owners[sourcestatus.BacklogFieldOwner] {
 		t.Errorf("the status is managed by %v", owners)
 	}
 
@@ -280,7 +280,7 @@ func TestFormerLeader(t *testing.T) {
 	namespace := plane.Namespace(t)
 	name := newBoundedSource(t, namespace, 100)
 	request := ctrl.Request{NamespacedName: name}
-	leader := func(sees client.Reader, pending int) *sourcecontroller.Backlog {
+	leader := func(sees client.Reader, pending int) *sourcestatus.Backlog {
 		engine := &engine{pending: map[types.NamespacedName]int{name: pending}}
 		engine.synced.Store(true)
 		return newBacklog(sees, plane.Client, engine)

@@ -1,8 +1,8 @@
-// Package source says in the status of each NetBoxSource where it is served and what keeps it from being.
+// Package sourcestatus writes the status of NetBoxSources: the path, the claim to it, the readiness and the backlog.
 //
 // It runs on the leader. It may not know the receiver, which decides for itself what to serve, by the same rules of package
 // internal/source.
-package source
+package sourcestatus
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package source_test
+package sourcestatus_test
 
 import (
 	"testing"
@@ -16,7 +16,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/app"
-	sourcecontroller "github.com/netbox-events/netbox-event-operator/internal/controller/source"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/sourcestatus"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
@@ -35,7 +35,7 @@ func start(t *testing.T) {
 	if err := app.IndexSources(t.Context(), mgr.GetFieldIndexer()); err != nil {
 		t.Fatal(err)
 	}
-	reconciler := &sourcecontroller.Reconciler{
+	reconciler := &sourcestatus.Reconciler{
 		Sources: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Status: mgr.GetClient(), Clock: clock.RealClock{},
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {

@@ -1,8 +1,8 @@
-// Package retention deletes finished events that have been kept long enough, or of which there are too many.
+// Package expiry deletes finished events that have been kept long enough, or of which there are too many.
 //
 // It runs on the leader. Which events go is decided by package internal/retention, on metadata that is read page by page from the API
 // server: finished events are in no cache, and what is known of them is forgotten with each page.
-package retention
+package expiry
 
 import (
 	"context"

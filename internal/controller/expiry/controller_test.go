@@ -1,4 +1,4 @@
-package retention_test
+package expiry_test
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/controller/retention"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/expiry"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
@@ -42,7 +42,7 @@ type controllers struct {
 	clock     clock.PassiveClock
 	log       logr.Logger
 	store     *eventstore.Store
-	*retention.Reconciler
+	*expiry.Reconciler
 }
 
 func newControllers(t *testing.T) *controllers {
@@ -73,9 +73,9 @@ func (c *controllers) start(t *testing.T, hooks hooks) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Reconciler = &retention.Reconciler{
+	c.Reconciler = &expiry.Reconciler{
 		Sources: mgr.GetClient(), Events: &hooked{events, hooks}, Reader: mgr.GetAPIReader(), Namespaces: c.watched,
-		Status: mgr.GetClient(), Metrics: retention.NewMetrics(prometheus.NewRegistry()), Clock: c.clock, Log: c.log,
+		Status: mgr.GetClient(), Metrics: expiry.NewMetrics(prometheus.NewRegistry()), Clock: c.clock, Log: c.log,
 	}
 	if err := c.SetupWithManager(mgr); err != nil {
 		t.Fatal(err)
