@@ -9,11 +9,11 @@ import (
 )
 
 // acceptTimeout bounds the evaluation of a source's spec.accept. CEL's cost limit ends it sooner, after some tenths of a second, unless the
-// processors are busy.
+// CPUs are busy.
 const acceptTimeout = time.Second
 
-// accepts reports whether an event passes the spec.accept of its source. It does where the expression fails: an event that is stored
-// needlessly can be deleted, and one that is not stored is lost.
+// accepts reports whether an event passes the spec.accept of its source. If the expression fails, the event is accepted: an event that is
+// stored needlessly can be deleted, and one that is not stored is lost.
 func (r *Receiver) accepts(ctx context.Context, source *v1alpha1.NetBoxSource, event *v1alpha1.NetBoxEvent) (bool, error) {
 	if source.Spec.Accept == nil {
 		return true, nil

@@ -12,17 +12,17 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
-// TestAccept sends what a source asks for and what it does not.
+// TestAccept sends accepted and ignored deliveries to a source with spec.accept.
 func TestAccept(t *testing.T) {
 	at := start(t, plane.Config)
-	from := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
+	target := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
 		s.Spec.Accept = &v1alpha1.Filter{
 			ObjectTypes: []string{"dcim.*", "ipam.prefix"}, Events: []string{"created", "updated"}, ChangedFields: []string{"status"},
 			CEL: `event.objectType != "dcim.device" || data.custom_fields.iccid == "12345678901234567890"`,
 		}
 	})
-	drain(at.recorded) // newSource was refused until the source was served
-	url := at.URL + source.Path(from)
+	drain(at.recorded) // refusals until newSource was served
+	url := at.URL + source.Path(target)
 	send := func(event, objectType, rest string) string {
 		t.Helper()
 		body := fmt.Sprintf(`{"event":%q,"timestamp":"2020-11-23T10:00:00.5+00:00","object_type":%q,%s}`, event, objectType, rest)
@@ -50,7 +50,7 @@ func TestAccept(t *testing.T) {
 		}
 	}
 	if lines := drain(at.recorded); len(lines) > 0 {
-		t.Errorf("Kubernetes Events tell of what is ignored: %q", lines)
+		t.Errorf("Kubernetes Events about ignored deliveries: %q", lines)
 	}
 	if got := send("created", "dcim.device", `"data":{"id":5}`); got != "ok" {
 		t.Errorf("an event on which the expression fails: %s", got)
@@ -59,29 +59,29 @@ func TestAccept(t *testing.T) {
 		t.Errorf("Kubernetes Events of an expression that failed: %q", lines)
 	}
 
-	// Each change of the source counts, and an expression that costs too much stores the event.
+	// A change of spec.accept takes effect, and an event is stored if the expression exceeds its cost limit.
 	costly := "[" + strings.Repeat("0, ", 99) + "0]"
 	for _, test := range []struct{ accept, want string }{
 		{`data.id == 7`, "ignored"},
 		{fmt.Sprintf("%s.all(a, %s.all(b, %s.all(c, a == b)))", costly, costly, costly), "ok"},
 	} {
-		before := from.Generation
-		from.Spec.Accept = &v1alpha1.Filter{CEL: test.accept}
-		if err := plane.Client.Update(t.Context(), from); err != nil || from.Generation == before {
-			t.Fatal(from.Generation, err)
+		before := target.Generation
+		target.Spec.Accept = &v1alpha1.Filter{CEL: test.accept}
+		if err := plane.Client.Update(t.Context(), target); err != nil || target.Generation == before {
+			t.Fatal(target.Generation, err)
 		}
 		eventually(t, fmt.Sprintf("with %.30q an event is not %s", test.accept, test.want), func() bool {
-			return send("created", "dcim.site", fmt.Sprintf(`"data":{"id":6,"generation":%d}`, from.Generation)) == test.want
+			return send("created", "dcim.site", fmt.Sprintf(`"data":{"id":6,"generation":%d}`, target.Generation)) == test.want
 		})
 	}
 
 	var stored v1alpha1.NetBoxEventList
-	if err := plane.Client.List(t.Context(), &stored, client.InNamespace(from.Namespace)); err != nil {
+	if err := plane.Client.List(t.Context(), &stored, client.InNamespace(target.Namespace)); err != nil {
 		t.Fatal(err)
 	}
 	counted := at.counted(t)
-	isIgnored := func(count string) bool { return strings.HasPrefix(count, from.Namespace+"/netbox ignored ") }
-	if !slices.Contains(counted, fmt.Sprintf("%s/netbox stored %d", from.Namespace, len(stored.Items))) || !slices.ContainsFunc(counted, isIgnored) {
+	isIgnored := func(count string) bool { return strings.HasPrefix(count, target.Namespace+"/netbox ignored ") }
+	if !slices.Contains(counted, fmt.Sprintf("%s/netbox stored %d", target.Namespace, len(stored.Items))) || !slices.ContainsFunc(counted, isIgnored) {
 		t.Errorf("%d events are stored, and counted are %q", len(stored.Items), counted)
 	}
 	families, err := at.metrics.Gather()
@@ -95,7 +95,7 @@ func TestAccept(t *testing.T) {
 		}
 	}
 	if failures != 2 {
-		t.Errorf("%v failures of expressions are counted, want 2", failures)
+		t.Errorf("%v failed expressions are counted, want 2", failures)
 	}
 }
 

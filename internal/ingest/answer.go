@@ -10,7 +10,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// result is what became of a request, as the metrics count it.
+// result is the outcome of a request, and the value of the metrics' label.
 type result string
 
 const (
@@ -49,17 +49,17 @@ var statuses = map[result]int{
 	resultSuspended:            http.StatusServiceUnavailable,
 }
 
-// answer is what the sender is told. One that says that nothing was stored is an error of the step that found out why.
+// answer is the response to the sender. A refusal is also the error of the step that refused.
 type answer struct {
 	result  result
 	message string
-	// event is the namespace and name of the event that the answer is about.
+	// event is the namespace and name of the stored event.
 	event string
-	// faults are those of a body that is no event.
+	// faults are the faults of an invalid body.
 	faults []netbox.Fault
-	// retryAfter asks the sender to come again.
+	// retryAfter is the Retry-After header, 0 for none.
 	retryAfter time.Duration
-	// cause is for the log and not for the sender.
+	// cause is logged, and not sent.
 	cause error
 }
 
@@ -79,10 +79,11 @@ func unavailable(message string, retryAfter time.Duration, cause error) *answer 
 	return &answer{result: resultUnavailable, message: message, retryAfter: retryAfter, cause: cause}
 }
 
-// maxMessageBytes bounds the texts of an answer: NetBox keeps it with the failed job, and the API server's complaints repeat what was sent.
+// maxMessageBytes bounds each text of an answer: NetBox stores the answer with the failed job, and errors of the API server quote the
+// request.
 const maxMessageBytes = 4096
 
-// challenge says how to sign. HTTP wants one with each 401, and has registered no scheme for a signature of NetBox's kind.
+// challenge is the WWW-Authenticate header that HTTP requires with 401. No registered scheme describes NetBox's signature.
 const challenge = `HMAC-SHA512 header="` + netbox.SignatureHeader + `"`
 
 func (a *answer) write(w http.ResponseWriter) {
@@ -112,6 +113,6 @@ func (a *answer) write(w http.ResponseWriter) {
 		header.Set("Retry-After", strconv.Itoa(int(a.retryAfter.Round(time.Second)/time.Second)))
 	}
 	w.WriteHeader(statuses[a.result])
-	// The sender may be gone; there is nobody to tell.
+	// An error means that the sender has disconnected.
 	_ = json.NewEncoder(w).Encode(body)
 }

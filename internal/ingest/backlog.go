@@ -13,49 +13,49 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// backlogRetryAfter is when a sender may try again while a source's backlog is full: sinks are rarely back at once.
+// backlogRetryAfter is the Retry-After while a source's backlog is full: sinks rarely recover at once.
 const backlogRetryAfter = 30 * time.Second
 
-// backlogs bounds how many events of each source wait to be finished. The leader publishes that number in the source's status; backlogs
-// adds the events that this replica has stored since, so that the bound holds between two publications, and while no replica leads.
+// backlogs limits the pending events of each source. The leader publishes their number in the source's status; backlogs adds the events
+// that this replica has stored since, so that the limit holds between two publications, and while no replica leads.
 type backlogs struct {
 	sources client.Reader
 
-	mu    sync.Mutex // held while sources are read, so that an older read never replaces a newer one
+	mu    sync.Mutex // also serializes reads of the cache, so that an older one never replaces a newer one
 	known map[types.UID]*backlog
 }
 
-// backlog is that of one source.
+// backlog counts the pending events of one source.
 type backlog struct {
-	maxPending int64             // 0 for no bound: the cluster's CRD is older than the field
-	pending    int64             // as the leader published it last
-	at         *metav1.MicroTime // when that was counted; nil if it never was
-	stored     int64             // events that this replica has stored since it saw that
-	storing    int64             // deliveries that are being stored
+	maxPending int64             // 0 for no limit: the cluster's CRD is older than the field
+	pending    int64             // as last published by the leader
+	at         *metav1.MicroTime // when pending was counted; nil for never
+	stored     int64             // events stored by this replica since it saw pending
+	storing    int64             // deliveries in progress
 }
 
 func newBacklogs(sources client.Reader) *backlogs {
 	return &backlogs{sources: sources, known: map[types.UID]*backlog{}}
 }
 
-// admit takes a place in the backlog of a source for a delivery, or refuses the delivery. The caller says by settle whether it stored an
-// event; one that was there before has its place already.
-func (b *backlogs) admit(ctx context.Context, from *v1alpha1.NetBoxSource) (settle func(stored bool), err error) {
+// admit reserves a place in the backlog of a source for a delivery, or refuses the delivery. The caller reports with settle whether it
+// stored a new event; a duplicate takes no place.
+func (b *backlogs) admit(ctx context.Context, source *v1alpha1.NetBoxSource) (settle func(stored bool), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	backlog := b.known[from.UID]
+	backlog := b.known[source.UID]
 	if backlog == nil {
-		backlog = newBacklog(from)
-		b.known[from.UID] = backlog
-		if err := b.read(ctx); err != nil { // the request may have come before the last publication
-			delete(b.known, from.UID)
-			return nil, unavailable("sources cannot be looked up; try again", time.Second, err)
+		backlog = newBacklog(source)
+		b.known[source.UID] = backlog
+		if err := b.read(ctx); err != nil { // the source of the request may be older than the last publication
+			delete(b.known, source.UID)
+			return nil, unavailable("cannot look up NetBoxSources; try again", time.Second, err)
 		}
 	}
 	if backlog.isFull() {
 		return nil, &answer{
 			result: resultBacklogFull, retryAfter: backlogRetryAfter,
-			message: fmt.Sprintf("as many events of this source wait to be finished as its maxPending allows, %d; try again", backlog.maxPending),
+			message: fmt.Sprintf("the backlog of this source is full: %d pending events (spec.maxPending); try again", backlog.maxPending),
 		}
 	}
 	backlog.storing++
@@ -69,7 +69,7 @@ func (b *backlogs) admit(ctx context.Context, from *v1alpha1.NetBoxSource) (sett
 	}, nil
 }
 
-// refresh takes what the leader has published since, and forgets the sources that are gone.
+// refresh reads the published numbers from the cache, and removes deleted sources.
 func (b *backlogs) refresh(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -81,7 +81,7 @@ func (b *backlogs) read(ctx context.Context) error {
 		return nil
 	}
 	var sources v1alpha1.NetBoxSourceList
-	if err := b.sources.List(ctx, &sources, client.UnsafeDisableDeepCopy); err != nil { // they are only read
+	if err := b.sources.List(ctx, &sources, client.UnsafeDisableDeepCopy); err != nil { // read only
 		return err
 	}
 	present := make(map[types.UID]*backlog, len(b.known))
@@ -96,13 +96,14 @@ func (b *backlogs) read(ctx context.Context) error {
 	return nil
 }
 
-func newBacklog(of *v1alpha1.NetBoxSource) *backlog {
+func newBacklog(source *v1alpha1.NetBoxSource) *backlog {
 	backlog := &backlog{}
-	backlog.update(of)
+	backlog.update(source)
 	return backlog
 }
 
-// update takes what a source says. Any other time is a new publication, an earlier one too: leaders' clocks differ.
+// update applies the spec and the published number of a source. Any change of the time is a new publication, even to an earlier one:
+// leaders' clocks differ.
 func (b *backlog) update(source *v1alpha1.NetBoxSource) {
 	b.maxPending = int64(source.Spec.MaxPending)
 	if status := source.Status; status.Pending != nil && status.PendingTime != nil && !status.PendingTime.Equal(b.at) {

@@ -22,39 +22,39 @@ func maxPending(n int32) func(*v1alpha1.NetBoxSource) {
 	return func(s *v1alpha1.NetBoxSource) { s.Spec.MaxPending = n }
 }
 
-// publish says how many events of a source wait, as the leader does.
-func publish(t *testing.T, of *v1alpha1.NetBoxSource, pending int64, at time.Time) {
+// publish writes status.pending of a source, as the leader does.
+func publish(t *testing.T, source *v1alpha1.NetBoxSource, pending int64, at time.Time) {
 	t.Helper()
-	published := of.DeepCopy()
+	published := source.DeepCopy()
 	published.Status.Pending, published.Status.PendingTime = &pending, new(metav1.NewMicroTime(at))
-	if err := plane.Client.Status().Patch(t.Context(), published, client.MergeFrom(of)); err != nil {
+	if err := plane.Client.Status().Patch(t.Context(), published, client.MergeFrom(source)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestBacklogAlone has no leader: what the replica has stored is all that is known.
-func TestBacklogAlone(t *testing.T) {
+// TestBacklogWithoutLeader counts only the events that the replica itself stored.
+func TestBacklogWithoutLeader(t *testing.T) {
 	outage, config := plane.NewOutage(t)
 	at := startHolding(t, config, time.Second)
 	described := apidocstest.Validator(t)
-	from, other := newSource(t, at, "key", maxPending(3)), newSource(t, at, "key", maxPending(3))
+	target, other := newSource(t, at, "key", maxPending(3)), newSource(t, at, "key", maxPending(3))
 	send := func(to *v1alpha1.NetBoxSource, body, key string) response {
 		t.Helper()
 		answer := post(t, at.URL+source.Path(to), body, signed(key, body))
 		described(answer.status, answer.header, answer.body)
 		return answer
 	}
-	if answer := send(other, event(0), "key"); answer.status != http.StatusOK { // and the keys are known
+	if answer := send(other, event(0), "key"); answer.status != http.StatusOK { // and caches the keys
 		t.Fatalf("%d %s", answer.status, answer.Result)
 	}
 	outage.Set(controlplane.Refused)
 	for n := range 5 {
 		if answer := send(other, event(10+n), "key"); answer.status != http.StatusServiceUnavailable {
-			t.Fatalf("without the API server: %d %s, want what is not stored to take no place", answer.status, answer.Result)
+			t.Fatalf("during an outage: %d %s, want 503: a delivery that is not stored takes no place", answer.status, answer.Result)
 		}
 	}
 	outage.Set(controlplane.Up)
-	eventually(t, "the API server does not come back", func() bool { return send(from, event(1), "key").status == http.StatusOK })
+	eventually(t, "the API server does not recover", func() bool { return send(target, event(1), "key").status == http.StatusOK })
 	for _, step := range []struct {
 		reason string
 		to     *v1alpha1.NetBoxSource
@@ -62,21 +62,21 @@ func TestBacklogAlone(t *testing.T) {
 		key    string
 		want   int
 	}{
-		{"an event that was stored before takes no place", from, event(1), "key", 200},
-		{"nor does a body that is no event", from, "{}", "key", 422},
-		{"the second", from, event(2), "key", 200},
-		{"the last", from, event(3), "key", 200},
-		{"one more", from, event(4), "key", 429},
-		{"an event that was stored before", from, event(1), "key", 429},
-		{"no work is done for what is refused", from, "{}", "key", 429},
-		{"a stranger does not learn it", from, event(5), "wrong", 401},
-		{"another source goes on", other, event(1), "key", 200},
+		{"a duplicate takes no place", target, event(1), "key", 200},
+		{"an invalid body takes no place", target, "{}", "key", 422},
+		{"the second", target, event(2), "key", 200},
+		{"the last", target, event(3), "key", 200},
+		{"one more", target, event(4), "key", 429},
+		{"a duplicate over maxPending", target, event(1), "key", 429},
+		{"an invalid body over maxPending is not decoded", target, "{}", "key", 429},
+		{"a wrong signature over maxPending", target, event(5), "wrong", 401},
+		{"another source is not affected", other, event(1), "key", 200},
 	} {
 		answer := send(step.to, step.body, step.key)
 		if answer.status != step.want {
 			t.Errorf("%s: %d %s, want %d", step.reason, answer.status, answer.Result, step.want)
 		}
-		if answer.status == 429 && (answer.header.Get("Retry-After") != "30" || !strings.Contains(answer.Result, "maxPending allows, 3;")) {
+		if answer.status == 429 && (answer.header.Get("Retry-After") != "30" || !strings.Contains(answer.Result, ": 3 pending events")) {
 			t.Errorf("%s: %q, Retry-After %q", step.reason, answer.Result, answer.header.Get("Retry-After"))
 		}
 	}
@@ -90,24 +90,24 @@ func TestBacklogAlone(t *testing.T) {
 		}
 	}
 	if !noticed {
-		t.Error("no Kubernetes Event tells of it")
+		t.Error("no Kubernetes Event BacklogFull")
 	}
 	count := 0
 	for _, line := range at.counted(t) {
-		if line == fmt.Sprintf("%s/netbox backlog_full 3", from.Namespace) {
+		if line == fmt.Sprintf("%s/netbox backlog_full 3", target.Namespace) {
 			count++
 		}
 	}
 	if count != 1 {
-		t.Errorf("the metrics have %q", at.counted(t))
+		t.Errorf("the counters are %q", at.counted(t))
 	}
 
 	t.Run("many at once", func(t *testing.T) {
-		from := newSource(t, at, "", maxPending(10))
+		target := newSource(t, at, "", maxPending(10))
 		var senders sync.WaitGroup
 		results := make(chan int, 50)
 		for n := range cap(results) {
-			senders.Go(func() { results <- post(t, at.URL+source.Path(from), event(n), nil).status })
+			senders.Go(func() { results <- post(t, at.URL+source.Path(target), event(n), nil).status })
 		}
 		senders.Wait()
 		close(results)
@@ -120,29 +120,29 @@ func TestBacklogAlone(t *testing.T) {
 		}
 	})
 
-	t.Run("the source is made again", func(t *testing.T) {
-		if err := plane.Client.Delete(t.Context(), from); err != nil {
+	t.Run("the source is recreated", func(t *testing.T) {
+		if err := plane.Client.Delete(t.Context(), target); err != nil {
 			t.Fatal(err)
 		}
-		again := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: from.Namespace, Name: from.Name}, Spec: from.Spec}
+		again := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: target.Namespace, Name: target.Name}, Spec: target.Spec}
 		plane.Create(t, again)
-		eventually(t, "the new source has the count of the old one", func() bool { return send(again, event(4), "key").status == 200 })
+		eventually(t, "the new source inherits the count of the old one", func() bool { return send(again, event(4), "key").status == 200 })
 	})
 }
 
-// TestBacklogPublished has two replicas, and what leaders publish.
+// TestBacklogPublished runs two replicas while leaders publish the backlog.
 func TestBacklogPublished(t *testing.T) {
 	replicas := []receiver{start(t, plane.Config), start(t, plane.Config)}
-	from := newSource(t, replicas[0], "", maxPending(10))
-	served(t, replicas[1], source.Path(from))
+	target := newSource(t, replicas[0], "", maxPending(10))
+	served(t, replicas[1], source.Path(target))
 	n := 0
 	send := func(replica int) int {
 		t.Helper()
 		n++
-		return post(t, replicas[replica].URL+source.Path(from), event(n), nil).status
+		return post(t, replicas[replica].URL+source.Path(target), event(n), nil).status
 	}
-	// taken is how many deliveries a replica takes until it refuses one.
-	taken := func(replica int) (count int) {
+	// accepted returns how many deliveries a replica accepts until it refuses one.
+	accepted := func(replica int) (count int) {
 		t.Helper()
 		for send(replica) == http.StatusOK {
 			count++
@@ -151,22 +151,22 @@ func TestBacklogPublished(t *testing.T) {
 	}
 	now := time.Now()
 
-	publish(t, from, 10, now)
+	publish(t, target, 10, now)
 	eventually(t, "a full backlog is not noticed", func() bool { return send(0) == 429 && send(1) == 429 })
 
-	publish(t, from, 7, now.Add(time.Second))
+	publish(t, target, 7, now.Add(time.Second))
 	eventually(t, "a backlog that is no longer full is not noticed", func() bool { return send(0) == 200 })
-	if count := taken(0); count != 2 {
-		t.Errorf("the first replica takes %d beside one, of 7 to 10", count)
+	if count := accepted(0); count != 2 {
+		t.Errorf("the first replica accepts %d after one, of 7 to 10", count)
 	}
 	eventually(t, "the second replica does not notice it", func() bool { return send(1) == 200 })
-	if count := taken(1); count != 2 {
-		t.Errorf("the second replica takes %d beside one, of 7 to 10", count)
+	if count := accepted(1); count != 2 {
+		t.Errorf("the second replica accepts %d after one, of 7 to 10", count)
 	}
 
-	// Something else of the source changes, and a request of before the publication ends after it.
+	// An unrelated change of the source does not reset the count.
 	current := &v1alpha1.NetBoxSource{}
-	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(from), current); err != nil {
+	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(target), current); err != nil {
 		t.Fatal(err)
 	}
 	current.Spec.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1000, Burst: 1000}
@@ -179,13 +179,13 @@ func TestBacklogPublished(t *testing.T) {
 		}
 	}
 
-	// The clock of the next leader is behind.
+	// The next leader's clock is behind.
 	publish(t, current, 8, now.Add(-time.Hour))
-	eventually(t, "what a new leader publishes is not noticed", func() bool { return send(0) == 200 })
-	if count := taken(0); count != 1 {
-		t.Errorf("the replica takes %d beside one, of 8 to 10", count)
+	eventually(t, "the publication of a new leader is not noticed", func() bool { return send(0) == 200 })
+	if count := accepted(0); count != 1 {
+		t.Errorf("the replica accepts %d after one, of 8 to 10", count)
 	}
-	// It has counted the same, anew.
+	// It publishes the same number again.
 	publish(t, current, 8, now.Add(-time.Hour+time.Second))
 	eventually(t, "a new publication of the same number is not noticed", func() bool { return send(0) == 200 })
 
@@ -193,8 +193,8 @@ func TestBacklogPublished(t *testing.T) {
 	if err := plane.Client.Patch(t.Context(), current, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"maxPending":12}}`))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a higher maxPending is not noticed", func() bool { return taken(0) > 0 })
-	if count := taken(0); count != 0 {
-		t.Errorf("the replica takes %d more", count)
+	eventually(t, "a higher maxPending is not noticed", func() bool { return accepted(0) > 0 })
+	if count := accepted(0); count != 0 {
+		t.Errorf("the replica accepts %d more", count)
 	}
 }

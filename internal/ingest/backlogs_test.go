@@ -11,7 +11,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// sourceList is a cache that holds some sources.
+// sourceList is a cache of the given sources.
 type sourceList struct {
 	client.Reader
 	items []v1alpha1.NetBoxSource
@@ -37,32 +37,32 @@ func TestBacklogs(t *testing.T) {
 	}
 
 	if settle, ok := admit(&before); !ok {
-		t.Error("the first is refused")
+		t.Error("the first delivery is refused")
 	} else {
 		settle(true)
 	}
 	slow, ok := admit(&before)
 	if !ok {
-		t.Error("the second is refused")
+		t.Error("the second delivery is refused")
 	}
 	if _, ok := admit(&before); ok {
-		t.Error("a request that came before the publication is held against an older one")
+		t.Error("a request with an outdated source exceeds the published backlog")
 	}
 	cache.items[0] = withPending(9, 3)
 	if err := backlogs.refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := admit(&after); ok {
-		t.Error("the publication made room for what is being stored")
+		t.Error("a publication discarded a delivery in progress")
 	}
 	slow(false)
 	if _, ok := admit(&after); !ok {
-		t.Error("what was not stored keeps its place")
+		t.Error("a delivery that was not stored keeps its place")
 	}
 
 	unbounded := v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{UID: "b"}}
 	if _, ok := admit(&unbounded); !ok {
-		t.Error("a source without the field, from before it was there, is refused")
+		t.Error("a source without spec.maxPending is refused")
 	}
 
 	cache.items = nil
@@ -70,7 +70,7 @@ func TestBacklogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, ok := backlogs.known[types.UID("a")]; ok {
-		t.Error("a source that is gone is not forgotten")
+		t.Error("a deleted source is kept")
 	}
 	slow(true) // ends after its source
 }

@@ -8,32 +8,32 @@ import (
 	"sync"
 )
 
-// idleConnections are the connections that wait for a request, or for the rest of its head. Where they become too many, those that have
-// waited longest are closed: whoever has a request to send does not wait.
+// idleConnections limits the connections without an active request: idle ones, and those whose request head is incomplete. Over the limit,
+// the connection that has been idle longest is closed: a client with a request to send is not idle for long.
 type idleConnections struct {
-	most int
+	limit int
 
-	mu    sync.Mutex
-	order *list.List // of net.Conn; who waits longest is first
-	where map[net.Conn]*list.Element
+	mu       sync.Mutex
+	order    *list.List // of net.Conn, the longest idle first
+	elements map[net.Conn]*list.Element
 }
 
-func newIdleConnections(most int) *idleConnections {
-	return &idleConnections{most: most, order: list.New(), where: map[net.Conn]*list.Element{}}
+func newIdleConnections(limit int) *idleConnections {
+	return &idleConnections{limit: limit, order: list.New(), elements: map[net.Conn]*list.Element{}}
 }
 
-// changed is an http.Server's ConnState. A connection becomes active when the head of a request is there.
-func (c *idleConnections) changed(conn net.Conn, state http.ConnState) {
+// track is an http.Server's ConnState. A connection becomes active when the head of a request is complete.
+func (c *idleConnections) track(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if element := c.where[conn]; element != nil {
+	if element := c.elements[conn]; element != nil {
 		c.forget(element)
 	}
 	if state != http.StateNew && state != http.StateIdle {
 		return
 	}
-	c.where[conn] = c.order.PushBack(conn)
-	if c.order.Len() > c.most {
+	c.elements[conn] = c.order.PushBack(conn)
+	if c.order.Len() > c.limit {
 		longest := c.order.Front()
 		c.forget(longest)
 		closeNow(longest.Value.(net.Conn))
@@ -41,14 +41,14 @@ func (c *idleConnections) changed(conn net.Conn, state http.ConnState) {
 }
 
 func (c *idleConnections) forget(element *list.Element) {
-	delete(c.where, element.Value.(net.Conn))
+	delete(c.elements, element.Value.(net.Conn))
 	c.order.Remove(element)
 }
 
-// closeNow closes a connection without a word. To say goodbye by TLS could take seconds.
+// closeNow closes a connection without TLS close_notify, which could block for seconds.
 func closeNow(conn net.Conn) {
 	if secured, ok := conn.(*tls.Conn); ok {
 		conn = secured.NetConn()
 	}
-	_ = conn.Close() // its server learns of it by its next read
+	_ = conn.Close() // its server notices at its next read
 }

@@ -14,25 +14,25 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/payload"
 )
 
-// delivered is a body that is to be stored, with what is known of its way here.
-type delivered struct {
+// delivery is a verified body to be stored, with its origin.
+type delivery struct {
 	source      *v1alpha1.NetBoxSource
 	body        []byte
 	key         string // the name of the key that signed it, "" for none
 	receivedAt  time.Time
-	traceparent string // of the span in which it was received, "" where nobody records it
+	traceparent string // of the span of the request, "" if not traced
 }
 
-// newEvent builds the resource that stores an event.
-func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
+// newEvent builds the NetBoxEvent of a delivery.
+func newEvent(event *netbox.Event, d delivery) *v1alpha1.NetBoxEvent {
 	signature := v1alpha1.SignatureVerified
-	if from.key == "" {
+	if d.key == "" {
 		signature = v1alpha1.SignatureUnsigned
 	}
 	return &v1alpha1.NetBoxEvent{
-		ObjectMeta: metav1.ObjectMeta{Namespace: from.source.Namespace, Name: eventName(event, string(from.source.UID))},
+		ObjectMeta: metav1.ObjectMeta{Namespace: d.source.Namespace, Name: eventName(event, string(d.source.UID))},
 		Spec: v1alpha1.NetBoxEventSpec{
-			SourceRef:     v1alpha1.SourceReference{Name: from.source.Name},
+			SourceRef:     v1alpha1.SourceReference{Name: d.source.Name},
 			Event:         bounded(event.Event),
 			ObjectType:    bounded(event.ObjectType),
 			Model:         bounded(event.Model),
@@ -49,24 +49,24 @@ func newEvent(event *netbox.Event, from delivered) *v1alpha1.NetBoxEvent {
 			Context:       payload.Stored(event.Context),
 			Extra:         payload.Stored(event.Extra),
 			Delivery: v1alpha1.Delivery{
-				ReceivedAt:  metav1.NewMicroTime(from.receivedAt),
+				ReceivedAt:  metav1.NewMicroTime(d.receivedAt),
 				Signature:   signature,
-				Key:         from.key,
+				Key:         d.key,
 				BodySHA256:  hex.EncodeToString(event.Digest[:]),
-				BodyBytes:   int64(len(from.body)),
+				BodyBytes:   int64(len(d.body)),
 				Stringified: event.Stringified,
 				Redacted:    event.Redacted,
 				Envelope:    payload.Stored(event.Envelope),
-				Traceparent: from.traceparent,
+				Traceparent: d.traceparent,
 			},
 		},
 	}
 }
 
-// maxFieldBytes bounds the fields that are shown in columns, selected by, and logged. NetBox's own values are shorter.
+// maxFieldBytes bounds the fields that are printer columns, field selectors and log values. NetBox's own values are shorter.
 const maxFieldBytes = 1024
 
-// bounded cuts a text that is too long. The whole of it is stored where it came from, in data or in delivery.envelope.
+// bounded truncates a text over maxFieldBytes. The full text is stored in data or delivery.envelope.
 func bounded(text string) string {
 	if len(text) <= maxFieldBytes {
 		return text
@@ -77,8 +77,8 @@ func bounded(text string) string {
 // hashBytes makes 80 bits: among 10 million events of a source the chance that two share a hash is 1 in 24 billion.
 const hashBytes = 10
 
-// eventName names an event after what it is about, for people, and after its source and bytes, so that the same delivery always has
-// the same name. It is a DNS-1123 subdomain whatever the event holds.
+// eventName returns a name with the model, object ID and event for people, and a hash of source and body, so that a delivery that is sent
+// again gets the same name and is deduplicated. It is a DNS-1123 subdomain for any input.
 func eventName(event *netbox.Event, sourceUID string) string {
 	hash := sha256.New()
 	hash.Write([]byte(sourceUID))
@@ -94,8 +94,8 @@ func eventName(event *netbox.Event, sourceUID string) string {
 	return strings.Join(parts, "-")
 }
 
-// nameSafe keeps what a name may hold of a text, and no more than fits: three such parts and a hash stay below the 253 characters that
-// Kubernetes allows.
+// nameSafe replaces the characters that a name may not contain, and truncates the text: three parts and a hash stay below the 253
+// characters that Kubernetes allows.
 func nameSafe(text string) string {
 	const longest = 63
 	safe := strings.Map(func(r rune) rune {

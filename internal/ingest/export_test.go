@@ -1,6 +1,6 @@
 package ingest
 
-// Kept returns how many rate limiters, and sets of keys, are kept of all sources.
+// Kept returns the number of rate limiters and cached key sets of all sources.
 func (r *Receiver) Kept() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,28 +12,28 @@ import (
 )
 
 const (
-	// firstTryTime bounds the first try to store a delivery; each further try may take twice as long. So a connection to a server that is gone
-	// without a word costs little of the hold, and a server that needs many seconds for one event has them in the end.
+	// firstTryTime is the timeout of the first attempt to store a delivery; it doubles with each further attempt. A dead connection thereby
+	// costs little of the hold, and a server that needs many seconds for an event gets them in the end.
 	firstTryTime = 2 * time.Second
-	// firstPause and maxPause are the longest pauses after the first failed try and after many. A random part of up to a half is taken off, so
-	// that deliveries that failed together do not come again together.
+	// firstPause and maxPause bound the exponential backoff between attempts. Jitter shortens each pause by up to a half, so that deliveries
+	// that failed together are not retried together.
 	firstPause = 100 * time.Millisecond
 	maxPause   = 2 * time.Second
-	// resumed is how many held deliveries of a source are tried again when one of it was stored. Each of these resumes as many, so the
-	// number of tries grows from one, by doubling, to what the API server takes: its return is not met by all at once.
-	resumed = 2
+	// resumePerStored is how many held deliveries of a source are retried at once when one was stored. Each of these resumes as many in turn,
+	// so the concurrency doubles up to the API server's capacity: a slow start instead of a thundering herd.
+	resumePerStored = 2
 )
 
-// holds are the deliveries that could not be stored yet, and are tried again until their hold is over. Each keeps its body, within the
-// memory of requests in flight, and nothing else: it is decoded anew for each try.
+// holds retries the deliveries that could not be stored yet until their hold ends. A held delivery keeps only its body, within
+// requestMemory: each attempt decodes it again.
 type holds struct {
 	length   time.Duration
 	count    prometheus.Gauge
 	stopping context.Context
-	stop     context.CancelFunc // ends all holds, and lets none begin
+	stop     context.CancelFunc // ends all holds, and prevents new ones
 
 	mu      sync.Mutex
-	waiting map[string][]*heldDelivery // between two tries, by source, the longest held first
+	waiting map[string][]*heldDelivery // in backoff, by source, the longest held first
 }
 
 type heldDelivery struct {
@@ -46,24 +46,24 @@ func newHolds(length time.Duration, count prometheus.Gauge) *holds {
 	return &holds{length: length, count: count, stopping: stopping, stop: stop, waiting: map[string][]*heldDelivery{}}
 }
 
-// hold is how long one delivery may take to be stored.
+// hold is the time budget of one delivery, and its state.
 type hold struct {
-	holds  *holds
-	source string
-	since  time.Time
-	failed bool // at least one try
-	over   bool
-	// mayBeStored says that the result of a try is unknown: the API server did not answer, or could not tell.
+	holds     *holds
+	source    string
+	since     time.Time
+	held      bool // at least one attempt failed
+	permanent bool // retrying is pointless
+	// mayBeStored means that the outcome of an attempt is unknown: the API server may have stored the event without answering so.
 	mayBeStored bool
 
-	// ctx ends with the hold. It does not end with the request: a proxy on the way may wait less long than the hold, and then the event is
-	// stored all the same. If it is sent again, it is a duplicate.
+	// ctx ends with the hold, not with the request: a proxy may time out before the hold ends, and the event is stored all the same. If the
+	// sender retries, it is a duplicate.
 	ctx    context.Context
 	cancel context.CancelFunc
 	unbind func() bool // from holds.stopping
 }
 
-// begin begins the hold of a delivery to a source. It must be ended.
+// begin starts the hold of a delivery to a source. The caller must end it.
 func (h *holds) begin(request context.Context, source string, since time.Time) *hold {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(request), h.length)
 	return &hold{holds: h, source: source, since: since, ctx: ctx, cancel: cancel}
@@ -71,69 +71,70 @@ func (h *holds) begin(request context.Context, source string, since time.Time) *
 
 func (h *hold) end() {
 	h.cancel()
-	if h.failed {
+	if h.held {
 		h.unbind()
 		h.holds.count.Dec()
 	}
 }
 
-// fail notes that a try has failed. A delivery whose first try is under way when the receiver stops may end it.
-func (h *hold) fail() {
-	if !h.failed {
-		h.failed = true
+// markHeld records that an attempt failed: the delivery counts as held, and ends when the receiver stops. The first attempt may complete
+// even then.
+func (h *hold) markHeld() {
+	if !h.held {
+		h.held = true
 		h.unbind = context.AfterFunc(h.holds.stopping, h.cancel)
 		h.holds.count.Inc()
 	}
 }
 
-// until calls try, with the number of tries before, until it returns anything but an unavailable answer, or the hold is over.
-func (h *hold) until(try func(n int) error) error {
+// retry calls try, with the number of earlier attempts, until its result is not resultUnavailable, or the hold ends.
+func (h *hold) retry(try func(n int) error) error {
 	for n := 0; ; n++ {
 		err := try(n)
 		if refusal, ok := errors.AsType[*answer](err); !ok || refusal.result != resultUnavailable {
 			return err
 		}
-		h.fail()
+		h.markHeld()
 		if !h.wait(pauseAfter(n)) {
 			return err
 		}
 	}
 }
 
-// tryTime is how long the n-th try may take.
+// tryTime returns the timeout of attempt n, counted from 0.
 func tryTime(n int) time.Duration { return firstTryTime << min(n, 10) }
 
-// pauseAfter is the pause after the n-th try.
+// pauseAfter returns the backoff after attempt n, counted from 0.
 func pauseAfter(n int) time.Duration {
 	longest := min(firstPause<<min(n, 10), maxPause)
-	return longest - rand.N(longest/2) //nolint:gosec // G404: it spreads load; guessing it gains nothing
+	return longest - rand.N(longest/2) //nolint:gosec // G404: jitter needs no cryptographic randomness
 }
 
-// wait waits for the next try: for a pause, or until others of the source are stored again. It returns false if the hold is over.
+// wait waits for the next attempt: for the pause, or until resume is called. It returns false if the hold has ended.
 func (h *hold) wait(pause time.Duration) bool {
-	if h.over {
+	if h.permanent {
 		return false
 	}
-	mine := &heldDelivery{since: h.since, resume: make(chan struct{})}
-	h.holds.add(h.source, mine)
-	defer h.holds.remove(h.source, mine)
+	delivery := &heldDelivery{since: h.since, resume: make(chan struct{})}
+	h.holds.add(h.source, delivery)
+	defer h.holds.remove(h.source, delivery)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-h.ctx.Done():
 		return false
-	case <-mine.resume:
+	case <-delivery.resume:
 		return true
 	case <-timer.C:
 		return true
 	}
 }
 
-// obey waits for as long as the API server asks. It returns false if the hold is over before.
-func (h *hold) obey(asked time.Duration) bool {
-	h.fail()
+// waitRetryAfter waits for the delay that the API server asked for. It returns false if the hold ends first.
+func (h *hold) waitRetryAfter(asked time.Duration) bool {
+	h.markHeld()
 	if deadline, _ := h.ctx.Deadline(); time.Until(deadline) < asked {
-		h.over = true
+		h.permanent = true
 		return false
 	}
 	timer := time.NewTimer(asked)
@@ -163,12 +164,12 @@ func (h *holds) remove(source string, delivery *heldDelivery) {
 	}
 }
 
-// stored resumes the longest held deliveries of a source, of which the API server has just stored one.
-func (h *holds) stored(source string) {
+// resume retries the longest held deliveries of a source at once, after the API server has stored one.
+func (h *holds) resume(source string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	waiting := h.waiting[source]
-	count := min(resumed, len(waiting))
+	count := min(resumePerStored, len(waiting))
 	for _, delivery := range waiting[:count] {
 		close(delivery.resume)
 	}
@@ -179,10 +180,10 @@ func (h *holds) stored(source string) {
 	}
 }
 
-// insertBySince inserts an item into a list in the order of time, behind those of the same time.
+// insertBySince inserts an item into a list sorted by time, behind items of the same time.
 func insertBySince[T any](items []T, item T, since func(T) time.Time) []T {
-	at, _ := slices.BinarySearchFunc(items, since(item), func(other T, mine time.Time) int {
-		if since(other).After(mine) {
+	at, _ := slices.BinarySearchFunc(items, since(item), func(other T, wanted time.Time) int {
+		if since(other).After(wanted) {
 			return 1
 		}
 		return -1

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestHolds lets an API server be away for 20 s, for deliveries of two sources that were received one after the other.
+// TestHolds holds deliveries of two sources during an outage of 20 s.
 func TestHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const outage, each = 20 * time.Second, 15
@@ -26,7 +26,7 @@ func TestHolds(t *testing.T) {
 				go func() {
 					hold := holds.begin(t.Context(), source, time.Now())
 					defer hold.end()
-					err := hold.until(func(int) error {
+					err := hold.retry(func(int) error {
 						mu.Lock()
 						defer mu.Unlock()
 						tries++
@@ -39,8 +39,8 @@ func TestHolds(t *testing.T) {
 					if err != nil {
 						t.Errorf("delivery %d of %s: %v after %s", n, source, err, time.Since(hold.since))
 					}
-					time.Sleep(time.Millisecond) // the answer of the API server comes
-					holds.stored(source)
+					time.Sleep(time.Millisecond) // latency of the API server
+					holds.resume(source)
 				}()
 			}
 			time.Sleep(10 * time.Millisecond)
@@ -49,20 +49,20 @@ func TestHolds(t *testing.T) {
 		synctest.Wait()
 		mu.Lock()
 		if most := each * 2 * 20; tries > most {
-			t.Errorf("%d tries while the API server was away, want at most %d", tries, most)
+			t.Errorf("%d attempts during the outage, want at most %d", tries, most)
 		}
 		mu.Unlock()
 		time.Sleep(maxPause + time.Second)
 		synctest.Wait()
 		for _, source := range []string{"a", "b"} {
 			mine := slices.DeleteFunc(slices.Clone(order), func(name string) bool { return name[:1] != source })
-			// The first happened to come just then. After it the longest held go first, but for those that came by themselves meanwhile.
+			// The first one happened to be retried then. After it, deliveries resume longest held first, except those whose backoff ended meanwhile.
 			if len(mine) != each || !slices.Contains(mine[1:4], source+"00") && mine[0] != source+"00" {
-				t.Errorf("%s was stored in the order %v", source, mine)
+				t.Errorf("source %s: stored in the order %v", source, mine)
 			}
 		}
 		if len(holds.waiting) > 0 {
-			t.Errorf("%v still wait", holds.waiting)
+			t.Errorf("%v are still held", holds.waiting)
 		}
 	})
 }
@@ -75,10 +75,10 @@ func TestHoldEnds(t *testing.T) {
 		want   time.Duration
 		tries  int // 0: any number
 	}{
-		{reason: "the hold is over", want: 25 * time.Second},
+		{reason: "the hold ends", want: 25 * time.Second},
 		{reason: "the receiver stops", stopAt: 3 * time.Second, want: 3 * time.Second},
 		{reason: "the receiver is stopping already", stopAt: time.Nanosecond, want: 500 * time.Millisecond, tries: 1},
-		{reason: "the API server asks to wait for longer", asked: time.Minute, want: 500 * time.Millisecond, tries: 1},
+		{reason: "the API server asks to wait longer than the hold", asked: time.Minute, want: 500 * time.Millisecond, tries: 1},
 		{reason: "the API server asks to wait, and the receiver stops", asked: 10 * time.Second, stopAt: 7 * time.Second, want: 7 * time.Second, tries: 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -88,14 +88,14 @@ func TestHoldEnds(t *testing.T) {
 			}
 			began, tries := time.Now(), 0
 			hold := holds.begin(t.Context(), "a", began)
-			err := hold.until(func(int) error {
+			err := hold.retry(func(int) error {
 				tries++
-				select { // a try takes its time, and ends with the hold
+				select { // an attempt takes 500 ms, and ends with the hold
 				case <-hold.ctx.Done():
 				case <-time.After(500 * time.Millisecond):
 				}
 				if test.asked > 0 {
-					hold.obey(test.asked)
+					hold.waitRetryAfter(test.asked)
 				}
 				return unavailable("away", time.Second, nil)
 			})
@@ -104,7 +104,7 @@ func TestHoldEnds(t *testing.T) {
 				t.Errorf("%s: %v", test.reason, err)
 			}
 			if took := time.Since(began); took != test.want || test.tries > 0 && tries != test.tries {
-				t.Errorf("%s: answered after %s and %d tries, want %s and %d", test.reason, took, tries, test.want, test.tries)
+				t.Errorf("%s: answered after %s and %d attempts, want %s and %d", test.reason, took, tries, test.want, test.tries)
 			}
 		})
 	}

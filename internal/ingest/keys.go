@@ -19,18 +19,18 @@ import (
 )
 
 const (
-	// freshTime is how long keys are used before the Secret is read again, while deliveries are verified with the keys that are known.
+	// freshTime is the age from which keys are refreshed in the background, while deliveries are verified with the cached ones.
 	freshTime = 2 * time.Second
-	// staleTime is how long keys are used without a read that was at least tried: the upper bound on how long a removed key is still
-	// accepted while the API server is there, also by a source that gets a delivery now and then.
+	// staleTime is the age from which a delivery waits for an attempt to refresh the keys: the upper bound on how long a removed key is still
+	// accepted while the API server is available, also for a source with few deliveries.
 	staleTime = 10 * time.Second
-	// readInterval is the least time between two reads of one source's Secret, whatever signatures come.
+	// readInterval is the least time between two reads of one source's Secret, so that wrong signatures cannot cause more.
 	readInterval = time.Second
 	// readTimeout bounds one read of a Secret.
 	readTimeout = time.Second
 )
 
-// keyring keeps the keys of each source. No Secret is watched.
+// keyring caches the signing keys of each source. Secrets are not watched.
 type keyring struct {
 	secrets client.Reader
 	clock   clock.PassiveClock
@@ -45,15 +45,15 @@ func newKeyring(secrets client.Reader, clock clock.PassiveClock) *keyring {
 
 // verify returns the name of the key of a source that made the signature of a body, or "" if none did.
 func (k *keyring) verify(ctx context.Context, s *v1alpha1.NetBoxSource, body []byte, signature string) (string, error) {
-	held := k.of(s)
-	keys, err := held.known(ctx)
+	held := k.forSource(s)
+	keys, err := held.cached(ctx)
 	if err != nil {
 		return "", err
 	}
 	if name, ok := netbox.Verify(keys.list, body, signature); ok {
 		return name, nil
 	}
-	// The key may be newer than ours.
+	// The signing key may be newer than the cached ones.
 	newer, err := held.read(ctx)
 	if err != nil || newer.version == keys.version {
 		return "", err
@@ -62,14 +62,14 @@ func (k *keyring) verify(ctx context.Context, s *v1alpha1.NetBoxSource, body []b
 	return name, nil
 }
 
-// forget forgets the keys of sources that are gone.
+// forget removes the keys of deleted sources.
 func (k *keyring) forget(isGone func(types.NamespacedName) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.sources, func(name types.NamespacedName, _ *sourceKeys) bool { return isGone(name) })
 }
 
-func (k *keyring) of(s *v1alpha1.NetBoxSource) *sourceKeys {
+func (k *keyring) forSource(s *v1alpha1.NetBoxSource) *sourceKeys {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	name := types.NamespacedName{Namespace: s.Namespace, Name: s.Name}
@@ -81,7 +81,7 @@ func (k *keyring) of(s *v1alpha1.NetBoxSource) *sourceKeys {
 	return held
 }
 
-// sourceKeys are the keys of one source.
+// sourceKeys caches the keys of one source.
 type sourceKeys struct {
 	keyring   *keyring
 	namespace string
@@ -91,7 +91,7 @@ type sourceKeys struct {
 	reading chan struct{} // closed when the read in flight ends; nil if there is none
 	readAt  time.Time     // when the last read ended, successful or not
 	keys    keys
-	err     error // set only where no keys are known
+	err     error // set only if there are no cached keys
 }
 
 type keys struct {
@@ -99,8 +99,8 @@ type keys struct {
 	version string // of the Secret
 }
 
-// known returns the keys that are known. It waits for a read of the Secret only if there are none, or if they are stale.
-func (s *sourceKeys) known(ctx context.Context) (keys, error) {
+// cached returns the cached keys. It waits for a read of the Secret only if there are none, or if they are stale.
+func (s *sourceKeys) cached(ctx context.Context) (keys, error) {
 	s.mu.Lock()
 	age := s.keyring.clock.Since(s.readAt)
 	if s.err != nil || s.keys.list == nil || age >= staleTime {
@@ -114,7 +114,7 @@ func (s *sourceKeys) known(ctx context.Context) (keys, error) {
 	return s.keys, nil
 }
 
-// read returns keys that were read within the last readInterval. While the API server cannot be reached it returns those that are known.
+// read returns keys that were read within the last readInterval, or the cached ones while the API server is unavailable.
 func (s *sourceKeys) read(ctx context.Context) (keys, error) {
 	s.mu.Lock()
 	if s.keyring.clock.Since(s.readAt) >= readInterval {
@@ -134,7 +134,7 @@ func (s *sourceKeys) read(ctx context.Context) (keys, error) {
 	return s.keys, s.err
 }
 
-// startRead starts a read unless one is in flight. It serves all deliveries to the source, so it does not end with that of ctx.
+// startRead starts a read unless one is in flight. All deliveries to the source share it, so it does not end with ctx.
 func (s *sourceKeys) startRead(ctx context.Context) {
 	if s.reading != nil {
 		return
@@ -148,29 +148,29 @@ func (s *sourceKeys) startRead(ctx context.Context) {
 
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.take(&secret, err)
+		s.setResult(&secret, err)
 		s.readAt = s.keyring.clock.Now()
 		close(s.reading)
 		s.reading = nil
 	}()
 }
 
-// take takes the result of a read.
-func (s *sourceKeys) take(secret *corev1.Secret, err error) {
+// setResult stores the result of a read.
+func (s *sourceKeys) setResult(secret *corev1.Secret, err error) {
 	switch {
 	case err == nil:
 		s.keys.version = string(secret.UID) + "/" + secret.ResourceVersion
 		s.keys.list, s.err = signingKeys(secret, &s.ref)
 	case apierrors.IsNotFound(err):
 		s.keys, s.err = keys{}, fmt.Errorf("Secret %s/%s does not exist", s.namespace, s.ref.Name)
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err): // taken away on purpose, perhaps
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err): // access may have been revoked on purpose
 		s.keys, s.err = keys{}, err
 	case s.keys.list == nil:
 		s.err = fmt.Errorf("Secret %s/%s cannot be read: %w", s.namespace, s.ref.Name, err)
 	}
 }
 
-// signingKeys returns the keys that a source's reference selects of a Secret.
+// signingKeys returns the keys of a Secret that a reference selects.
 func signingKeys(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]netbox.Key, error) {
 	entries, err := secretkeys.Of(secret, ref)
 	var keys []netbox.Key

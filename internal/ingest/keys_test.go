@@ -18,7 +18,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
-// slowSecrets has one Secret with one key, and takes a time for each read.
+// slowSecrets serves one Secret with one key, with a delay.
 type slowSecrets struct {
 	client.Reader
 	key   string
@@ -40,8 +40,8 @@ func (s *slowSecrets) Get(ctx context.Context, _ client.ObjectKey, object client
 	return err
 }
 
-// TestKeysAreRefreshedBehind verifies deliveries with keys that are read slowly.
-func TestKeysAreRefreshedBehind(t *testing.T) {
+// TestKeysAreRefreshedInBackground verifies deliveries while reads of the Secret are slow.
+func TestKeysAreRefreshedInBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slow = 500 * time.Millisecond
 		secrets := &slowSecrets{key: "old", takes: slow}
@@ -57,24 +57,24 @@ func TestKeysAreRefreshedBehind(t *testing.T) {
 					reason, name, err, time.Since(began), secrets.reads.Load(), accepted, waited, reads)
 			}
 		}
-		expect("the first delivery waits", "old", true, slow, 1)
-		expect("keys that are fresh", "old", true, 0, 1)
+		expect("the first delivery waits for the keys", "old", true, slow, 1)
+		expect("fresh keys are used", "old", true, 0, 1)
 		for n := range 5 {
 			time.Sleep(freshTime + slow)
-			expect("keys that are read again are used meanwhile", "old", true, 0, 1+int32(n))
+			expect("keys are used while they are refreshed", "old", true, 0, 1+int32(n))
 			synctest.Wait() // until the read has begun
 		}
 
 		time.Sleep(readInterval + slow)
 		secrets.key = "new"
-		expect("a mismatch reads at once", "new", true, slow, 7)
+		expect("a mismatch reads the Secret at once", "new", true, slow, 7)
 		expect("the removed key, within readInterval", "old", false, 0, 7)
 		time.Sleep(readInterval)
-		expect("a mismatch reads once in readInterval", "old", false, slow, 8)
+		expect("a mismatch reads the Secret at most once in readInterval", "old", false, slow, 8)
 
 		secrets.key = "newer"
 		time.Sleep(staleTime)
-		expect("stale keys are not used", "new", false, slow, 9)
+		expect("a delivery waits while its keys are stale", "new", false, slow, 9)
 
 		secrets.err, secrets.takes = errors.New("the API server is away"), time.Hour
 		time.Sleep(staleTime)
@@ -82,10 +82,10 @@ func TestKeysAreRefreshedBehind(t *testing.T) {
 		expect("and then without one", "newer", true, 0, 10)
 
 		ring.forget(func(name types.NamespacedName) bool { return name.Name == "other" })
-		expect("another source is gone", "newer", true, 0, 10)
+		expect("another source was deleted", "newer", true, 0, 10)
 		ring.forget(func(name types.NamespacedName) bool { return name.Name == "netbox" })
 		if _, err := ring.verify(t.Context(), source, nil, ""); err == nil {
-			t.Error("the keys of a source that is gone are kept")
+			t.Error("the keys of a deleted source are kept")
 		}
 	})
 }

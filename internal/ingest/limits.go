@@ -12,46 +12,47 @@ import (
 )
 
 const (
-	// requestMemory is how many bytes the requests in flight may take, from when their heads are there until they are answered. What does
-	// not fit is answered with 429.
+	// requestMemory is the memory budget of the requests in flight, in bytes, from the end of the head to the answer. A request over it is
+	// answered with 429.
 	requestMemory = 64 << 20
-	// requestBytes is what a request takes beside its head and body: a goroutine, and the buffers of its connection. So it also bounds
-	// how many are in flight: 2048.
+	// requestBytes is the memory of a request besides its head and body: a goroutine, and the buffers of its connection. It thereby limits the
+	// requests in flight to 2048.
 	requestBytes = 32 << 10
-	// headerOverhead is what a header takes beside its bytes, in bytes; a head of many small headers takes six times its length.
+	// headerOverhead is the memory of a header besides its text, in bytes; a head of many small headers takes six times its length.
 	headerOverhead = 100
-	// firstBuffer is the memory that a body gets before its first byte has come, within requestBytes; it grows with what comes.
+	// firstBuffer is the initial buffer of a body, within requestBytes; it grows with the bytes received.
 	firstBuffer = 2 << 10
-	// smallRequest is how many bytes a request may take, all in all, that large ones must not get in the way of: those of NetBox's objects.
+	// smallRequest is the total memory up to which a request counts as small, as those of NetBox's objects are. Memory is reserved for small
+	// requests.
 	smallRequest = 96 << 10
-	// slowestRate is how fast a body must come where others need its memory, in bytes a second: 1 MB within 16 s. longestPause is how long
-	// nothing of it may come then, however fast the rest was: networks take less to send again what they lost.
+	// slowestRate is the least rate of a body, in bytes a second, when other requests need its memory: 1 MB within 16 s. longestPause is the
+	// longest gap then, however fast the rest was: networks retransmit lost packets sooner.
 	slowestRate  = 64 << 10
 	longestPause = time.Second
 
-	// workUnits bounds the bodies that are decoded and stored at one time; each takes a unit for every unitBytes that it has begun. A
-	// body is in memory about six times over while it is stored, which makes 24 MiB in all.
-	workUnits = 64
-	unitBytes = 64 << 10
+	// slots limits the bodies that are decoded and stored concurrently; a body takes one for each started slotBytes. A body is in memory about
+	// six times while it is stored, 24 MiB in all.
+	slots     = 64
+	slotBytes = 64 << 10
 
-	// discardBytes and discardTime are how much of a refused body is read and dropped, because many senders do not read an answer before
-	// they have sent everything. A request that there was no memory for has turnedAwayTime.
-	discardBytes   = 4 << 20
-	discardTime    = 2 * time.Second
-	turnedAwayTime = 100 * time.Millisecond
+	// discardBytes and discardTime limit how much of a refused body is read and dropped, because many senders read the answer only after they
+	// have sent the whole body. shedTime is the limit for requests that are shed because memory is exhausted.
+	discardBytes = 4 << 20
+	discardTime  = 2 * time.Second
+	shedTime     = 100 * time.Millisecond
 )
 
-// limits share what requests take among the sources.
+// limits shares memory and processing slots fairly between sources.
 type limits struct {
-	memory *memory
-	work   *work
+	memory    *memory
+	semaphore *semaphore
 }
 
 func newLimits(clock clock.PassiveClock) limits {
-	return limits{memory: newMemory(requestMemory, clock), work: newWork(workUnits)}
+	return limits{memory: newMemory(requestMemory, clock), semaphore: newSemaphore(slots)}
 }
 
-// admit claims the memory of a request without its body. It returns nil where there is none.
+// admit claims the memory of a request without its body. It returns nil if the budget is exhausted.
 func (l limits) admit(w http.ResponseWriter, request *http.Request, source string) *claim {
 	size := requestBytes + int64(len(request.RequestURI))
 	for name, values := range request.Header {
@@ -63,11 +64,11 @@ func (l limits) admit(w http.ResponseWriter, request *http.Request, source strin
 	return l.memory.claim(source, size, func() { _ = connection.SetReadDeadline(time.Unix(1, 0)) })
 }
 
-// readBody reads a body of at most limit bytes. The memory is claimed as the bytes come, so that a declared length claims nothing.
+// readBody reads a body of at most limit bytes. The memory is claimed as bytes arrive, not by Content-Length.
 func readBody(request *http.Request, limit int64, claim *claim) (body []byte, err error) {
-	sent := claim.wait(request.Body)
+	sent := claim.startWaiting(request.Body)
 	body, err = readAll(sent, limit, claim)
-	if !claim.waited() {
+	if !claim.stopWaiting() {
 		return nil, errTooSlow
 	}
 	if err != nil {
@@ -96,36 +97,37 @@ func readAll(sent io.Reader, limit int64, claim *claim) ([]byte, error) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, refuse(resultTimeout, "the body did not arrive in time")
 		case err != nil:
-			return nil, &answer{result: resultMalformed, message: "the body ended early or is badly framed", cause: err}
+			return nil, &answer{result: resultMalformed, message: "the body ended early or has invalid framing", cause: err}
 		}
 	}
 }
 
-// startWork waits until a body of some bytes, received at a time, may be decoded and stored; done gives the place to the next.
-func (l limits) startWork(ctx context.Context, source string, bytes int, receivedAt time.Time) (done func(), err error) {
-	units := min(1+int64(bytes)/unitBytes, workUnits)
-	done, err = l.work.start(ctx, flow{source: source, small: units == 1}, units, receivedAt)
+// acquireSlots waits until a body of the given length, received at receivedAt, may be decoded and stored. The caller releases the slots
+// with done.
+func (l limits) acquireSlots(ctx context.Context, source string, bytes int, receivedAt time.Time) (done func(), err error) {
+	units := min(1+int64(bytes)/slotBytes, slots)
+	done, err = l.semaphore.acquire(ctx, flow{source: source, small: units == 1}, units, receivedAt)
 	if err != nil {
-		return nil, unavailable("events are stored more slowly than they come; try again", time.Second, err)
+		return nil, unavailable("the receiver is busy storing other events; try again", time.Second, err)
 	}
 	return done, nil
 }
 
 var (
 	errTooMany = throttled("too many requests in flight; try again")
-	errTooSlow = throttled("too many requests in flight, and the body of this one came too slowly to wait for; try again")
+	errTooSlow = throttled("too many requests in flight, and this request's body arrived too slowly; try again")
 )
 
-// discard reads what is left of a refused body, so that the sender comes to read the answer.
+// discard reads the rest of a refused body, so that the sender gets to read the answer.
 func discard(w http.ResponseWriter, request *http.Request, claim *claim) {
-	if request.Header.Get("Expect") != "" || claim.gaveWay() {
+	if request.Header.Get("Expect") != "" || claim.isEvicted() {
 		return // the sender waits for the answer before it sends a body
 	}
 	if request.Body == http.NoBody {
-		return // the deadline would stay, and end what net/http reads ahead: with it the context of all that follows on the connection
+		return // the deadline would persist and fail net/http's background read, which cancels the contexts of later requests on the connection
 	}
-	// Where the connection knows no deadline, as in a test, the body is not slow either.
+	// A connection without deadlines, as in tests, has no slow bodies either.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(discardTime))
-	_, _ = io.CopyN(io.Discard, claim.wait(request.Body), discardBytes)
-	claim.waited()
+	_, _ = io.CopyN(io.Discard, claim.startWaiting(request.Body), discardBytes)
+	claim.stopWaiting()
 }

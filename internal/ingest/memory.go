@@ -9,67 +9,67 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// memory is a number of bytes that the sources share: each may hold as much as is still free. So one alone gets a half, each of two a
-// third, and for a source that holds little there is room, whatever comes to the others. Network switches share their buffers like this.
-// A quarter of what a source may hold is for small requests, which find room while large ones do not.
+// memory is a budget of bytes shared by the sources, with dynamic thresholds as in the buffers of network switches: each source may hold as
+// much as is still free. A single source gets a half, each of two a third, and a source that holds little is admitted however much the
+// others receive. A quarter of each source's share is reserved for small requests.
 //
-// Where a claim does not fit, requests whose bodies come too slowly give way to it, those that are most overdue first. Only those of
-// sources that hold as much as the claim's or more do: a flood on one source pushes out no request of another.
+// If a claim does not fit, requests whose bodies arrive too slowly are evicted, the most overdue first, and only from sources that hold at
+// least as much as the source of the claim: a flood on one source evicts no request of another.
 type memory struct {
 	clock clock.PassiveClock
 
 	mu      sync.Mutex
 	free    int64
 	held    map[string]int64    // bytes, by source
-	waiting map[*claim]struct{} // those of requests that wait for their senders
+	waiting map[*claim]struct{} // evictable: they wait for their senders
 }
 
-// claim is what one request holds of the memory.
+// claim is the memory held by one request.
 type claim struct {
 	memory *memory
 	source string
-	cutOff func() // ends the wait for the sender; it must not wait itself
-	first  int64  // what was claimed at first: all but the body
+	abort  func() // aborts the read of the body; it must not block
+	first  int64  // the initial claim: all but the body
 
 	// Guarded by memory.mu:
 
-	bytes int64
-	due   time.Time // when the sender will have been too slow, by what has come so far
-	gone  bool      // it gave way
+	bytes   int64
+	due     time.Time // when the request becomes overdue, given the bytes received so far
+	evicted bool
 }
 
 func newMemory(bytes int64, clock clock.PassiveClock) *memory {
 	return &memory{clock: clock, free: bytes, held: map[string]int64{}, waiting: map[*claim]struct{}{}}
 }
 
-// claim claims bytes for a request, or returns nil. It is to be released.
-func (m *memory) claim(source string, bytes int64, cutOff func()) *claim {
-	c := &claim{memory: m, source: source, cutOff: cutOff, first: bytes}
+// claim claims bytes for a request, or returns nil. The caller must release the claim.
+func (m *memory) claim(source string, bytes int64, abort func()) *claim {
+	c := &claim{memory: m, source: source, abort: abort, first: bytes}
 	if !c.grow(bytes) {
 		return nil
 	}
 	return c
 }
 
-// grow claims more.
+// grow claims more bytes, and evicts slow requests if it has to. It returns false if there is no room, or if this request was evicted.
 func (c *claim) grow(bytes int64) bool {
 	m := c.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for !c.gone && !m.fits(c, bytes) {
+	for !c.evicted && !m.fits(c, bytes) {
 		slowest := m.slowest(m.held[c.source])
 		if slowest == nil || slowest == c {
 			return false
 		}
-		m.give(slowest, -slowest.bytes)
-		slowest.gone = true
+		m.adjust(slowest, -slowest.bytes)
+		slowest.evicted = true
 		delete(m.waiting, slowest)
-		slowest.cutOff()
+		slowest.abort()
 	}
-	if c.gone {
+	if c.evicted {
 		return false
 	}
-	m.give(c, bytes)
+	m.adjust(c, bytes)
 	return true
 }
 
@@ -81,7 +81,7 @@ func (m *memory) fits(c *claim, bytes int64) bool {
 	return m.held[c.source]+bytes <= share
 }
 
-func (m *memory) give(c *claim, bytes int64) {
+func (m *memory) adjust(c *claim, bytes int64) {
 	c.bytes += bytes
 	m.free -= bytes
 	m.held[c.source] += bytes
@@ -90,7 +90,7 @@ func (m *memory) give(c *claim, bytes int64) {
 	}
 }
 
-// slowest returns the most overdue of the claims of sources that hold so many bytes or more.
+// slowest returns the most overdue claim among the sources that hold at least that many bytes.
 func (m *memory) slowest(bytes int64) (slowest *claim) {
 	now := m.clock.Now()
 	for c := range m.waiting {
@@ -101,12 +101,12 @@ func (m *memory) slowest(bytes int64) (slowest *claim) {
 	return slowest
 }
 
-// wait returns a body through which the request waits for its sender from now on. Whenever the bytes that came do not make up for the time
-// since, the request is overdue, and gives way to others.
-func (c *claim) wait(body io.Reader) io.Reader {
+// startWaiting makes the request evictable while it waits for its sender, and returns the body to read from. The request is overdue, and
+// may be evicted, whenever its average rate is below slowestRate.
+func (c *claim) startWaiting(body io.Reader) io.Reader {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
-	if c.gone {
+	if c.evicted {
 		return http.NoBody
 	}
 	c.due = c.memory.clock.Now()
@@ -114,7 +114,7 @@ func (c *claim) wait(body io.Reader) io.Reader {
 	return sentBytes{body, c}
 }
 
-// sentBytes counts for a claim what comes.
+// sentBytes extends the due time of a claim by the bytes read.
 type sentBytes struct {
 	body  io.Reader
 	claim *claim
@@ -133,26 +133,26 @@ func (s sentBytes) Read(into []byte) (int, error) {
 	return n, err
 }
 
-// waited says that the request waits no longer. It returns false if it gave way to others.
-func (c *claim) waited() bool {
+// stopWaiting makes the request not evictable. It returns false if the request was evicted.
+func (c *claim) stopWaiting() bool {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	delete(c.memory.waiting, c)
-	return !c.gone
+	return !c.evicted
 }
 
-// gaveWay tells whether the request gave way to others. It has nothing to wait for any more.
-func (c *claim) gaveWay() bool {
+// isEvicted reports whether the request was evicted: its body can no longer be read.
+func (c *claim) isEvicted() bool {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
-	return c.gone
+	return c.evicted
 }
 
-// shrink gives back what is held beyond some bytes, and release all of it, once the request waits no longer.
+// shrink releases all but the given number of bytes; release releases all of them. The request must not be waiting for its sender.
 func (c *claim) shrink(bytes int64) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
-	c.memory.give(c, min(bytes-c.bytes, 0))
+	c.memory.adjust(c, min(bytes-c.bytes, 0))
 }
 
 func (c *claim) release() { c.shrink(0) }

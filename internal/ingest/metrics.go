@@ -16,44 +16,43 @@ type metrics struct {
 
 	acceptErrors *prometheus.CounterVec
 
-	sources sync.Map // names of those that have series
+	sources sync.Map // names of sources with series
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_receiver_requests_total",
-			Help: "Requests to the receiver, by source (namespace/name, empty where the path has none) and result.",
+			Help: "Requests to the receiver, by source (namespace/name, empty if no source has the path) and result.",
 		}, []string{"source", "result"}),
 		stored: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netbox_events_receiver_stored_seconds",
-			Help:    "Seconds from the head of a request to the event stored, by source.",
+			Help:    "Seconds from the request head to the stored event, by source.",
 			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10, 25},
 		}, []string{"source"}),
 		bodyBytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netbox_events_receiver_body_bytes",
-			Help:    "Length of the bodies read, in bytes, by source.",
+			Help:    "Length of request bodies in bytes, by source.",
 			Buckets: prometheus.ExponentialBuckets(512, 4, 7), // to 2 MiB
 		}, []string{"source"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "netbox_events_receiver_in_flight_requests",
-			Help: "Requests that have no answer yet.",
+			Help: "Requests that are not answered yet.",
 		}),
 		held: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "netbox_events_receiver_held_requests",
-			Help: "Requests that could not be stored yet and are tried again, because the API server is away, slow or asks to wait, " +
-				"or their Secret cannot be read.",
+			Help: "Deliveries that are held and retried, because the API server is unavailable, slow or throttling, or their Secret cannot be read.",
 		}),
 		acceptErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_receiver_accept_errors_total",
-			Help: "Deliveries on which the expression of the source's spec.accept failed, and that were stored therefore, by source.",
+			Help: "Deliveries that were stored because the source's spec.accept.cel failed on them, by source.",
 		}, []string{"source"}),
 	}
 	registry.MustRegister(m.requests, m.stored, m.bodyBytes, m.inFlight, m.held, m.acceptErrors)
 	return m
 }
 
-// read counts a body that was read.
+// read records the length of a body.
 func (m *metrics) read(source string, bytes int) {
 	m.sources.Store(source, nil)
 	m.bodyBytes.WithLabelValues(source).Observe(float64(bytes))
@@ -68,7 +67,7 @@ func (m *metrics) observe(source string, result result, took time.Duration) {
 	}
 }
 
-// forget deletes the series of sources that are gone.
+// forget deletes the series of deleted sources.
 func (m *metrics) forget(isGone func(source string) bool) {
 	for name := range m.sources.Range {
 		if source := name.(string); isGone(source) {

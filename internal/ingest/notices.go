@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// logInterval and eventInterval are the least times between two log lines, and two Kubernetes Events, on one result of one source:
-	// whoever can reach the receiver can be refused as often as he likes.
+	// logInterval and eventInterval are the least times between two log lines, and two Kubernetes Events, for one result of one source: any
+	// client can cause refusals at any rate.
 	logInterval   = time.Second
 	eventInterval = time.Minute
 )
 
-// eventReasons are the refusals that somebody has to mend, by the reason that kubectl describe shows on the source.
+// eventReasons maps the refusals that need a fix to the reasons of their Kubernetes Events on the source.
 var eventReasons = map[result]string{
 	resultUnauthorized:         "SignatureMismatch",
 	resultMalformed:            "MalformedBody",
@@ -33,7 +33,7 @@ var eventReasons = map[result]string{
 	resultBacklogFull:          "BacklogFull",
 }
 
-// notices tells people about refused requests, now and then.
+// notices reports refused requests, rate-limited.
 type notices struct {
 	log      logr.Logger
 	recorder notice.Recorder
@@ -46,7 +46,7 @@ type noticeKey struct {
 	result result
 }
 
-// acceptFailed stands in a noticeKey for an expression that failed on a delivery, whatever becomes of that.
+// acceptFailed is the noticeKey.result of an expression that failed on a delivery.
 const acceptFailed result = "accept_failed"
 
 func newNotices(options Options) *notices {
@@ -56,38 +56,38 @@ func newNotices(options Options) *notices {
 	}
 }
 
-// refused tells of a request that was refused, of a source if its path has one.
-func (n *notices) refused(from *v1alpha1.NetBoxSource, request *http.Request, answer *answer) {
-	key := noticeKey{nameOf(from), answer.result}
-	if allowed, withheld := n.lines.Allow(key); allowed {
+// refused reports a refused request; source is nil if none has its path.
+func (n *notices) refused(source *v1alpha1.NetBoxSource, request *http.Request, answer *answer) {
+	key := noticeKey{nameOf(source), answer.result}
+	if allowed, suppressed := n.lines.Allow(key); allowed {
 		log := n.log.WithValues(tracing.LogValues(tracing.Traceparent(trace.SpanFromContext(request.Context())))...)
 		log.Info("request refused", "status", statuses[answer.result], "result", answer.message, "cause", causeOf(answer), "source", key.source,
-			"method", request.Method, "path", request.URL.Path, "remote", request.RemoteAddr, "moreSinceLastLine", withheld)
+			"method", request.Method, "path", request.URL.Path, "remote", request.RemoteAddr, "suppressed", suppressed)
 	}
 	reason, ok := eventReasons[answer.result]
-	if !ok || from == nil {
+	if !ok || source == nil {
 		return
 	}
 	if allowed, _ := n.events.Allow(key); allowed {
-		n.recorder.Eventf(from, nil, corev1.EventTypeWarning, reason, "Receive", "a delivery from %s was answered with %d: %s",
+		n.recorder.Eventf(source, nil, corev1.EventTypeWarning, reason, "Receive", "delivery from %s answered with %d: %s",
 			request.RemoteAddr, statuses[answer.result], answer.message)
 	}
 }
 
-// acceptFailed tells of an event that is stored because its source's spec.accept failed on it.
+// acceptFailed reports an event that is stored because its source's spec.accept failed on it.
 func (n *notices) acceptFailed(source *v1alpha1.NetBoxSource, event *v1alpha1.NetBoxEvent, err error) {
 	key := noticeKey{nameOf(source), acceptFailed}
-	if allowed, withheld := n.lines.Allow(key); allowed {
-		n.log.Info("spec.accept.cel failed on an event, which is therefore stored; correct the expression", "cause", err.Error(),
-			"source", key.source, "namespace", event.Namespace, "name", event.Name, "moreSinceLastLine", withheld)
+	if allowed, suppressed := n.lines.Allow(key); allowed {
+		n.log.Info("spec.accept.cel failed on an event, which is stored therefore; fix the expression", "cause", err.Error(),
+			"source", key.source, "namespace", event.Namespace, "name", event.Name, "suppressed", suppressed)
 	}
 	if allowed, _ := n.events.Allow(key); allowed {
 		n.recorder.Eventf(source, nil, corev1.EventTypeWarning, "AcceptFailed", "Receive",
-			"spec.accept.cel failed on %s, which is therefore stored: %v", event.Name, err)
+			"spec.accept.cel failed on %s, which is stored therefore: %v", event.Name, err)
 	}
 }
 
-// forget forgets the sources that are gone.
+// forget removes the state of deleted sources.
 func (n *notices) forget(isGone func(source string) bool) {
 	n.lines.Forget(func(key noticeKey) bool { return isGone(key.source) })
 	n.events.Forget(func(key noticeKey) bool { return isGone(key.source) })

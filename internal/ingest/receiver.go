@@ -1,7 +1,7 @@
 // Package ingest receives webhooks: it accepts a request, finds its source, verifies the signature over the raw bytes, decodes them,
 // and creates a NetBoxEvent before it answers 200.
 //
-// It runs on every replica. It may not know the controllers, and leaves what is inside a body to package netbox.
+// It runs on every replica. It may not import the controllers; package netbox decodes bodies.
 package ingest
 
 import (
@@ -36,13 +36,13 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// What the receiver may do:
+// RBAC of the receiver:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=create
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Options are what a Receiver needs of its surroundings.
+// Options are the dependencies and settings of a Receiver.
 type Options struct {
 	// Sources reads NetBoxSources from a cache that indexes them by source.PathIndex.
 	Sources client.Reader
@@ -50,21 +50,21 @@ type Options struct {
 	Secrets client.Reader
 	// Events creates NetBoxEvents.
 	Events *eventstore.Store
-	// Recorder makes Kubernetes Events on sources whose deliveries are refused.
+	// Recorder records Kubernetes Events on sources whose deliveries are refused.
 	Recorder events.EventRecorder
-	// Hold is how long a delivery is held that cannot be stored yet, from when its body was read.
+	// Hold is the longest time for which a delivery that cannot be stored yet is held and retried, from the end of its body.
 	Hold time.Duration
-	// ForgetSources, if set, is called after sources have changed, so that others forget those that are gone as well.
+	// ForgetSources, if set, is called after sources have changed, to remove the state of deleted sources elsewhere.
 	ForgetSources func(isGone func(source string) bool)
 	// Registry takes the receiver's metrics.
 	Registry prometheus.Registerer
-	// Tracer begins a trace for each request; nil for none.
+	// Tracer starts a span for each request; nil disables tracing.
 	Tracer trace.Tracer
 	Clock  clock.PassiveClock
 	Log    logr.Logger
 }
 
-// Receiver is the HTTP handler that deliveries come to.
+// Receiver is the HTTP handler of deliveries.
 type Receiver struct {
 	Options
 
@@ -102,15 +102,15 @@ func NewReceiver(options Options) *Receiver {
 
 // ServeHTTP answers one request.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
-	from, err := r.route(request)
-	claim := r.limits.admit(w, request, nameOf(from))
+	source, err := r.route(request)
+	claim := r.limits.admit(w, request, nameOf(source))
 	if claim == nil {
-		r.turnAway(w, request, from)
+		r.shed(w, request, source)
 		return
 	}
 	defer claim.release()
 	if len(request.TransferEncoding) > 0 {
-		// Chunks beside a length are how a second request is hidden from one of two servers: nothing follows chunks on this connection.
+		// Request smuggling needs a chunked body with a Content-Length: this connection carries no further request.
 		w.Header().Set("Connection", "close")
 	}
 	if apidocs.Handles(request.URL.Path) {
@@ -124,50 +124,50 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 
 	request, span := r.trace(request)
 	defer span.End()
-	answer := r.receive(request, from, claim, err)
-	describe(span, from, answer)
-	r.metrics.observe(nameOf(from), answer.result, r.Clock.Since(started))
+	answer := r.receive(request, source, claim, err)
+	describe(span, source, answer)
+	r.metrics.observe(nameOf(source), answer.result, r.Clock.Since(started))
 	if statuses[answer.result] != http.StatusOK {
-		r.notices.refused(from, request, answer)
+		r.notices.refused(source, request, answer)
 		discard(w, request, claim)
 	}
 	answer.write(w)
-	if claim.gaveWay() {
+	if claim.isEvicted() {
 		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler) // closes the connection at once; the server would wait for the rest of the body
+		panic(http.ErrAbortHandler) // closes the connection at once: the server would wait for the rest of the body
 	}
 }
 
-// turnAway answers a request that there is no memory for.
-func (r *Receiver) turnAway(w http.ResponseWriter, request *http.Request, from *v1alpha1.NetBoxSource) {
-	r.metrics.observe(nameOf(from), errTooMany.result, 0)
-	r.notices.refused(from, request, errTooMany)
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(turnedAwayTime))
+// shed answers a request for which there is no memory.
+func (r *Receiver) shed(w http.ResponseWriter, request *http.Request, source *v1alpha1.NetBoxSource) {
+	r.metrics.observe(nameOf(source), errTooMany.result, 0)
+	r.notices.refused(source, request, errTooMany)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(shedTime))
 	w.Header().Set("Connection", "close")
 	errTooMany.write(w)
-	request.Header = nil // the server holds the request for a while yet
+	request.Header = nil // the server keeps the request for a while
 }
 
-// nameOf returns the namespace and name of a source as logs and metrics have them, "" for none.
-func nameOf(from *v1alpha1.NetBoxSource) string {
-	if from == nil {
+// nameOf returns the namespace/name of a source for logs and metrics, "" for nil.
+func nameOf(source *v1alpha1.NetBoxSource) string {
+	if source == nil {
 		return ""
 	}
-	return from.Namespace + "/" + from.Name
+	return source.Namespace + "/" + source.Name
 }
 
-// receive does the work on a request for a source, or for none, by the error.
-func (r *Receiver) receive(request *http.Request, from *v1alpha1.NetBoxSource, claim *claim, err error) *answer {
+// receive processes a request to a source, and returns its answer. err is the error of route.
+func (r *Receiver) receive(request *http.Request, source *v1alpha1.NetBoxSource, claim *claim, err error) *answer {
 	var name string
 	var result result
 	if err == nil {
-		name, result, err = r.store(request, from, claim)
+		name, result, err = r.store(request, source, claim)
 	}
 	switch refusal, ok := errors.AsType[*answer](err); {
 	case ok:
 		return refusal
 	case err != nil:
-		return unavailable("an error of the operator; see its log", time.Second, err)
+		return unavailable("internal error; see the operator's log", time.Second, err)
 	case result == resultIgnored:
 		return &answer{result: result, message: "ignored"}
 	case result == resultDuplicate:
@@ -177,51 +177,51 @@ func (r *Receiver) receive(request *http.Request, from *v1alpha1.NetBoxSource, c
 	}
 }
 
-// store takes a request the rest of the way. An error means that nothing was stored, or that nobody knows. There is no name where the event
-// is ignored.
-func (r *Receiver) store(request *http.Request, from *v1alpha1.NetBoxSource, claim *claim) (name string, result result, err error) {
-	if err := checkHead(request, from); err != nil {
+// store verifies, decodes and stores a request. An error means that nothing was stored, or that the outcome is unknown. The name is empty
+// if the event is ignored.
+func (r *Receiver) store(request *http.Request, source *v1alpha1.NetBoxSource, claim *claim) (name string, result result, err error) {
+	if err := checkHead(request, source); err != nil {
 		return "", "", err
 	}
-	body, err := readBody(request, from.Spec.MaxBodyBytes, claim)
+	body, err := readBody(request, source.Spec.MaxBodyBytes, claim)
 	if err != nil {
 		return "", "", err
 	}
-	r.metrics.read(nameOf(from), len(body))
+	r.metrics.read(nameOf(source), len(body))
 	receivedAt := r.Clock.Now()
-	hold := r.holds.begin(request.Context(), nameOf(from), receivedAt)
+	hold := r.holds.begin(request.Context(), nameOf(source), receivedAt)
 	defer hold.end()
 
 	var key string
-	err = hold.until(func(int) (err error) {
-		key, err = r.verify(hold.ctx, from, body, request.Header.Values(netbox.SignatureHeader))
+	err = hold.retry(func(int) (err error) {
+		key, err = r.verify(hold.ctx, source, body, request.Header.Values(netbox.SignatureHeader))
 		return err
 	})
 	if err != nil {
 		return "", "", err
 	}
-	if !r.withinRate(from) {
-		return "", "", throttled("over the rate limit of this source; try again")
+	if !r.allowRate(source) {
+		return "", "", throttled("over the rate limit of this source (spec.rateLimit); try again")
 	}
-	settle, err := r.backlogs.admit(hold.ctx, from) //nolint:contextcheck // hold.ctx is made of the request's
+	settle, err := r.backlogs.admit(hold.ctx, source) //nolint:contextcheck // hold.ctx derives from the request's
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { settle(result == resultStored) }()
-	verified := delivered{
-		source: from, body: body, key: key, receivedAt: receivedAt,
+	verified := delivery{
+		source: source, body: body, key: key, receivedAt: receivedAt,
 		traceparent: tracing.Traceparent(trace.SpanFromContext(request.Context())),
 	}
-	err = hold.until(func(n int) (err error) { //nolint:contextcheck // as above
+	err = hold.retry(func(n int) (err error) { //nolint:contextcheck // as above
 		name, result, err = r.tryToStore(hold, verified, n)
 		return err
 	})
 	return name, result, err
 }
 
-// tryToStore decodes and stores a verified delivery, for the n-th time. What it holds beside the body it gives back when the try is over.
-func (r *Receiver) tryToStore(hold *hold, delivery delivered, n int) (name string, result result, err error) {
-	done, err := r.limits.startWork(hold.ctx, nameOf(delivery.source), len(delivery.body), delivery.receivedAt)
+// tryToStore is attempt n, counted from 0, to decode and store a verified delivery. It keeps no memory or slots between attempts.
+func (r *Receiver) tryToStore(hold *hold, delivery delivery, n int) (name string, result result, err error) {
+	done, err := r.limits.acquireSlots(hold.ctx, nameOf(delivery.source), len(delivery.body), delivery.receivedAt)
 	if err != nil {
 		return "", "", err
 	}
@@ -233,39 +233,39 @@ func (r *Receiver) tryToStore(hold *hold, delivery delivered, n int) (name strin
 	resource := newEvent(event, delivery)
 	accepted, err := r.accepts(hold.ctx, delivery.source, resource)
 	if err != nil {
-		hold.over = true // it compiles no better at another try
+		hold.permanent = true // compiling again would fail again
 		return "", "", err
 	}
 	if !accepted {
 		return "", resultIgnored, nil
 	}
 	if result, err = r.create(hold, resource, n); err == nil {
-		r.holds.stored(hold.source)
+		r.holds.resume(hold.source)
 	}
 	return resource.Namespace + "/" + resource.Name, result, err
 }
 
-// EndHolds answers all deliveries that are held, and lets none be held from now on: the receiver is about to stop.
+// EndHolds answers all held deliveries, and holds no more: the receiver is about to stop.
 func (r *Receiver) EndHolds() { r.holds.stop() }
 
-// SourcesChanged makes the receiver look its sources up again, and forget those that are gone. It is to be called after each change of what
-// Options.Sources reads.
+// SourcesChanged invalidates what is cached of sources, and removes the state of deleted ones. It must be called after each change in the
+// cache of Options.Sources.
 func (r *Receiver) SourcesChanged() {
 	r.routes.forget()
 	ctx := context.Background()
 	if err := r.backlogs.refresh(ctx); err != nil {
-		r.Log.Error(err, "cannot read how many events of each source wait")
+		r.Log.Error(err, "cannot read the backlog of sources")
 	}
 	var sources v1alpha1.NetBoxSourceList
-	if err := r.Sources.List(ctx, &sources, client.UnsafeDisableDeepCopy); err != nil { // they are only read
-		r.Log.Error(err, "cannot list the sources")
+	if err := r.Sources.List(ctx, &sources, client.UnsafeDisableDeepCopy); err != nil { // read only
+		r.Log.Error(err, "cannot list NetBoxSources")
 		return
 	}
 	r.forgetGone(sources.Items)
 }
 
-// forgetGone forgets all that is kept of sources beside some, their metrics included. A request that was received before its source was
-// deleted may bring back some of it, until the next change of a source.
+// forgetGone removes the state of all sources that are not listed, metrics included. A request that was received before its source was
+// deleted may create some of it again, until the next change of a source.
 func (r *Receiver) forgetGone(sources []v1alpha1.NetBoxSource) {
 	present := map[string]bool{"": true} // requests without a source have metrics too
 	for i := range sources {
@@ -284,42 +284,42 @@ func (r *Receiver) forgetGone(sources []v1alpha1.NetBoxSource) {
 	maps.DeleteFunc(r.rates, func(name types.NamespacedName, _ *rate.Limiter) bool { return isNameGone(name) })
 }
 
-// route returns the source that a delivery is for, by its path.
+// route returns the source that owns the path of a request.
 func (r *Receiver) route(request *http.Request) (*v1alpha1.NetBoxSource, error) {
 	if request.Method != http.MethodPost {
 		return nil, refuse(resultMethodNotAllowed, methodHint(request.Method))
 	}
 	owner, err := r.routes.owner(request.Context(), source.CleanPath(request.URL.Path))
 	if err != nil {
-		return nil, unavailable("sources cannot be looked up; try again", time.Second, err)
+		return nil, unavailable("cannot look up NetBoxSources; try again", time.Second, err)
 	}
 	if owner == nil {
-		return nil, refuse(resultNotFound, "no NetBoxSource is served at this path; kubectl get netboxsources -A lists their paths")
+		return nil, refuse(resultNotFound, "no NetBoxSource has this path; kubectl get netboxsources -A lists their paths")
 	}
 	return owner, nil
 }
 
-// methodHint says what to do about a method. NetBox follows a redirect of 301 or 302 with a GET.
+// methodHint returns advice for a method that is not POST. NetBox follows a redirect of 301 or 302 with a GET.
 func methodHint(method string) string {
 	if method == http.MethodGet {
-		return "only POST is taken here; if NetBox sent a POST, a redirect on the way has turned it into a GET: " +
+		return "only POST is accepted here; if NetBox sent a POST, a redirect turned it into a GET: " +
 			"check the URL in NetBox for http instead of https, and for its host"
 	}
-	return "only POST is taken here; set the webhook's HTTP method to POST in NetBox"
+	return "only POST is accepted here; set the webhook's HTTP method to POST in NetBox"
 }
 
-// checkHead refuses what needs no look at the body.
-func checkHead(request *http.Request, from *v1alpha1.NetBoxSource) error {
-	if from.Spec.Suspend {
+// checkHead refuses requests by their head alone.
+func checkHead(request *http.Request, source *v1alpha1.NetBoxSource) error {
+	if source.Spec.Suspend {
 		return &answer{result: resultSuspended, message: "this source is suspended", retryAfter: time.Minute}
 	}
-	// NetBox's content type is free text; what follows the media type does not matter.
+	// NetBox's content type is free text; parameters after the media type are ignored.
 	mediaType, _, _ := mime.ParseMediaType(request.Header.Get("Content-Type"))
 	if mediaType != "application/json" && !(strings.HasPrefix(mediaType, "application/") && strings.HasSuffix(mediaType, "+json")) {
 		return refuse(resultUnsupportedMediaType, "the Content-Type must be application/json; set the webhook's HTTP content type in NetBox")
 	}
-	if request.ContentLength > from.Spec.MaxBodyBytes {
-		return tooLarge(from.Spec.MaxBodyBytes)
+	if request.ContentLength > source.Spec.MaxBodyBytes {
+		return tooLarge(source.Spec.MaxBodyBytes)
 	}
 	return nil
 }
@@ -328,32 +328,32 @@ func tooLarge(limit int64) *answer {
 	return refuse(resultTooLarge, fmt.Sprintf("the body is longer than the source's maxBodyBytes, %d", limit))
 }
 
-// verify returns the name of the key that signed a body, or "" where the source takes it unsigned.
-func (r *Receiver) verify(ctx context.Context, from *v1alpha1.NetBoxSource, body []byte, signatures []string) (string, error) {
-	accepts := from.Spec.Unsigned == v1alpha1.UnsignedAccept
-	if accepts && (from.Spec.SecretRef == nil || len(signatures) == 0) {
+// verify returns the name of the key that signed a body, or "" if the source accepts it unsigned.
+func (r *Receiver) verify(ctx context.Context, source *v1alpha1.NetBoxSource, body []byte, signatures []string) (string, error) {
+	accepts := source.Spec.Unsigned == v1alpha1.UnsignedAccept
+	if accepts && (source.Spec.SecretRef == nil || len(signatures) == 0) {
 		return "", nil
 	}
 	if len(signatures) == 1 {
-		name, err := r.keys.verify(ctx, from, body, signatures[0])
+		name, err := r.keys.verify(ctx, source, body, signatures[0])
 		if err != nil {
-			return "", unavailable("the keys of this source cannot be had; see the source's status", time.Second, err)
+			return "", unavailable("cannot load signing keys; see the source's status", time.Second, err)
 		}
 		if name != "" {
 			return name, nil
 		}
 	}
-	return "", refuse(resultUnauthorized, "the signature in "+netbox.SignatureHeader+" is missing or does not fit the body; "+
+	return "", refuse(resultUnauthorized, "the signature in "+netbox.SignatureHeader+" is missing or does not match the body; "+
 		"the secret of NetBox's webhook and the source's Secret must be the same")
 }
 
-// withinRate takes a token of the source's rate limit.
-func (r *Receiver) withinRate(from *v1alpha1.NetBoxSource) bool {
-	if from.Spec.RateLimit == nil {
+// allowRate takes a token from the source's rate limiter. It returns false if there is none.
+func (r *Receiver) allowRate(source *v1alpha1.NetBoxSource) bool {
+	if source.Spec.RateLimit == nil {
 		return true
 	}
-	limit, burst := rate.Limit(from.Spec.RateLimit.RequestsPerSecond), int(from.Spec.RateLimit.Burst)
-	name := types.NamespacedName{Namespace: from.Namespace, Name: from.Name}
+	limit, burst := rate.Limit(source.Spec.RateLimit.RequestsPerSecond), int(source.Spec.RateLimit.Burst)
+	name := types.NamespacedName{Namespace: source.Namespace, Name: source.Name}
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -365,8 +365,8 @@ func (r *Receiver) withinRate(from *v1alpha1.NetBoxSource) bool {
 	return limiter.AllowN(r.Clock.Now(), 1)
 }
 
-func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Event, error) {
-	event, err := netbox.Decode(body, from.Spec.Redact)
+func decode(body []byte, source *v1alpha1.NetBoxSource, now time.Time) (*netbox.Event, error) {
+	event, err := netbox.Decode(body, source.Spec.Redact)
 	if malformed, ok := errors.AsType[*netbox.SyntaxError](err); ok {
 		return nil, refuse(resultMalformed, malformed.Error())
 	}
@@ -379,19 +379,19 @@ func decode(body []byte, from *v1alpha1.NetBoxSource, now time.Time) (*netbox.Ev
 	if err != nil {
 		return nil, err
 	}
-	if maxAge := from.Spec.MaxAge; maxAge != nil && now.Sub(event.Timestamp) > maxAge.Duration {
+	if maxAge := source.Spec.MaxAge; maxAge != nil && now.Sub(event.Timestamp) > maxAge.Duration {
 		fault := netbox.Fault{Field: "timestamp", Message: fmt.Sprintf("is older than the source's maxAge, %s", maxAge.Duration)}
 		return nil, &answer{result: resultInvalid, message: "the event is too old: timestamp " + fault.Message, faults: []netbox.Fault{fault}}
 	}
 	return event, nil
 }
 
-// create stores an event. That it exists already is success: its name says that it is the same. It is no duplicate if an earlier try of
-// this delivery may have stored it.
+// create stores an event. An event that exists already is a success: its name identifies the delivery. It does not count as a duplicate if
+// an earlier attempt of this delivery may have stored it.
 func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (result, error) {
 	_, span := tracing.Start(hold.ctx, trace.SpanFromContext(hold.ctx), "create", trace.SpanKindClient)
 	defer span.End()
-	err := r.createWhenAsked(hold, event, n)
+	err := r.createWithRetryAfter(hold, event, n)
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		span.SetStatus(codes.Error, "")
 	}
@@ -404,16 +404,16 @@ func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (resul
 		return "", &answer{result: resultTooLarge, message: err.Error()}
 	case apierrors.IsInvalid(err):
 		return "", &answer{
-			result: resultInvalid, message: "the API server does not accept the event: " + err.Error(), faults: causes(err), cause: err,
+			result: resultInvalid, message: "the API server rejected the event: " + err.Error(), faults: causes(err), cause: err,
 		}
 	default:
-		return "", unavailable("the event could not be stored in Kubernetes; try again", retryAfter(err), err)
+		return "", unavailable("cannot store the event in Kubernetes; try again", retryAfter(err), err)
 	}
 }
 
-// createWhenAsked tries again when an API server that has too much to do asks for it, within the hold. Meanwhile the event keeps its place
-// among those that are worked on, so that the API server gets less to do.
-func (r *Receiver) createWhenAsked(hold *hold, event *v1alpha1.NetBoxEvent, n int) error {
+// createWithRetryAfter retries within the hold when an overloaded API server asks for it by Retry-After. Meanwhile the event keeps its
+// slots, which reduces the load on the API server.
+func (r *Receiver) createWithRetryAfter(hold *hold, event *v1alpha1.NetBoxEvent, n int) error {
 	for {
 		ctx, cancel := context.WithTimeout(hold.ctx, tryTime(n))
 		err := r.Events.Create(ctx, event)
@@ -422,13 +422,13 @@ func (r *Receiver) createWhenAsked(hold *hold, event *v1alpha1.NetBoxEvent, n in
 		if err != nil && !asked && !apierrors.IsAlreadyExists(err) && !utilnet.IsConnectionRefused(err) {
 			hold.mayBeStored = true
 		}
-		if !asked || !hold.obey(retryAfter(err)) {
+		if !asked || !hold.waitRetryAfter(retryAfter(err)) {
 			return err
 		}
 	}
 }
 
-// causes are the fields that the API server complains of.
+// causes returns the invalid fields in an error of the API server.
 func causes(err error) []netbox.Fault {
 	faults := []netbox.Fault{}
 	if status, ok := errors.AsType[*apierrors.StatusError](err); ok && status.ErrStatus.Details != nil {
@@ -439,7 +439,7 @@ func causes(err error) []netbox.Fault {
 	return faults
 }
 
-// retryAfter is when the API server wants to be asked again, or a second.
+// retryAfter returns the delay that the API server asked for, or a second.
 func retryAfter(err error) time.Duration {
 	if seconds, ok := apierrors.SuggestsClientDelay(err); ok && seconds > 0 {
 		return time.Duration(seconds) * time.Second

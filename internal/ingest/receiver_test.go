@@ -45,16 +45,16 @@ var plane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 
-// receiver is a Receiver behind an HTTP server, as one replica has it.
+// receiver is the Receiver of one replica, behind an HTTP server.
 type receiver struct {
 	*httptest.Server
 	handler *ingest.Receiver
-	// recorded takes the Kubernetes Events that it makes.
+	// recorded receives its Kubernetes Events.
 	recorded chan string
 	metrics  *prometheus.Registry
 }
 
-// counted returns how many requests it has counted, as "namespace/name result count".
+// counted returns its request counters as "namespace/name result count".
 func (r receiver) counted(t *testing.T) (counts []string) {
 	t.Helper()
 	families, err := r.metrics.Gather()
@@ -81,7 +81,7 @@ func start(t *testing.T, config *rest.Config) receiver {
 	return startHolding(t, config, 25*time.Second)
 }
 
-// startHolding starts a receiver with another hold than the default.
+// startHolding starts a receiver with the given hold.
 func startHolding(t *testing.T, config *rest.Config, hold time.Duration) receiver {
 	t.Helper()
 	scheme := plane.Client.Scheme()
@@ -94,7 +94,7 @@ func startHolding(t *testing.T, config *rest.Config, hold time.Duration) receive
 	}
 	go func() { _ = sources.Start(t.Context()) }()
 	if !sources.WaitForCacheSync(t.Context()) {
-		t.Fatal("the cache is not filled")
+		t.Fatal("the cache does not sync")
 	}
 	api, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
@@ -121,19 +121,19 @@ func startHolding(t *testing.T, config *rest.Config, hold time.Duration) receive
 func newSource(t *testing.T, at receiver, key string, change func(*v1alpha1.NetBoxSource)) *v1alpha1.NetBoxSource {
 	t.Helper()
 	namespace := plane.Namespace(t)
-	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	target := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
 	if key == "" {
-		from.Spec.Unsigned = v1alpha1.UnsignedAccept
+		target.Spec.Unsigned = v1alpha1.UnsignedAccept
 	} else {
-		from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+		target.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
 		plane.Create(t, secret(namespace, map[string]string{"secret": key + "\n"}))
 	}
 	if change != nil {
-		change(from)
+		change(target)
 	}
-	plane.Create(t, from)
-	served(t, at, source.Path(from))
-	return from
+	plane.Create(t, target)
+	served(t, at, source.Path(target))
+	return target
 }
 
 func secret(namespace string, entries map[string]string) *corev1.Secret {
@@ -207,7 +207,7 @@ func event(n int) string {
 	return fmt.Sprintf(`{"event":"updated","timestamp":"2020-11-23T10:00:00.5+00:00","object_type":"dcim.site","data":{"id":%d}}`, n)
 }
 
-// TestRecorded sends every recorded delivery, and compares what is stored with what was sent.
+// TestRecorded sends every recorded delivery, and compares the stored event with it.
 func TestRecorded(t *testing.T) {
 	at := start(t, plane.Config)
 	all, err := deliveries.All()
@@ -228,9 +228,9 @@ func TestRecorded(t *testing.T) {
 					key = *delivery.Key
 				}
 				mu.Lock()
-				from := sources[key]
+				target := sources[key]
 				mu.Unlock()
-				request, err := delivery.Request(t.Context(), at.URL+source.Path(from)+"/?from="+delivery.File)
+				request, err := delivery.Request(t.Context(), at.URL+source.Path(target)+"/?from="+delivery.File)
 				if err != nil {
 					t.Error(err)
 					continue
@@ -257,9 +257,9 @@ func TestRecorded(t *testing.T) {
 		known := sources[key] != nil
 		mu.Unlock()
 		if !known {
-			from := newSource(t, at, key, nil)
+			target := newSource(t, at, key, nil)
 			mu.Lock()
-			sources[key] = from
+			sources[key] = target
 			mu.Unlock()
 		}
 		work <- delivery
@@ -269,15 +269,15 @@ func TestRecorded(t *testing.T) {
 	t.Logf("answers: %v, events: %d", statuses, len(want))
 
 	compared := 0
-	for _, from := range sources {
+	for _, target := range sources {
 		var stored v1alpha1.NetBoxEventList
-		if err := plane.Client.List(t.Context(), &stored, client.InNamespace(from.Namespace)); err != nil {
+		if err := plane.Client.List(t.Context(), &stored, client.InNamespace(target.Namespace)); err != nil {
 			t.Fatal(err)
 		}
 		for _, item := range stored.Items {
 			sent, ok := want[item.Namespace+"/"+item.Name]
 			if !ok {
-				t.Errorf("%s was stored, and nobody was told", item.Name)
+				t.Errorf("%s was stored without an answer", item.Name)
 				continue
 			}
 			compare(t, sent, item)
@@ -289,7 +289,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// expectedStatus is the answer of the contract's table.
+// expectedStatus returns the status according to the contract.
 func expectedStatus(delivery deliveries.Delivery) int {
 	var body map[string]any
 	switch {
@@ -318,7 +318,7 @@ func compare(t *testing.T, delivery deliveries.Delivery, stored v1alpha1.NetBoxE
 	number(t, remade, &again)
 	redacted := stored.Spec.Delivery.Redacted
 	if diff := cmp.Diff(normal(sent, "", redacted), normal(again, "", redacted)); diff != "" {
-		t.Errorf("%s: body (-sent +made again):\n%s", delivery, diff)
+		t.Errorf("%s: body (-sent +restored):\n%s", delivery, diff)
 	}
 	var spec map[string]any
 	encoded, err := json.Marshal(stored.Spec)
@@ -356,7 +356,7 @@ func number(t *testing.T, encoded []byte, into any) {
 	}
 }
 
-// normal writes equal numbers alike, since the API server makes 1 of 1.0, and blanks what was changed on the way.
+// normal formats equal numbers alike, since the API server turns 1.0 into 1, and blanks redacted and stringified values.
 func normal(value any, pointer string, changed []string) any {
 	if slices.Contains(changed, pointer) {
 		return "changed"
@@ -393,17 +393,17 @@ func at(value any, pointer string) any {
 	return value
 }
 
-// TestEmptyObjects tells an empty object from null, as NetBox does for jobs.
+// TestEmptyObjects distinguishes an empty object from null, as NetBox does for jobs.
 func TestEmptyObjects(t *testing.T) {
 	at := start(t, plane.Config)
-	from := newSource(t, at, "", nil)
+	target := newSource(t, at, "", nil)
 	for sent, empty := range map[string]bool{"{}": true, "null": false} {
 		body := `{"event":"job_ended","timestamp":"2020-11-23T10:00:00.5+00:00","model":"script","username":null,"data":` +
 			sent + `,"snapshots":` + sent + `,"context":` + sent + `,"request":` + sent + `,"extra":` + sent + `}`
-		answer := post(t, at.URL+source.Path(from), body, nil)
+		answer := post(t, at.URL+source.Path(target), body, nil)
 		_, name, _ := strings.Cut(answer.Event, "/")
 		var stored v1alpha1.NetBoxEvent
-		if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: from.Namespace, Name: name}, &stored); err != nil {
+		if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: target.Namespace, Name: name}, &stored); err != nil {
 			t.Fatal(err)
 		}
 		for field, object := range map[string]v1alpha1.JSONObject{
@@ -417,20 +417,20 @@ func TestEmptyObjects(t *testing.T) {
 	}
 }
 
-// TestLongTexts sends a text of 100 kB in each field that is shown in a column: it is cut there, and nothing is lost.
+// TestLongTexts sends a text of 100 kB for each printer column: the column is truncated, and the full text is stored.
 func TestLongTexts(t *testing.T) {
 	at := start(t, plane.Config)
-	from := newSource(t, at, "", nil)
+	target := newSource(t, at, "", nil)
 	long := strings.Repeat("é", 50_000)
 	body := fmt.Sprintf(`{"event":%q,"timestamp":"2020-11-23T10:00:00.5+00:00","object_type":"dcim.%s","username":%q,"request_id":%q,`+
 		`"data":{"id":%q,"url":%q,"display":%q}}`, long, long, long, long, long, long, long)
-	answer := post(t, at.URL+source.Path(from), body, nil)
+	answer := post(t, at.URL+source.Path(target), body, nil)
 	if answer.status != 200 {
 		t.Fatal(answer.status, answer.Result)
 	}
 	_, name, _ := strings.Cut(answer.Event, "/")
 	var stored v1alpha1.NetBoxEvent
-	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: from.Namespace, Name: name}, &stored); err != nil {
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: target.Namespace, Name: name}, &stored); err != nil {
 		t.Fatal(err)
 	}
 	spec := stored.Spec
@@ -448,12 +448,12 @@ func TestLongTexts(t *testing.T) {
 // TestOneEvent sends the same delivery a hundred times at once to two replicas.
 func TestOneEvent(t *testing.T) {
 	replicas := []receiver{start(t, plane.Config), start(t, plane.Config)}
-	from := newSource(t, replicas[0], "key", nil)
-	served(t, replicas[1], source.Path(from))
+	target := newSource(t, replicas[0], "key", nil)
+	served(t, replicas[1], source.Path(target))
 	var all sync.WaitGroup
 	results := make(chan response, 100)
 	for i := range 100 {
-		all.Go(func() { results <- post(t, replicas[i%2].URL+source.Path(from), event(1), signed("key", event(1))) })
+		all.Go(func() { results <- post(t, replicas[i%2].URL+source.Path(target), event(1), signed("key", event(1))) })
 	}
 	all.Wait()
 	close(results)
@@ -465,15 +465,15 @@ func TestOneEvent(t *testing.T) {
 		t.Errorf("answers (-want +got):\n%s", diff)
 	}
 	var stored v1alpha1.NetBoxEventList
-	if err := plane.Client.List(t.Context(), &stored, client.InNamespace(from.Namespace)); err != nil || len(stored.Items) != 1 {
+	if err := plane.Client.List(t.Context(), &stored, client.InNamespace(target.Namespace)); err != nil || len(stored.Items) != 1 {
 		t.Errorf("%d events are stored: %v", len(stored.Items), err)
 	}
 }
 
-// TestContract goes through the table of answers.
+// TestContract checks the answer to each kind of request.
 func TestContract(t *testing.T) {
 	at := start(t, plane.Config)
-	from := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
+	target := newSource(t, at, "key", func(s *v1alpha1.NetBoxSource) {
 		s.Spec.MaxBodyBytes = 5000
 		s.Spec.MaxAge = &metav1.Duration{Duration: 24 * time.Hour}
 	})
@@ -506,8 +506,8 @@ func TestContract(t *testing.T) {
 		want   int
 		result string
 	}{
-		{"stored", "POST", source.Path(from), now, signed("key", now), 200, "ok"},
-		{"the same again, to the path with a slash and a query", "POST", source.Path(from) + "/?a=b", now, signed("key", now), 200, "duplicate"},
+		{"stored", "POST", source.Path(target), now, signed("key", now), 200, "ok"},
+		{"the same again, to the path with a slash and a query", "POST", source.Path(target) + "/?a=b", now, signed("key", now), 200, "duplicate"},
 		{"unsigned where that is accepted", "POST", "/open", event(1), nil, 200, "ok"},
 		{"signed where there is no key", "POST", "/open", event(1), signed("other", event(1)), 200, "duplicate"},
 		{"unsigned beside a key", "POST", source.Path(either), event(3), nil, 200, "ok"},
@@ -516,34 +516,34 @@ func TestContract(t *testing.T) {
 		{"NaN", "POST", "/open", `{"a": NaN}`, nil, 400, "not valid JSON: NaN is no JSON number (line 1, column 7, byte 6)"},
 		{"no object", "POST", "/open", `[]`, nil, 400, "the body must be a JSON object, is an array (line 1, column 1, byte 0)"},
 		{"no body", "POST", "/open", "", nil, 400, "the body is empty (line 1, column 1, byte 0)"},
-		{"no signature", "POST", source.Path(from), now, nil, 401, ""},
-		{"a wrong signature", "POST", source.Path(from), now, signed("wrong", now), 401, ""},
+		{"no signature", "POST", source.Path(target), now, nil, 401, ""},
+		{"a wrong signature", "POST", source.Path(target), now, signed("wrong", now), 401, ""},
 		{"a wrong signature where none is needed", "POST", source.Path(either), event(3), signed("wrong", event(3)), 401, ""},
-		{"a prefixed signature", "POST", source.Path(from), now, map[string]string{netbox.SignatureHeader: "sha512=" + netbox.Sign([]byte("key"), []byte(now))}, 401, ""},
+		{"a prefixed signature", "POST", source.Path(target), now, map[string]string{netbox.SignatureHeader: "sha512=" + netbox.Sign([]byte("key"), []byte(now))}, 401, ""},
 		{"no such path", "POST", "/webhook", now, nil, 404, ""},
-		{"GET, as after a redirect", "GET", source.Path(from), "", nil, 405, ""},
+		{"GET, as after a redirect", "GET", source.Path(target), "", nil, 405, ""},
 		{"GET without a source", "GET", "/", "", nil, 405, ""},
-		{"HEAD", "HEAD", source.Path(from), "", nil, 405, ""},
-		{"PUT", "PUT", source.Path(from), now, signed("key", now), 405, ""},
-		{"over the source's limit", "POST", source.Path(from), long, signed("key", long), 413, ""},
+		{"HEAD", "HEAD", source.Path(target), "", nil, 405, ""},
+		{"PUT", "PUT", source.Path(target), now, signed("key", now), 405, ""},
+		{"over the source's limit", "POST", source.Path(target), long, signed("key", long), 413, ""},
 		{"over etcd's limit", "POST", "/open", big, nil, 413, ""},
 		{"over etcd's limit as it is stored", "POST", "/open", bigAsStored, nil, 413, ""},
 		{"too many values", "POST", "/open", tooMany, nil, 413, netbox.ErrTooManyValues.Error()},
 		{"over the limit of the API server's connection to etcd", "POST", "/open", bigger, nil, 413, ""},
 		{"over the API server's limit", "POST", "/open", hugeWhenEscaped, nil, 413, ""},
-		{"a form", "POST", source.Path(from), now, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, 415, ""},
-		{"no content type", "POST", source.Path(from), now, map[string]string{"Content-Type": ""}, 415, ""},
+		{"a form", "POST", source.Path(target), now, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, 415, ""},
+		{"no content type", "POST", source.Path(target), now, map[string]string{"Content-Type": ""}, 415, ""},
 		{"other keys", "POST", "/open", `{"a":1,"event":5}`, nil, 422, ""},
-		{"too old", "POST", source.Path(from), event(1), signed("key", event(1)), 422, "the event is too old: timestamp is older than the source's maxAge, 24h0m0s"},
+		{"too old", "POST", source.Path(target), event(1), signed("key", event(1)), 422, "the event is too old: timestamp is older than the source's maxAge, 24h0m0s"},
 		{"within the rate", "POST", source.Path(limited), event(1), signed("key", event(1)), 200, "ok"},
 		{"over the rate", "POST", source.Path(limited), event(2), signed("key", event(2)), 429, ""},
 		{"within maxPending", "POST", source.Path(bounded), event(1), signed("key", event(1)), 200, "ok"},
-		{"over maxPending", "POST", source.Path(bounded), event(2), signed("key", event(2)), 429, "as many events of this source wait to be finished as its maxPending allows, 1; try again"},
+		{"over maxPending", "POST", source.Path(bounded), event(2), signed("key", event(2)), 429, "the backlog of this source is full: 1 pending events (spec.maxPending); try again"},
 		{"accepted", "POST", source.Path(choosy), event(1), nil, 200, "ok"},
 		{"accepted, and stored before", "POST", source.Path(choosy), event(1), nil, 200, "duplicate"},
 		{"of another object type", "POST", source.Path(choosy), strings.Replace(event(2), "dcim.site", "ipam.vlan", 1), nil, 200, "ignored"},
-		{"not what the expression asks for", "POST", source.Path(choosy), event(3), nil, 200, "ignored"},
-		{"accept fails on it", "POST", source.Path(choosy), strings.Replace(event(3), `"id"`, `"no"`, 1), nil, 200, "ok"},
+		{"not matched by the expression", "POST", source.Path(choosy), event(3), nil, 200, "ignored"},
+		{"accept.cel fails", "POST", source.Path(choosy), strings.Replace(event(3), `"id"`, `"no"`, 1), nil, 200, "ok"},
 		{"accept does not compile", "POST", source.Path(broken), event(1), nil, 503, "spec.accept of this source does not compile; see the source's status"},
 		{"suspended", "POST", source.Path(suspended), now, signed("key", now), 503, "this source is suspended"},
 	} {
@@ -598,22 +598,22 @@ func TestContract(t *testing.T) {
 	case recorded := <-at.recorded:
 		t.Log(recorded)
 	default:
-		t.Error("no Kubernetes Event tells of the refusals")
+		t.Error("no Kubernetes Event about the refusals")
 	}
 }
 
-// TestKeys rotates the key of a source as people do.
+// TestKeys rotates the key of a source.
 func TestKeys(t *testing.T) {
 	at := start(t, plane.Config)
-	from := newSource(t, at, "old", nil)
+	target := newSource(t, at, "old", nil)
 	n := 0
 	send := func(key string) int {
 		n++
-		return post(t, at.URL+source.Path(from), event(n), signed(key, event(n))).status
+		return post(t, at.URL+source.Path(target), event(n), signed(key, event(n))).status
 	}
 	update := func(entries map[string]string) {
 		t.Helper()
-		current := secret(from.Namespace, nil)
+		current := secret(target.Namespace, nil)
 		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(current), current); err != nil {
 			t.Fatal(err)
 		}
@@ -629,16 +629,16 @@ func TestKeys(t *testing.T) {
 	update(map[string]string{"old": "old", "new": "new"})
 	for range 20 {
 		if before, after := send("old"), send("new"); before != 200 || after != 200 {
-			t.Fatalf("both keys are in the Secret: the old one gives %d, the new one %d", before, after)
+			t.Fatalf("with both keys in the Secret: the old one is answered with %d, the new one with %d", before, after)
 		}
 	}
 	time.Sleep(1100 * time.Millisecond)
 	update(map[string]string{"new": "new"})
-	if got := send("wrong"); got != 401 { // makes the Secret be read
+	if got := send("wrong"); got != 401 { // triggers a read of the Secret
 		t.Fatalf("a wrong key: %d", got)
 	}
 	if before, after := send("old"), send("new"); before != 401 || after != 200 {
-		t.Errorf("the old key is gone: it gives %d, the new one %d", before, after)
+		t.Errorf("after removing the old key: it is answered with %d, the new one with %d", before, after)
 	}
 }
 
@@ -646,13 +646,13 @@ func TestKeys(t *testing.T) {
 func TestSecretLater(t *testing.T) {
 	impatient, patient := startHolding(t, plane.Config, time.Second), start(t, plane.Config)
 	namespace := plane.Namespace(t)
-	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
-	from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook", Key: "token"}
-	plane.Create(t, from)
-	served(t, impatient, source.Path(from))
-	served(t, patient, source.Path(from))
+	target := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	target.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook", Key: "token"}
+	plane.Create(t, target)
+	served(t, impatient, source.Path(target))
+	served(t, patient, source.Path(target))
 	send := func(at receiver) response {
-		return post(t, at.URL+source.Path(from), event(1), signed("key", event(1)))
+		return post(t, at.URL+source.Path(target), event(1), signed("key", event(1)))
 	}
 	if answer := send(impatient); answer.status != 503 || answer.header.Get("Retry-After") == "" || strings.Contains(answer.Result, "webhook") ||
 		answer.took < time.Second || answer.took > 2*time.Second {
@@ -664,8 +664,8 @@ func TestSecretLater(t *testing.T) {
 	}
 }
 
-// TestSourcesGone deletes sources to which something was sent. Nothing may be left of them.
-func TestSourcesGone(t *testing.T) {
+// TestSourcesDeleted deletes sources after deliveries to them: the receiver must keep no state of them.
+func TestSourcesDeleted(t *testing.T) {
 	const count = 20
 	at := start(t, plane.Config)
 	stays := newSource(t, at, "key", nil)
@@ -675,16 +675,16 @@ func TestSourcesGone(t *testing.T) {
 			s.Spec.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 10}
 		}))
 	}
-	for n, from := range append(gone, stays) {
-		if answer := post(t, at.URL+source.Path(from), event(n), signed("key", event(n))); answer.status != 200 {
+	for n, target := range append(gone, stays) {
+		if answer := post(t, at.URL+source.Path(target), event(n), signed("key", event(n))); answer.status != 200 {
 			t.Errorf("%d %s", answer.status, answer.Result)
 		}
 	}
 	if kept := at.handler.Kept(); kept < 2*count {
-		t.Fatalf("%d things are kept of %d sources", kept, count)
+		t.Fatalf("the receiver keeps %d limiters and key sets for %d sources", kept, count)
 	}
-	for _, from := range gone {
-		if err := plane.Client.Delete(t.Context(), from); err != nil {
+	for _, target := range gone {
+		if err := plane.Client.Delete(t.Context(), target); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -706,11 +706,11 @@ func TestSourcesGone(t *testing.T) {
 		return slices.Compact(names)
 	}
 	want := []string{"", stays.Namespace + "/" + stays.Name}
-	eventually(t, "series of sources that are gone stay", func() bool { return slices.Equal(series(), want) })
-	eventually(t, "limiters and keys of sources that are gone stay", func() bool { return at.handler.Kept() == 1 })
+	eventually(t, "series of deleted sources are kept", func() bool { return slices.Equal(series(), want) })
+	eventually(t, "limiters and keys of deleted sources are kept", func() bool { return at.handler.Kept() == 1 })
 }
 
-// stored returns how many events of a namespace are stored.
+// stored returns the number of stored events in a namespace.
 func stored(t *testing.T, namespace string) int {
 	t.Helper()
 	var events v1alpha1.NetBoxEventList
@@ -720,18 +720,18 @@ func stored(t *testing.T, namespace string) int {
 	return len(events.Items)
 }
 
-// outages are the two ways in which the API server goes away.
+// outages are the two kinds of API server outages.
 var outages = map[string]controlplane.OutageState{"refused": controlplane.Refused, "hung": controlplane.Hung}
 
-// TestOutage takes the API server away for less long than deliveries are held.
+// TestOutage is an outage shorter than the hold.
 func TestOutage(t *testing.T) {
 	const senders, outageTime = 20, 4 * time.Second
 	for name, state := range outages {
 		t.Run(name, func(t *testing.T) {
 			outage, config := plane.NewOutage(t)
 			at := start(t, config)
-			from := newSource(t, at, "key", nil)
-			send := func(n int) response { return post(t, at.URL+source.Path(from), event(n), signed("key", event(n))) }
+			target := newSource(t, at, "key", nil)
+			send := func(n int) response { return post(t, at.URL+source.Path(target), event(n), signed("key", event(n))) }
 			if answer := send(0); answer.status != 200 {
 				t.Fatalf("before: %d %s", answer.status, answer.Result)
 			}
@@ -753,7 +753,7 @@ func TestOutage(t *testing.T) {
 				body := event(1000)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.URL+source.Path(from), strings.NewReader(body))
+				request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.URL+source.Path(target), strings.NewReader(body))
 				if err != nil {
 					t.Error(err)
 					return
@@ -765,30 +765,30 @@ func TestOutage(t *testing.T) {
 					_ = answer.Body.Close()
 				}
 			})
-			if answer := post(t, at.URL+source.Path(from), event(1), signed("wrong", event(1))); answer.status != 401 || answer.took > 2*time.Second {
-				t.Errorf("a wrong signature during an outage: %d after %s, want the keys to survive it", answer.status, answer.took)
+			if answer := post(t, at.URL+source.Path(target), event(1), signed("wrong", event(1))); answer.status != 401 || answer.took > 2*time.Second {
+				t.Errorf("a wrong signature during an outage: %d after %s, want 401 from cached keys", answer.status, answer.took)
 			}
 			time.Sleep(outageTime - time.Since(began))
 			outage.Set(controlplane.Up)
 			all.Wait()
 			eventually(t, "the delivery of a sender that hung up is not stored", func() bool {
-				return stored(t, from.Namespace) >= int(sent.Load())+2
+				return stored(t, target.Namespace) >= int(sent.Load())+2
 			})
-			if got, want := stored(t, from.Namespace), int(sent.Load())+2; got != want {
+			if got, want := stored(t, target.Namespace), int(sent.Load())+2; got != want {
 				t.Errorf("%d events are stored, want %d", got, want)
 			}
 		})
 	}
 }
 
-// TestLongOutage takes the API server away for longer than deliveries are held.
+// TestLongOutage is an outage longer than the hold.
 func TestLongOutage(t *testing.T) {
 	for name, state := range outages {
 		t.Run(name, func(t *testing.T) {
 			outage, config := plane.NewOutage(t)
 			at := startHolding(t, config, 2*time.Second)
-			from := newSource(t, at, "", nil)
-			send := func(n int) response { return post(t, at.URL+source.Path(from), event(n), nil) }
+			target := newSource(t, at, "", nil)
+			send := func(n int) response { return post(t, at.URL+source.Path(target), event(n), nil) }
 			outage.Set(state)
 			var all sync.WaitGroup
 			for n := range 20 {
@@ -812,13 +812,13 @@ func TestLongOutage(t *testing.T) {
 func TestEndHolds(t *testing.T) {
 	outage, config := plane.NewOutage(t)
 	at := start(t, config)
-	from := newSource(t, at, "", nil)
+	target := newSource(t, at, "", nil)
 	outage.Set(controlplane.Refused)
 	var all sync.WaitGroup
 	var ended atomic.Pointer[time.Time]
 	for n := range 20 {
 		all.Go(func() {
-			answer := post(t, at.URL+source.Path(from), event(n), nil)
+			answer := post(t, at.URL+source.Path(target), event(n), nil)
 			if end := ended.Load(); answer.status != 503 || end == nil || time.Since(*end) > 2*time.Second {
 				t.Errorf("%d %q after %s", answer.status, answer.Result, answer.took)
 			}
@@ -828,21 +828,21 @@ func TestEndHolds(t *testing.T) {
 	ended.Store(new(time.Now()))
 	at.handler.EndHolds()
 	all.Wait()
-	if answer := post(t, at.URL+source.Path(from), event(1), nil); answer.status != 503 || answer.took > 2*time.Second {
-		t.Errorf("a delivery that comes later: %d after %s", answer.status, answer.took)
+	if answer := post(t, at.URL+source.Path(target), event(1), nil); answer.status != 503 || answer.took > 2*time.Second {
+		t.Errorf("a delivery after EndHolds: %d after %s", answer.status, answer.took)
 	}
 	outage.Set(controlplane.Up)
-	if answer := post(t, at.URL+source.Path(from), event(1), nil); answer.status != 200 {
-		t.Errorf("a receiver that is about to stop does not store: %d", answer.status)
+	if answer := post(t, at.URL+source.Path(target), event(1), nil); answer.status != 200 {
+		t.Errorf("after EndHolds, without an outage: %d", answer.status)
 	}
 }
 
-// TestGone takes the API server away without a word, with connections to it that were kept, and brings another in its place.
-func TestGone(t *testing.T) {
+// TestSilentFailover replaces the API server without closing the kept connections to it.
+func TestSilentFailover(t *testing.T) {
 	outage, config := plane.NewOutage(t)
 	at := start(t, config)
-	from := newSource(t, at, "", nil)
-	send := func(n int) response { return post(t, at.URL+source.Path(from), event(n), nil) }
+	target := newSource(t, at, "", nil)
+	send := func(n int) response { return post(t, at.URL+source.Path(target), event(n), nil) }
 	var all sync.WaitGroup
 	for n := range 20 {
 		all.Go(func() {
@@ -855,12 +855,12 @@ func TestGone(t *testing.T) {
 	outage.Set(controlplane.Hung)
 	outage.Set(controlplane.Up)
 	if answer := send(20); answer.status != 200 || answer.took > 5*time.Second {
-		t.Errorf("afterwards: %d %s after %s, want one try to be lost on a connection that was kept", answer.status, answer.Result, answer.took)
+		t.Errorf("afterwards: %d %s after %s, want one attempt to fail on a kept connection", answer.status, answer.Result, answer.took)
 	}
 }
 
-// TestAPIServer has an API server that is asked for too much, and that closes connections as they are used.
-func TestAPIServer(t *testing.T) {
+// TestThrottling is an API server that answers with Retry-After, and that closes connections in use.
+func TestThrottling(t *testing.T) {
 	transport, err := rest.TransportFor(plane.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -894,27 +894,27 @@ func TestAPIServer(t *testing.T) {
 	}))
 	t.Cleanup(between.CloseClientConnections)
 	at := startHolding(t, &rest.Config{Host: between.URL}, 5*time.Second)
-	from := newSource(t, at, "", nil)
-	send := func() response { return post(t, at.URL+source.Path(from), event(1), nil) }
+	target := newSource(t, at, "", nil)
+	send := func() response { return post(t, at.URL+source.Path(target), event(1), nil) }
 
 	refusals <- tooMuch("7")
 	if answer := send(); answer.status != 503 || answer.header.Get("Retry-After") != "7" || answer.took > 2*time.Second {
-		t.Errorf("it wants to be asked in 7 s: %d, Retry-After %q, after %s", answer.status, answer.header.Get("Retry-After"), answer.took)
+		t.Errorf("Retry-After 7 s: %d, Retry-After %q, after %s", answer.status, answer.header.Get("Retry-After"), answer.took)
 	}
 	refusals <- tooMuch("1")
 	if answer := send(); answer.status != 200 || answer.took < time.Second {
-		t.Errorf("it wants to be asked in a second: %d %s after %s", answer.status, answer.Result, answer.took)
+		t.Errorf("Retry-After 1 s: %d %s after %s", answer.status, answer.Result, answer.took)
 	}
 	refusals <- func(_ http.ResponseWriter, request *http.Request) {
 		proxy.ServeHTTP(httptest.NewRecorder(), request)
 		<-request.Context().Done()
 	}
 	body := event(2)
-	if answer := post(t, at.URL+source.Path(from), body, nil); answer.status != 200 || answer.Result != "ok" {
-		t.Errorf("it stores an event and does not answer: %d %s after %s, want no duplicate", answer.status, answer.Result, answer.took)
+	if answer := post(t, at.URL+source.Path(target), body, nil); answer.status != 200 || answer.Result != "ok" {
+		t.Errorf("event stored without an answer: %d %s after %s, want ok", answer.status, answer.Result, answer.took)
 	}
 	refusals <- func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	if answer := send(); answer.status != 200 {
-		t.Errorf("it closes a connection that was kept: %d %s", answer.status, answer.Result)
+		t.Errorf("kept connection closed: %d %s", answer.status, answer.Result)
 	}
 }

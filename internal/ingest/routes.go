@@ -11,11 +11,11 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
-// routes remembers which source a path belongs to until any source changes: a look-up in the cache takes longer than all else that it
-// takes to refuse a request. Paths that belong to nobody are not remembered; anybody can make them up.
+// routes caches the owner of each path until any source changes: a look-up in the informer's cache takes longer than all other work of
+// refusing a request. Paths without an owner are not cached: clients can make up any number of them.
 type routes struct {
 	sources client.Reader
-	known   *atomic.Pointer[sync.Map] // paths to *v1alpha1.NetBoxSource, not to be changed
+	known   *atomic.Pointer[sync.Map] // from path to *v1alpha1.NetBoxSource, immutable
 }
 
 func newRoutes(sources client.Reader) routes {
@@ -28,7 +28,7 @@ func (r routes) forget() { r.known.Store(&sync.Map{}) }
 
 // owner returns the source that a path belongs to, or nil.
 func (r routes) owner(ctx context.Context, path string) (*v1alpha1.NetBoxSource, error) {
-	known := r.known.Load() // before the look-up: what that finds may be forgotten meanwhile, and must not be remembered then
+	known := r.known.Load() // before the look-up: a concurrent forget must discard its result
 	if owner, ok := known.Load(path); ok {
 		return owner.(*v1alpha1.NetBoxSource), nil
 	}

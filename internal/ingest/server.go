@@ -18,28 +18,28 @@ import (
 
 const (
 	headerTimeout = 5 * time.Second
-	// requestTimeout is how long a request may take to arrive.
+	// requestTimeout bounds the arrival of a request.
 	requestTimeout = 30 * time.Second
-	// idleTimeout is longer than the 60 and 90 seconds for which common Ingress controllers keep an idle connection, so that it is
-	// not the receiver who closes one that a request is just sent on.
+	// idleTimeout is longer than the 60 and 90 seconds of common Ingress controllers, so that the receiver does not close a connection on
+	// which a proxy is just sending a request.
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 8 << 10 // net/http takes 4 KiB more
-	// idleConnectionsMost is how many connections may be open on which no request has begun. Beyond it, those that have waited longest are
-	// closed. One takes 20 kB, or up to 130 kB with a head of small headers that does not end.
-	idleConnectionsMost = 1024
-	// lameDuckTime is how long requests are still taken when the receiver is no longer ready: Ingress controllers learn of it late.
+	// maxIdleConnections limits the connections without an active request. Over it, the longest idle ones are closed. One takes 20 kB, or up
+	// to 130 kB with an endless head of small headers.
+	maxIdleConnections = 1024
+	// lameDuckTime is how long requests are still accepted after readiness ended: Ingress controllers notice late.
 	lameDuckTime = 3 * time.Second
-	// answerTime is how long an answer may take to be written, after the request was read and its hold is over.
+	// answerTime bounds writing an answer, after the request was read and its hold has ended.
 	answerTime = 5 * time.Second
-	// drainTimeout is how long requests that have begun may take when the receiver stops.
+	// drainTimeout bounds requests in flight when the receiver stops.
 	drainTimeout = 20 * time.Second
 )
 
-// Server serves a Receiver, on every replica, from when the caches are filled until the manager stops.
+// Server serves a Receiver on every replica, from when the caches have synced until the manager stops.
 type Server struct {
-	// Address is where to listen, ":8080".
+	// Address is the address to listen at, for example ":8080".
 	Address string
-	// CertDir holds tls.crt and tls.key, which are read again when they change. Plain HTTP is served where it is empty.
+	// CertDir is the directory of tls.crt and tls.key, which are reloaded when they change. Empty means plain HTTP.
 	CertDir  string
 	Receiver *Receiver
 	Log      logr.Logger
@@ -47,18 +47,18 @@ type Server struct {
 	ready atomic.Bool
 }
 
-// NeedLeaderElection says that every replica receives.
+// NeedLeaderElection returns false: every replica receives.
 func (s *Server) NeedLeaderElection() bool { return false }
 
-// Ready fails unless requests are served. It fails first when the manager stops, while requests that have begun are still answered.
+// Ready is the readiness check. It fails as soon as the manager stops, while requests in flight are still answered.
 func (s *Server) Ready(*http.Request) error {
 	if !s.ready.Load() {
-		return errors.New("the receiver does not serve: it waits for its caches, or is stopping")
+		return errors.New("the receiver is waiting for its caches, or stopping")
 	}
 	return nil
 }
 
-// Start listens and serves until ctx is done, then answers what has begun. The manager starts it when the caches are filled.
+// Start listens and serves until ctx is done, then answers the requests in flight. The manager calls it once the caches have synced.
 func (s *Server) Start(ctx context.Context) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.Address)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Server) Start(ctx context.Context) error {
 		WriteTimeout:      requestTimeout + s.Receiver.Hold + answerTime,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnState:         newIdleConnections(idleConnectionsMost).changed,
+		ConnState:         newIdleConnections(maxIdleConnections).track,
 
 		DisableGeneralOptionsHandler: true,
 
@@ -93,9 +93,9 @@ func (s *Server) Start(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
-	s.Log.Info("no longer ready; requests are taken for a little while, and those that have begun are answered")
-	s.Receiver.EndHolds()              // the sender, or NetBox's queue, has another replica to try
-	server.SetKeepAlivesEnabled(false) // so that nobody sends the next request on a connection that is about to be closed
+	s.Log.Info("stopping: no longer ready; answering requests in flight")
+	s.Receiver.EndHolds()              // the sender can try another replica
+	server.SetKeepAlivesEnabled(false) // so that clients do not reuse a connection that is about to close
 	select {
 	case err := <-served:
 		return fmt.Errorf("receiving webhooks: %w", err)
@@ -104,7 +104,7 @@ func (s *Server) Start(ctx context.Context) error {
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
-		return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
+		return errors.Join(fmt.Errorf("requests in flight were aborted: %w", err), server.Close())
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (s *Server) withTLS(ctx context.Context, listener net.Listener) (net.Listen
 	}
 	go func() {
 		if err := watcher.Start(ctx); err != nil {
-			s.Log.Error(err, "the certificate is no longer watched; a new one needs a restart")
+			s.Log.Error(err, "stopped watching the certificate; restart to load a new one")
 		}
 	}()
 	return tls.NewListener(listener, &tls.Config{

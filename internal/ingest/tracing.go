@@ -10,7 +10,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
-// trace begins the span of a request, in the trace of the sender if it has one: an Ingress may.
+// trace starts the span of a request, as a child of the sender's span if there is one: an Ingress may send it.
 func (r *Receiver) trace(request *http.Request) (*http.Request, trace.Span) {
 	if r.Tracer == nil {
 		return request, tracing.None
@@ -20,14 +20,14 @@ func (r *Receiver) trace(request *http.Request) (*http.Request, trace.Span) {
 	return request.WithContext(ctx), span
 }
 
-// describe says in a span what became of a request.
-func describe(span trace.Span, from *v1alpha1.NetBoxSource, answer *answer) {
+// describe records the outcome of a request in its span.
+func describe(span trace.Span, source *v1alpha1.NetBoxSource, answer *answer) {
 	if !span.IsRecording() {
 		return
 	}
 	status := statuses[answer.result]
 	span.SetAttributes(
-		tracing.Source.String(nameOf(from)),
+		tracing.Source.String(nameOf(source)),
 		tracing.Result.String(string(answer.result)),
 		tracing.Event.String(answer.event),
 		tracing.Status.Int(status),

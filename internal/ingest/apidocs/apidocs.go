@@ -1,5 +1,5 @@
-// Package apidocs serves the description of the receiver's HTTP API: as an OpenAPI document, and as a page that shows it. It knows
-// nothing of the receiver; the receiver's tests hold its answers against the document, by package apidocstest.
+// Package apidocs serves the description of the receiver's HTTP API: as an OpenAPI document, and as a page that shows it. It does not
+// import the receiver; the receiver's tests validate its answers against the document with package apidocstest.
 package apidocs
 
 import (
@@ -27,13 +27,13 @@ var own embed.FS
 const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handles tells whether a path of a URL is one that Handler answers.
+// Handles reports whether Handler serves a URL's path.
 func Handles(path string) bool {
 	return path == "/openapi.json" || path == "/docs" || strings.HasPrefix(path, "/docs/")
 }
 
-// Handler serves GET and HEAD of /openapi.json, of /docs and of what that page loads from below /docs/. It never redirects, and
-// whatever else it is asked for it answers with 404 or 405 and JSON.
+// Handler serves GET and HEAD of /openapi.json, of /docs and of what that page loads from below /docs/. It never redirects, and answers all
+// other requests with 404 or 405 and JSON.
 func Handler() http.Handler {
 	page := load(own, "page/docs.html")
 	assets := map[string]asset{
@@ -56,9 +56,9 @@ func Handler() http.Handler {
 		switch {
 		case request.Method != http.MethodGet && request.Method != http.MethodHead:
 			header.Set("Allow", "GET, HEAD")
-			refuse(w, http.StatusMethodNotAllowed, "only GET and HEAD are taken here; NetBox posts to the path of a NetBoxSource")
+			refuse(w, http.StatusMethodNotAllowed, "only GET and HEAD are accepted here; NetBox posts to the path of a NetBoxSource")
 		case !found:
-			refuse(w, http.StatusNotFound, "there is no such page; see /docs")
+			refuse(w, http.StatusNotFound, "no such page; see /docs")
 		default:
 			asset.serve(w, request)
 		}
@@ -69,7 +69,7 @@ func refuse(w http.ResponseWriter, status int, result string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	// The reader may be gone; there is nobody to tell.
+	// An error means that the client has disconnected.
 	_ = json.NewEncoder(w).Encode(map[string]string{"result": result})
 }
 
@@ -89,7 +89,7 @@ var contentTypes = map[string]string{
 	".png":  "image/png",
 }
 
-// load reads a file that is built in. That it is there is known when the tests pass.
+// load reads an embedded file. The tests cover its existence.
 func load(files fs.FS, name string) asset {
 	content, err := fs.ReadFile(files, name)
 	if err != nil {
@@ -104,8 +104,7 @@ func load(files fs.FS, name string) asset {
 	}
 }
 
-// serve answers GET and HEAD. The URLs stay the same from version to version, so a browser has to ask each time whether what it has
-// is current.
+// serve answers GET and HEAD. The URLs are the same in all versions, so browsers must revalidate their cached copies.
 func (a asset) serve(w http.ResponseWriter, request *http.Request) {
 	header := w.Header()
 	header.Set("Content-Type", a.contentType)
@@ -122,17 +121,17 @@ func (a asset) serve(w http.ResponseWriter, request *http.Request) {
 	http.ServeContent(w, request, "", time.Time{}, bytes.NewReader(a.content))
 }
 
-// inflate serves what is stored compressed to the rare client that cannot read it so.
+// inflate decompresses an asset for the rare client without gzip.
 func (a asset) inflate(w http.ResponseWriter, request *http.Request) {
 	if request.Method == http.MethodHead {
 		return
 	}
 	reader, err := gzip.NewReader(bytes.NewReader(a.content))
 	if err != nil {
-		panic(err) // What is built in is well formed.
+		panic(err) // embedded data is well formed
 	}
-	// The reader may be gone; there is nobody to tell.
-	_, _ = io.Copy(w, reader) //nolint:gosec // what is unpacked is built in
+	// An error means that the client has disconnected.
+	_, _ = io.Copy(w, reader) //nolint:gosec // the compressed data is embedded
 }
 
 func acceptsGzip(request *http.Request) bool {
