@@ -26,7 +26,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
-// engine counts the events that wait.
+// engine counts pending events.
 type engine struct {
 	mu      sync.Mutex
 	pending map[types.NamespacedName]int
@@ -56,7 +56,7 @@ func newManager(t *testing.T) manager.Manager {
 	return mgr
 }
 
-// startBacklog runs the controller on an engine that knows nothing yet.
+// startBacklog runs the controller with an engine that has not synced yet.
 func startBacklog(t *testing.T) (*sourcestatus.Backlog, *engine) {
 	t.Helper()
 	mgr, engine := newManager(t), &engine{pending: map[types.NamespacedName]int{}}
@@ -84,33 +84,33 @@ func get(t *testing.T, name types.NamespacedName) *v1alpha1.NetBoxSource {
 	return &current
 }
 
-// news is what is published of a backlog.
-type news struct {
-	Pending int64 // -1 for nothing
+// publication is the published backlog of a source.
+type publication struct {
+	Pending int64 // -1 for none
 	Full    string
 }
 
-func newsOf(of *v1alpha1.NetBoxSource) news {
-	got := news{Pending: -1}
-	if of.Status.Pending != nil && !of.Status.PendingTime.IsZero() {
-		got.Pending = *of.Status.Pending
+func publicationOf(source *v1alpha1.NetBoxSource) publication {
+	got := publication{Pending: -1}
+	if source.Status.Pending != nil && !source.Status.PendingTime.IsZero() {
+		got.Pending = *source.Status.Pending
 	}
-	if full := meta.FindStatusCondition(of.Status.Conditions, v1alpha1.ConditionBacklogFull); full != nil {
+	if full := meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionBacklogFull); full != nil {
 		got.Full = string(full.Status) + " " + full.Reason
 	}
 	return got
 }
 
-func waitForNews(t *testing.T, of types.NamespacedName, want news, within time.Duration) *v1alpha1.NetBoxSource {
+func waitForPublication(t *testing.T, source types.NamespacedName, want publication, within time.Duration) *v1alpha1.NetBoxSource {
 	t.Helper()
 	var diff string
 	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		current := get(t, of)
-		if diff = cmp.Diff(want, newsOf(current)); diff == "" {
+		current := get(t, source)
+		if diff = cmp.Diff(want, publicationOf(current)); diff == "" {
 			return current
 		}
 	}
-	t.Fatalf("backlog of %s (-want +got):\n%s", of, diff)
+	t.Fatalf("backlog of %s (-want +got):\n%s", source, diff)
 	return nil
 }
 
@@ -122,15 +122,15 @@ const (
 
 func newBoundedSource(t *testing.T, namespace string, maxPending int32) types.NamespacedName {
 	t.Helper()
-	from := newSource(namespace, "netbox", func(s *v1alpha1.NetBoxSourceSpec) {
+	source := newSource(namespace, "netbox", func(s *v1alpha1.NetBoxSourceSpec) {
 		s.SecretRef, s.Unsigned, s.MaxPending = nil, v1alpha1.UnsignedAccept, maxPending
 	})
-	plane.Create(t, from)
-	return client.ObjectKeyFromObject(from)
+	plane.Create(t, source)
+	return client.ObjectKeyFromObject(source)
 }
 
 func TestBacklog(t *testing.T) {
-	start(t) // the controller that writes the rest of the status
+	start(t) // the controller of the rest of the status
 	namespace := plane.Namespace(t)
 	backlog, engine := startBacklog(t)
 	name := newBoundedSource(t, namespace, 100)
@@ -143,47 +143,47 @@ func TestBacklog(t *testing.T) {
 
 	change(100)
 	waitFor(t, get(t, name), state{
-		"True Serving: deliveries are stored; anybody can send them, because the source has no secretRef", "/webhook/" + namespace + "/netbox", nil,
+		"True Serving: deliveries are stored; any client can send them, because the source has no secretRef", "/webhook/" + namespace + "/netbox", nil,
 	})
-	if got := newsOf(get(t, name)); got.Pending != -1 {
-		t.Errorf("%+v is published before the engine knows what waits", got)
+	if got := publicationOf(get(t, name)); got.Pending != -1 {
+		t.Errorf("published %+v before the engine synced", got)
 	}
 	engine.synced.Store(true)
-	current := waitForNews(t, name, news{100, full}, soon)
+	current := waitForPublication(t, name, publication{100, full}, soon)
 	since := meta.FindStatusCondition(current.Status.Conditions, v1alpha1.ConditionBacklogFull)
-	for _, part := range []string{"100 events wait", "429", "SinkAvailable", "90 %"} {
+	for _, part := range []string{"100 pending events", "429", "SinkAvailable", "90 %"} {
 		if !strings.Contains(since.Message, part) {
-			t.Errorf("the message %q says nothing of %q", since.Message, part)
+			t.Errorf("the message %q lacks %q", since.Message, part)
 		}
 	}
 
-	// The other controller writes the status, and takes nothing away.
+	// The other controller writes the status, and leaves the backlog in place.
 	current.Spec.Suspend = true
 	if err := plane.Client.Update(t.Context(), current); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, current, state{"False Suspended: spec.suspend is set; deliveries are answered with 503", "/webhook/" + namespace + "/netbox", nil})
-	waitForNews(t, name, news{100, full}, soon)
+	waitFor(t, current, state{"False Suspended: spec.suspend is true; deliveries are answered with 503", "/webhook/" + namespace + "/netbox", nil})
+	waitForPublication(t, name, publication{100, full}, soon)
 
 	change(-10)
 	time.Sleep(200 * time.Millisecond)
-	waitForNews(t, name, news{100, full}, soon) // or a receiver would take some
+	waitForPublication(t, name, publication{100, full}, soon) // or a receiver would accept some
 	change(-1)
-	current = waitForNews(t, name, news{89, below}, time.Second)
+	current = waitForPublication(t, name, publication{89, below}, time.Second)
 	if ready := meta.FindStatusCondition(current.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Reason != v1alpha1.ReasonSuspended {
 		t.Errorf("the condition Ready is %v", ready)
 	}
 
 	change(4)
 	time.Sleep(200 * time.Millisecond)
-	waitForNews(t, name, news{89, below}, soon)
+	waitForPublication(t, name, publication{89, below}, soon)
 	published := time.Now()
 	change(1)
-	waitForNews(t, name, news{94, below}, soon)
+	waitForPublication(t, name, publication{94, below}, soon)
 	change(6)
-	current = waitForNews(t, name, news{100, full}, time.Second) // at once
+	current = waitForPublication(t, name, publication{100, full}, time.Second) // at once
 	change(-11)
-	waitForNews(t, name, news{89, below}, time.Second)
+	waitForPublication(t, name, publication{89, below}, time.Second)
 	if took := time.Since(published); took > 5*time.Second {
 		t.Logf("slow: %s", took)
 	}
@@ -209,37 +209,37 @@ func TestBacklog(t *testing.T) {
 
 	t.Run("maxPending is raised", func(t *testing.T) {
 		change(11)
-		current := waitForNews(t, name, news{100, full}, soon)
+		current := waitForPublication(t, name, publication{100, full}, soon)
 		current.Spec.MaxPending = 105
 		if err := plane.Client.Update(t.Context(), current); err != nil {
 			t.Fatal(err)
 		}
-		waitForNews(t, name, news{100, below}, soon)
+		waitForPublication(t, name, publication{100, below}, soon)
 	})
 
-	t.Run("the source is made again", func(t *testing.T) {
+	t.Run("the source is recreated", func(t *testing.T) {
 		if err := plane.Client.Delete(t.Context(), get(t, name)); err != nil {
 			t.Fatal(err)
 		}
 		change(-50)
 		newBoundedSource(t, namespace, 50)
-		waitForNews(t, name, news{50, full}, soon)
+		waitForPublication(t, name, publication{50, full}, soon)
 	})
 }
 
-// TestBacklogCost has many events come and be finished, from many goroutines.
+// TestBacklogCost adds and finishes many events from many goroutines.
 func TestBacklogCost(t *testing.T) {
 	namespace := plane.Namespace(t)
 	backlog, engine := startBacklog(t)
 	engine.synced.Store(true)
 	name := newBoundedSource(t, namespace, 20000)
-	before := waitForNews(t, name, news{0, below}, soon)
+	before := waitForPublication(t, name, publication{0, below}, soon)
 	watch, err := plane.Client.Watch(t.Context(), &v1alpha1.NetBoxSourceList{}, client.InNamespace(namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer watch.Stop()
-	time.Sleep(2 * time.Second) // the next publication may be made
+	time.Sleep(2 * time.Second) // soonInterval is over
 
 	const workers, each = 16, 2000
 	began := time.Now()
@@ -261,8 +261,8 @@ func TestBacklogCost(t *testing.T) {
 	for done := false; !done; {
 		select {
 		case change := <-watch.ResultChan():
-			of, ok := change.Object.(*v1alpha1.NetBoxSource)
-			if ok && !of.Status.PendingTime.Equal(before.Status.PendingTime) {
+			source, ok := change.Object.(*v1alpha1.NetBoxSource)
+			if ok && !source.Status.PendingTime.Equal(before.Status.PendingTime) {
 				writes++
 			}
 		case <-time.After(100 * time.Millisecond):
@@ -275,7 +275,7 @@ func TestBacklogCost(t *testing.T) {
 	t.Logf("%d events, %d writes, %s for each call", workers*each, writes, took/(2*workers*each))
 }
 
-// TestFormerLeader has a leader that goes on for a moment after another has taken over: what it knows of the source is out of date.
+// TestFormerLeader is a leader that continues for a moment after another took over: its source is outdated.
 func TestFormerLeader(t *testing.T) {
 	namespace := plane.Namespace(t)
 	name := newBoundedSource(t, namespace, 100)
@@ -291,33 +291,33 @@ func TestFormerLeader(t *testing.T) {
 	if _, err := successor.Reconcile(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
-	waitForNews(t, name, news{100, full}, soon)
+	waitForPublication(t, name, publication{100, full}, soon)
 	if result, err := former.Reconcile(t.Context(), request); err != nil || result.RequeueAfter == 0 {
-		t.Errorf("the former leader writes: %+v, %v", result, err)
+		t.Errorf("the former leader wrote: %+v, %v", result, err)
 	}
-	first := waitForNews(t, name, news{100, full}, soon)
+	first := waitForPublication(t, name, publication{100, full}, soon)
 
-	// A third leader publishes once what the second has left, so that the receivers count anew.
+	// A third leader publishes the number once, so that the receivers reset their counts.
 	if _, err := leader(plane.Client, 0).Reconcile(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
-	second := waitForNews(t, name, news{0, below}, soon)
+	second := waitForPublication(t, name, publication{0, below}, soon)
 	if second.Status.PendingTime.Equal(first.Status.PendingTime) {
 		t.Error("pendingTime is the same")
 	}
-	transition := func(of *v1alpha1.NetBoxSource) *metav1.Time {
-		return &meta.FindStatusCondition(of.Status.Conditions, v1alpha1.ConditionBacklogFull).LastTransitionTime
+	transition := func(source *v1alpha1.NetBoxSource) *metav1.Time {
+		return &meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionBacklogFull).LastTransitionTime
 	}
 	if _, err := leader(plane.Client, 1).Reconcile(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
-	third := waitForNews(t, name, news{1, below}, soon)
+	third := waitForPublication(t, name, publication{1, below}, soon)
 	if !transition(third).Equal(transition(second)) {
 		t.Error("the condition changed when its status did not")
 	}
 }
 
-// snapshot is a cache that is behind.
+// snapshot is an outdated cache.
 type snapshot struct {
 	client.Reader
 	source *v1alpha1.NetBoxSource

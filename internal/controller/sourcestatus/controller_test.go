@@ -44,18 +44,18 @@ func start(t *testing.T) {
 	controlplane.Run(t, mgr)
 }
 
-// state is what a person reads of a source.
+// state is the status of a source that kubectl shows.
 type state struct {
 	Ready, Path string
 	Keys        []string
 }
 
-func waitFor(t *testing.T, of *v1alpha1.NetBoxSource, want state) {
+func waitFor(t *testing.T, source *v1alpha1.NetBoxSource, want state) {
 	t.Helper()
 	var diff string
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		var current v1alpha1.NetBoxSource
-		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(of), &current); err != nil {
+		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(source), &current); err != nil {
 			t.Fatal(err)
 		}
 		got := state{Path: current.Status.Path, Keys: current.Status.Keys}
@@ -66,7 +66,7 @@ func waitFor(t *testing.T, of *v1alpha1.NetBoxSource, want state) {
 			return
 		}
 	}
-	t.Fatalf("status of %s (-want +got):\n%s", of.Name, diff)
+	t.Fatalf("status of %s (-want +got):\n%s", source.Name, diff)
 }
 
 func newSource(namespace, name string, change func(*v1alpha1.NetBoxSourceSpec)) *v1alpha1.NetBoxSource {
@@ -97,12 +97,12 @@ func TestStatus(t *testing.T) {
 		},
 		"open": {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.SecretRef, s.Unsigned = nil, v1alpha1.UnsignedAccept },
-			state{"True Serving: deliveries are stored; anybody can send them, because the source has no secretRef", "/webhook/" + namespace + "/open", nil},
+			state{"True Serving: deliveries are stored; any client can send them, because the source has no secretRef", "/webhook/" + namespace + "/open", nil},
 		},
 		"choosy": {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{CEL: "data.id == 1"} },
 			state{
-				"True Serving: deliveries that fit spec.accept are stored, and others are answered with 200 and ignored",
+				"True Serving: deliveries that match spec.accept are stored; all others are answered with 200 and ignored",
 				"/webhook/" + namespace + "/choosy", []string{"a", "b"},
 			},
 		},
@@ -116,7 +116,7 @@ func TestStatus(t *testing.T) {
 		"suspended": {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.Suspend = true },
 			state{
-				"False Suspended: spec.suspend is set; deliveries are answered with 503",
+				"False Suspended: spec.suspend is true; deliveries are answered with 503",
 				"/webhook/" + namespace + "/suspended", nil,
 			},
 		},
@@ -128,23 +128,23 @@ func TestStatus(t *testing.T) {
 			},
 		},
 	} {
-		from := newSource(namespace, name, test.change)
-		plane.Create(t, from)
-		waitFor(t, from, test.want)
+		source := newSource(namespace, name, test.change)
+		plane.Create(t, source)
+		waitFor(t, source, test.want)
 	}
 
-	t.Run("a Secret comes later", func(t *testing.T) {
-		from := newSource(namespace, "later", func(s *v1alpha1.NetBoxSourceSpec) { s.SecretRef.Name = "later" })
+	t.Run("a Secret is created later", func(t *testing.T) {
+		source := newSource(namespace, "later", func(s *v1alpha1.NetBoxSourceSpec) { s.SecretRef.Name = "later" })
 		path := "/webhook/" + namespace + "/later"
-		plane.Create(t, from)
-		waitFor(t, from, state{
+		plane.Create(t, source)
+		waitFor(t, source, state{
 			"False SecretNotFound: Secret later does not exist in namespace " + namespace + "; deliveries are answered with 503", path, nil,
 		})
 		plane.Create(t, secret("later", map[string]string{"secret": "x"}))
-		waitFor(t, from, state{"True Serving: deliveries are stored", path, []string{"secret"}})
+		waitFor(t, source, state{"True Serving: deliveries are stored", path, []string{"secret"}})
 	})
 
-	t.Run("a path is given up", func(t *testing.T) {
+	t.Run("a path is released", func(t *testing.T) {
 		samePath := func(s *v1alpha1.NetBoxSourceSpec) { s.Path = "/same" }
 		older, younger := newSource(namespace, "older", samePath), newSource(namespace, "younger", samePath)
 		plane.Create(t, older, younger)

@@ -2,34 +2,34 @@ package sourcestatus
 
 import "time"
 
-// stepFraction says by which part of spec.maxPending, a twentieth, a backlog may have grown since it was published: receivers that do not
-// know of each other may together store that much too much.
+// stepFraction is the part of spec.maxPending, a twentieth, by which a backlog may grow before it is published again: receivers, which do
+// not count each other's events, may together exceed spec.maxPending by as much.
 const stepFraction = 20
 
-// lowPercent is the part of spec.maxPending below which a backlog that was full no longer is: the receivers would otherwise take and refuse
-// by turns, with a write of the status for each turn.
+// lowPercent is the percentage of spec.maxPending below which a full backlog is no longer full. Without this hysteresis the receivers would
+// alternate between accepting and refusing, with a status write for each change.
 const lowPercent = 90
 
-// count is how many events of a source wait at some time.
+// count is the backlog of a source at some time.
 type count struct {
 	pending    int64
 	maxPending int64
-	changes    int64 // events that came or were finished, until then
+	changes    int64 // events that became pending or were finished until then
 }
 
-// published is what a leader has published of a source; at is zero where it has published nothing.
+// published is the last publication of a source's backlog by this leader; at is zero if there is none.
 type published struct {
 	count
 	full bool
 	at   time.Time
 }
 
-// after returns what is published next.
-func (p published) after(seen count, now time.Time) published {
+// next returns the publication of a newer count.
+func (p published) next(seen count, now time.Time) published {
 	return published{count: seen, full: p.isFull(seen), at: now}
 }
 
-// isFull tells whether a backlog is full, in view of whether it was.
+// isFull reports whether a backlog is full, with hysteresis: see lowPercent.
 func (p published) isFull(seen count) bool {
 	if p.full && p.maxPending == seen.maxPending {
 		return seen.pending > seen.low()
@@ -37,45 +37,45 @@ func (p published) isFull(seen count) bool {
 	return seen.pending >= seen.maxPending
 }
 
-// low is how many events of a full backlog may wait for it to be no longer full.
+// low returns the number of pending events from which a full backlog is no longer full.
 func (c count) low() int64 { return (c.maxPending*lowPercent - 1) / 100 }
 
-// due returns whether something is to be published, and how long after the last publication.
+// due reports whether a publication is needed, and the least time since the last one.
 func (p published) due(seen count) (pause time.Duration, due bool) {
 	switch {
 	case p.at.IsZero(), p.maxPending != seen.maxPending, p.full != p.isFull(seen):
 		return 0, true
 	case p.untilSoon(seen) <= 0:
 		return soonInterval, true
-	case p.isOutOfDate(seen):
+	case p.isOutdated(seen):
 		return lateInterval, true
 	default:
 		return 0, false
 	}
 }
 
-// untilSoon returns how many changes it takes at least until the receivers need a new number; less than 1 if they need one now.
+// untilSoon returns the least number of changes until the receivers need a new number; less than 1 if they need one now.
 func (p published) untilSoon(seen count) int64 {
 	untilGrown := p.pending + max(p.maxPending/stepFraction, 1) - seen.pending
-	if p.full { // nothing comes, and a lower number would let something come
+	if p.full { // the receivers refuse deliveries, and a lower number would let them accept some
 		return untilGrown
 	}
-	// A receiver counts what it stores, however soon that is finished. Half of what it may store is half of the changes at the most.
+	// A receiver counts all events that it stores, even if they are finished at once: at most one for each two changes.
 	untilCounted := p.changes + max((p.maxPending-p.pending)/2, 1) - seen.changes
 	return min(untilGrown, untilCounted)
 }
 
-// isOutOfDate tells whether people who read the status are misled. What is off by little is not worth a write: while events come and are
-// finished, some always wait.
-func (p published) isOutOfDate(seen count) bool {
+// isOutdated reports whether the published number would mislead people. A small difference is not worth a write: some events are always
+// pending while events arrive and are finished.
+func (p published) isOutdated(seen count) bool {
 	if p.full {
-		return false // the condition says it
+		return false // the condition BacklogFull says so
 	}
 	off := max(seen.pending-p.pending, p.pending-seen.pending)
 	return off >= max(p.maxPending/stepFraction/10, 1) || seen.pending == 0 && p.pending != 0
 }
 
-// distance returns how many changes it takes at least, and one at least, until something is due that is not due now.
+// distance returns the least number of changes, at least 1, until a publication becomes due that is not due now.
 func (p published) distance(seen count) int64 {
 	distance := seen.maxPending - seen.pending
 	if p.full {
