@@ -1,7 +1,7 @@
-// Package expiry deletes finished events that have been kept long enough, or of which there are too many.
+// Package expiry deletes finished events that have expired, or that exceed spec.retention.maxEvents.
 //
-// It runs on the leader. Which events go is decided by package internal/retention, on metadata that is read page by page from the API
-// server: finished events are in no cache, and what is known of them is forgotten with each page.
+// It runs on the leader. Package internal/retention selects the events to delete from metadata that is listed page by page from the API
+// server: finished events are in no cache, and each page is discarded after its evaluation.
 package expiry
 
 import (
@@ -39,36 +39,37 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/retention"
 )
 
-// What the controller may do:
+// RBAC of the controller:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources/status,verbs=patch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=get;list;delete
 
-// fieldOwner is the field manager of what retention says in a source's status.
+// fieldOwner is the field manager of retention in a source's status.
 const fieldOwner = "netbox-event-operator-retention"
 
 const (
 	pageSize = 500
-	// maxExcess is how many events are remembered during a sweep, because they may be too many.
+	// maxExcess bounds the candidates for deletion over maxEvents that a sweep keeps in memory.
 	maxExcess = 5000
-	// workers is how many sources are swept at once.
+	// workers is the number of sources that are swept concurrently.
 	workers = 4
-	// Deletions a second, of all sources: calm, and once more than behindAfter events of a source were found to go, until a sweep finds
-	// fewer. The API server takes several hundred writes a second, of which the intake has the most.
+	// Deletions per second over all sources: normally, and after a sweep of a source has found more than behindAfter events to delete, until
+	// one finds fewer. The API server's capacity is several hundred writes a second, most of which intake needs.
 	calmRate, behindRate = 50, 200
 	behindAfter          = 1000
-	// deletionsAtOnce is how many deletions of a source are under way at one time. One after the other, they would be as slow as the API
-	// server's answers, and fall behind an intake that waits for many of those at one time.
-	deletionsAtOnce = 4
-	// A sweep costs the API server as much as there are events. So the next one waits for sweepPause times as long as reading took, at
-	// least minPause, and at most maxPause; for as long as reading took where too many were left, because most of such a sweep is deleting.
+	// concurrentDeletions is the number of a source's deletions in flight. Sequential deletions would be limited by the API server's latency,
+	// and fall behind an intake with many requests in flight.
+	concurrentDeletions = 4
+	// The cost of a sweep for the API server grows with the number of events. So the next sweep waits for sweepPause times the duration of the
+	// lists, at least minPause and at most maxPause; or only for the duration of the lists while too many events are left, because such a
+	// sweep mostly deletes.
 	sweepPause         = 20
 	minPause, maxPause = 5 * time.Second, 10 * time.Minute
-	// newsPause is how long what a source's status says may be old, while events are finished, if the pauses above let it be.
-	newsPause = 15 * time.Second
+	// statusPause bounds the age of a source's status while events are finished, if the pauses above allow it.
+	statusPause = 15 * time.Second
 )
 
-// Reconciler deletes the events of sources.
+// Reconciler deletes the expired and excess events of sources.
 type Reconciler struct {
 	// Sources reads NetBoxSources from a cache.
 	Sources client.Reader
@@ -76,7 +77,7 @@ type Reconciler struct {
 	Events metadata.Interface
 	// Reader reads whole NetBoxEvents from the API server.
 	Reader client.Reader
-	// Namespaces are those that are watched; all where it is empty.
+	// Namespaces are the watched namespaces; empty means all.
 	Namespaces []string
 	// Status writes the status of sources.
 	Status  client.StatusClient
@@ -84,33 +85,33 @@ type Reconciler struct {
 	Clock   clock.PassiveClock
 	Log     logr.Logger
 
-	calm, behind *rate.Limiter
+	calmLimiter, behindLimiter *rate.Limiter
 
 	mu      sync.Mutex
-	sources map[types.NamespacedName]*known
+	sources map[types.NamespacedName]*sourceState
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
 }
 
-// known is what is known of a source since the last sweep.
-type known struct {
-	gone      bool  // the source is
-	kept      int64 // then
-	since     int64 // events finished since
-	max       int64
-	expired   int64     // ever
-	protected bool      // the last sweep found more events younger than spec.maxAge than max, so that one more evicts nothing
-	late      bool      // the last sweep found more than behindAfter events to go
-	nextSweep time.Time // not before
-	asked     bool      // for a sweep because there may be too many
+// sourceState is the state of a source since its last sweep.
+type sourceState struct {
+	gone       bool  // the source was deleted
+	kept       int64 // events kept by the last sweep
+	since      int64 // events finished since then
+	max        int64
+	expired    int64     // events deleted, ever
+	protected  bool      // more than max events are younger than spec.maxAge, so that one more evicts nothing
+	behind     bool      // the last sweep found more than behindAfter events to delete
+	sweepAfter time.Time // the earliest time
+	queued     bool      // queued for a sweep because of a possible excess
 }
 
 // SetupWithManager adds the controller to a manager.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
-	r.calm, r.behind = rate.NewLimiter(calmRate, 1), rate.NewLimiter(behindRate, 1)
-	r.sources = map[types.NamespacedName]*known{}
+	r.calmLimiter, r.behindLimiter = rate.NewLimiter(calmRate, 1), rate.NewLimiter(behindRate, 1)
+	r.sources = map[types.NamespacedName]*sourceState{}
 	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		<-ctx.Done()
-		r.Metrics.reset() // another replica leads from now on
+		r.Metrics.reset() // another replica leads now
 		return nil
 	})); err != nil {
 		return err
@@ -127,69 +128,69 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		})).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
-			SkipNameValidation:      new(true), // the manager is made again when leadership was lost
+			SkipNameValidation:      new(true), // the manager is created again after leadership was lost
 		}).
 		Complete(r)
 }
 
-// Finished counts an event of a source that has been finished, so that too many are noticed without a sweep, and the status is not old.
-func (r *Reconciler) Finished(of types.NamespacedName) {
+// Finished counts a finished event of a source, so that an excess is noticed without a sweep, and the status stays up to date.
+func (r *Reconciler) Finished(name types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.queue == nil {
-		return // there will be a first sweep
+		return // the first sweep is still to come
 	}
-	source := r.sources[of]
-	if source == nil { // it is gone, unless its first sweep is still to come
-		r.queue.AddAfter(reconcile.Request{NamespacedName: of}, newsPause)
+	state := r.sources[name]
+	if state == nil { // it was deleted, or its first sweep is still to come
+		r.queue.AddAfter(reconcile.Request{NamespacedName: name}, statusPause)
 		return
 	}
-	source.since++
-	pause := source.nextSweep.Sub(r.Clock.Now())
+	state.since++
+	pause := state.sweepAfter.Sub(r.Clock.Now())
 	switch {
-	case source.kept+source.since > source.max && !source.asked && !source.protected:
-		source.asked = true
-	case source.since == 1:
-		pause = max(pause, newsPause)
+	case state.kept+state.since > state.max && !state.queued && !state.protected:
+		state.queued = true
+	case state.since == 1:
+		pause = max(pause, statusPause)
 	default:
 		return
 	}
-	r.queue.AddAfter(reconcile.Request{NamespacedName: of}, pause)
+	r.queue.AddAfter(reconcile.Request{NamespacedName: name}, pause)
 }
 
-// Reconcile sweeps one source: it looks at its finished events, and deletes those that go.
+// Reconcile sweeps one source: it lists its finished events, and deletes the expired and excess ones.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	var of v1alpha1.NetBoxSource
-	err := r.Sources.Get(ctx, request.NamespacedName, &of)
+	var source v1alpha1.NetBoxSource
+	err := r.Sources.Get(ctx, request.NamespacedName, &source)
 	gone := apierrors.IsNotFound(err)
 	if gone {
-		of = goneSource(request.NamespacedName)
+		source = goneSource(request.NamespacedName)
 	} else if err != nil {
 		return reconcile.Result{}, err
 	}
-	wait, late := r.begin(&of, gone)
+	wait, behind := r.begin(&source, gone)
 	if wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	sweep := sweep{
-		Reconciler: r, source: &of, gone: gone, late: late,
-		plan: retention.New(policyOf(&of.Spec), r.Clock.Now(), maxExcess),
+		Reconciler: r, source: &source, gone: gone, behind: behind,
+		plan: retention.New(policyOf(&source.Spec), r.Clock.Now(), maxExcess),
 	}
 	more, err := sweep.run(ctx)
 	if err != nil {
 		r.interrupted(&sweep)
-		if apierrors.IsResourceExpired(err) { // deleting took longer than the API server keeps a list: the rest is in the next one
+		if apierrors.IsResourceExpired(err) { // the continue token expired during the deletions: the next sweep handles the rest
 			return reconcile.Result{RequeueAfter: minPause}, nil
 		}
 		return reconcile.Result{}, err
 	}
 	next := r.end(&sweep, more)
 	if deleted := sweep.deleted.Load(); deleted > 0 {
-		r.Log.Info("deleted events that were kept long enough, or were too many", "namespace", of.Namespace, "source", of.Name,
-			"deleted", deleted, "kept", sweep.plan.Kept(), "sourceGone", gone)
+		r.Log.Info("deleted expired and excess events", "namespace", source.Namespace, "source", source.Name,
+			"deleted", deleted, "kept", sweep.plan.Kept(), "sourceDeleted", gone)
 	}
 	if gone && sweep.plan.Kept() == 0 {
-		r.forget(request.NamespacedName)
+		r.remove(request.NamespacedName)
 		return reconcile.Result{}, nil
 	}
 	if gone {
@@ -210,80 +211,80 @@ func policyOf(spec *v1alpha1.NetBoxSourceSpec) retention.Policy {
 	return policy
 }
 
-// begin returns how long to wait until a source may be swept, and otherwise begins to count anew; late as the last sweep found it.
-func (r *Reconciler) begin(of *v1alpha1.NetBoxSource, gone bool) (wait time.Duration, late bool) {
+// begin returns the time until a source may be swept. If that is 0, it resets the counts; behind is the result of the last sweep.
+func (r *Reconciler) begin(source *v1alpha1.NetBoxSource, gone bool) (wait time.Duration, behind bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	name := client.ObjectKeyFromObject(of)
-	source := r.sources[name]
-	if source == nil || source.gone != gone {
-		source = &known{expired: of.Status.Expired, gone: gone}
-		r.sources[name] = source
+	name := client.ObjectKeyFromObject(source)
+	state := r.sources[name]
+	if state == nil || state.gone != gone {
+		state = &sourceState{expired: source.Status.Expired, gone: gone}
+		r.sources[name] = state
 		if gone {
-			source.nextSweep = r.Clock.Now().Add(gracePeriod)
-			r.Log.Info("the source is gone; its finished events are kept for the default TTLs, and until notBefore at least",
-				"namespace", name.Namespace, "source", name.Name, "notBefore", source.nextSweep)
-			r.Metrics.forget(name)
+			state.sweepAfter = r.Clock.Now().Add(gracePeriod)
+			r.Log.Info("the source was deleted; its finished events expire after the default TTLs, but not before notBefore",
+				"namespace", name.Namespace, "source", name.Name, "notBefore", state.sweepAfter)
+			r.Metrics.remove(name)
 		}
 	}
-	source.max = int64(of.Spec.Retention.MaxEvents)
-	if wait := source.nextSweep.Sub(r.Clock.Now()); wait > 0 {
+	state.max = int64(source.Spec.Retention.MaxEvents)
+	if wait := state.sweepAfter.Sub(r.Clock.Now()); wait > 0 {
 		return wait, false
 	}
-	source.since, source.asked = 0, false
-	return 0, source.late
+	state.since, state.queued = 0, false
+	return 0, state.behind
 }
 
-// end remembers what a sweep has found, and returns when the next one is due.
+// end records the result of a sweep, and returns the time until the next one.
 func (r *Reconciler) end(sweep *sweep, more bool) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	source, now := r.sources[client.ObjectKeyFromObject(sweep.source)], r.Clock.Now()
-	source.add(sweep)
-	sweep.expired = source.expired
-	source.kept = int64(sweep.plan.Kept())
-	source.protected = int64(sweep.plan.Protected()) > source.max
+	state, now := r.sources[client.ObjectKeyFromObject(sweep.source)], r.Clock.Now()
+	state.add(sweep)
+	sweep.expired = state.expired
+	state.kept = int64(sweep.plan.Kept())
+	state.protected = int64(sweep.plan.Protected()) > state.max
 	pause := sweepPause * sweep.reading
 	if more {
 		pause = sweep.reading
 	}
 	pause = min(max(pause, minPause), maxPause)
-	source.nextSweep = now.Add(pause)
+	state.sweepAfter = now.Add(pause)
 	keep := sweep.source.Spec.Retention
-	next := min(maxPause, keep.SucceededTTL.Duration, keep.FailedTTL.Duration) // when what finishes from now on may go
+	next := min(maxPause, keep.SucceededTTL.Duration, keep.FailedTTL.Duration) // when the next finished event may expire
 	if due := sweep.plan.Next(); !due.IsZero() {
 		next = min(next, due.Sub(now))
 	}
-	if more || source.kept+source.since > source.max && !source.protected {
+	if more || state.kept+state.since > state.max && !state.protected {
 		next = 0
 	}
 	return max(next, pause)
 }
 
-// interrupted remembers what a sweep has done that did not get to its end.
+// interrupted records the deletions of a sweep that failed.
 func (r *Reconciler) interrupted(sweep *sweep) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sources[client.ObjectKeyFromObject(sweep.source)].add(sweep)
 }
 
-// add counts what a sweep has done.
-func (k *known) add(sweep *sweep) {
-	k.expired += sweep.deleted.Load()
-	k.late = sweep.found > behindAfter
+// add records the deletions of a sweep.
+func (s *sourceState) add(sweep *sweep) {
+	s.expired += sweep.deleted.Load()
+	s.behind = sweep.found > behindAfter
 }
 
-// forget forgets a source that is gone and has no finished events.
-func (r *Reconciler) forget(name types.NamespacedName) {
+// remove removes a deleted source without finished events.
+func (r *Reconciler) remove(name types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sources, name)
 }
 
-// report says in the status of a source what was found and done, if that is news.
+// report writes the result of a sweep to the status of a source if that has changed.
 func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 	name := client.ObjectKeyFromObject(sweep.source)
-	r.Metrics.looked(name, sweep.plan.Kept(), int(sweep.source.Spec.Retention.MaxEvents), sweep.plan.Oldest())
+	r.Metrics.swept(name, sweep.plan.Kept(), int(sweep.source.Spec.Retention.MaxEvents), sweep.plan.Oldest())
 	status := apply.NetBoxSourceStatus().WithEvents(int64(sweep.plan.Kept())).WithExpired(sweep.expired)
 	var oldest *metav1.Time
 	if at := sweep.plan.Oldest(); !at.IsZero() {
@@ -303,8 +304,7 @@ func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 		client.FieldOwner(fieldOwner), client.ForceOwnership)
 }
 
-// exceeded says whether more events are kept than spec.retention.maxEvents, because they are younger than spec.maxAge; nil where the source
-// has no maxAge.
+// exceeded returns the condition MaxEventsExceeded; nil for a source without maxAge.
 func (s *sweep) exceeded() *metav1.Condition {
 	spec := &s.source.Spec
 	if spec.MaxAge == nil {
@@ -312,13 +312,13 @@ func (s *sweep) exceeded() *metav1.Condition {
 	}
 	exceeded := &metav1.Condition{
 		Type: v1alpha1.ConditionMaxEventsExceeded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonWithinMaxEvents,
-		Message:            "no more finished events than spec.retention.maxEvents are younger than spec.maxAge",
+		Message:            "the finished events younger than spec.maxAge are within spec.retention.maxEvents",
 		ObservedGeneration: s.source.Generation, LastTransitionTime: metav1.NewTime(s.Clock.Now()),
 	}
 	if s.plan.Protected() > int(spec.Retention.MaxEvents) {
 		exceeded.Status, exceeded.Reason = metav1.ConditionTrue, v1alpha1.ReasonYoungerThanMaxAge
-		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are younger than %s (spec.maxAge) and are kept, "+
-			"because a delivery that is sent again would otherwise be stored again; raise maxEvents, lower maxAge, or set spec.rateLimit",
+		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are younger than %s (spec.maxAge) and are kept "+
+			"to deduplicate deliveries that are sent again; raise maxEvents, lower maxAge, or set spec.rateLimit",
 			spec.Retention.MaxEvents, spec.MaxAge.Duration)
 	}
 	before := meta.FindStatusCondition(s.source.Status.Conditions, exceeded.Type)
@@ -328,21 +328,21 @@ func (s *sweep) exceeded() *metav1.Condition {
 	return exceeded
 }
 
-// sweep is one look at all finished events of a source.
+// sweep evaluates all finished events of a source once.
 type sweep struct {
 	*Reconciler
 	source  *v1alpha1.NetBoxSource
-	gone    bool // the source is; it stands for what was
+	gone    bool // the source was deleted; source has its name and the default retention
 	plan    *retention.Plan
-	late    bool          // the last sweep was
-	reading time.Duration // spent on lists
-	found   int64         // events that go
-	deleted atomic.Int64  // that went
-	expired int64         // ever
+	behind  bool          // as the last sweep found
+	reading time.Duration // duration of the lists
+	found   int64         // events to delete
+	deleted atomic.Int64  // deleted events
+	expired int64         // events deleted, ever
 }
 
-// run lists the finished events and deletes those that have been kept long enough page by page, and those that are too many at the end.
-// More tells whether there are too many still.
+// run lists the finished events, deletes the expired ones after each page, and the excess ones at the end. It returns whether an excess is
+// left.
 func (s *sweep) run(ctx context.Context) (more bool, err error) {
 	for _, phase := range eventstore.FinishedPhases {
 		page := metav1.ListOptions{
@@ -382,15 +382,15 @@ func eventsOf(list *metav1.PartialObjectMetadataList, phase v1alpha1.Phase) []re
 	return events
 }
 
-// delete deletes events.
+// delete deletes events at the current rate.
 func (s *sweep) delete(ctx context.Context, reason string, events []retention.Event) error {
 	deletions, ctx := errgroup.WithContext(ctx)
-	deletions.SetLimit(deletionsAtOnce)
+	deletions.SetLimit(concurrentDeletions)
 	for _, event := range events {
 		s.found++
-		limiter := s.calm
-		if s.late || s.found > behindAfter {
-			limiter = s.behind
+		limiter := s.calmLimiter
+		if s.behind || s.found > behindAfter {
+			limiter = s.behindLimiter
 		}
 		deletions.Go(func() error {
 			if err := limiter.Wait(ctx); err != nil {
@@ -402,7 +402,7 @@ func (s *sweep) delete(ctx context.Context, reason string, events []retention.Ev
 	return deletions.Wait()
 }
 
-// deleteOne deletes an event that is still what it was in the list: one that was made Pending again in the meantime stays.
+// deleteOne deletes an event unless it has changed since it was listed, for example was replayed and is Pending again.
 func (s *sweep) deleteOne(ctx context.Context, reason string, event retention.Event) error {
 	uid := types.UID(event.UID)
 	err := s.events(s.source.Namespace).Delete(ctx, event.Name, metav1.DeleteOptions{
@@ -411,12 +411,12 @@ func (s *sweep) deleteOne(ctx context.Context, reason string, event retention.Ev
 	switch {
 	case err == nil:
 		s.deleted.Add(1)
-		if s.gone { // and so are its series
+		if s.gone { // its series are deleted too
 			s.Metrics.expired("", reasonSourceGone)
 		} else {
 			s.Metrics.expired(client.ObjectKeyFromObject(s.source).String(), reason)
 		}
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // somebody was faster
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // deleted or changed concurrently
 	default:
 		return fmt.Errorf("deleting event %s: %w", event.Name, err)
 	}

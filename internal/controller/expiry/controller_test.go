@@ -35,10 +35,10 @@ var plane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 
-// controllers are a manager with the retention controller alone, in a namespace of its own.
+// controllers runs the retention controller alone, in its own namespace.
 type controllers struct {
 	namespace string
-	watched   []string // all namespaces where it is empty
+	watched   []string // empty for all namespaces
 	clock     clock.PassiveClock
 	log       logr.Logger
 	store     *eventstore.Store
@@ -55,7 +55,7 @@ func newControllers(t *testing.T) *controllers {
 	return &controllers{namespace: namespace, watched: []string{namespace}, clock: clock.RealClock{}, log: testr.New(t), store: store}
 }
 
-// start starts the controller.
+// start runs the controller.
 func (c *controllers) start(t *testing.T, hooks hooks) (stop func()) {
 	t.Helper()
 	namespaces := map[string]cache.Config{}
@@ -91,7 +91,7 @@ func (c *controllers) source(t *testing.T, keep v1alpha1.Retention) {
 	})
 }
 
-// events creates events, and gives them a phase.
+// events creates events in a phase.
 func (c *controllers) events(t *testing.T, name string, count int, phase v1alpha1.Phase) {
 	t.Helper()
 	all, err := deliveries.All()
@@ -124,7 +124,7 @@ func (c *controllers) setPhase(t *testing.T, name string, phase v1alpha1.Phase) 
 	}
 }
 
-// left waits until only these events are left, and the status of the source says so.
+// left waits until only these events are left, and the status of the source has their number.
 func (c *controllers) left(t *testing.T, events, expired int64, want ...string) {
 	t.Helper()
 	var names []string
@@ -151,12 +151,12 @@ func (c *controllers) left(t *testing.T, events, expired int64, want ...string) 
 		}
 	}
 	if (source.Status.Oldest != nil) != (events > 0) {
-		t.Errorf("the oldest of %d events was finished at %v", events, source.Status.Oldest)
+		t.Errorf("status.oldest of %d events is %v", events, source.Status.Oldest)
 	}
 }
 
-// The oldest go, whatever came of them; neither events that are not finished nor those of other sources; also when there come to be too
-// many later, and after a restart.
+// The oldest finished events are deleted, succeeded or failed, but no pending ones and none of other sources; also for a later excess, and
+// after a restart.
 func TestMaxEvents(t *testing.T) {
 	c := newControllers(t)
 	day := metav1.Duration{Duration: 24 * time.Hour}
@@ -186,7 +186,7 @@ func TestMaxEvents(t *testing.T) {
 	c.left(t, 2, 6, "other-0", "other-1", "pending-1", "newest-0", "pending-0")
 }
 
-// An event goes when it was finished long enough ago, not when it was created, and the controller wakes for it.
+// An event expires by the time it was finished, not created, and the controller wakes up for it.
 func TestTTL(t *testing.T) {
 	c := newControllers(t)
 	c.source(t, v1alpha1.Retention{
@@ -206,7 +206,7 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// Events whose delivery is not too old yet are kept beyond maxEvents: they keep it from being stored again.
+// Events younger than maxAge are kept beyond maxEvents: they deduplicate deliveries that are sent again.
 func TestMaxAge(t *testing.T) {
 	c := newControllers(t)
 	c.events(t, "event", 3, v1alpha1.PhaseSucceeded)
@@ -256,10 +256,10 @@ func TestMaxAge(t *testing.T) {
 	}
 }
 
-// hooks are called, if any, between a list that found events and what is done about them, and before a deletion.
+// hooks are called after a list that found events, and before a deletion; nil for none.
 type hooks struct{ listed, deleting func() }
 
-// hooked calls hooks.
+// hooked is a client that calls hooks.
 type hooked struct {
 	metadata.Interface
 	hooks hooks
@@ -298,8 +298,8 @@ func (r *hookedResource) Delete(ctx context.Context, name string, options metav1
 	return r.ResourceInterface.Delete(ctx, name, options, subresources...)
 }
 
-// An event that is made Pending again while it is about to be deleted stays.
-func TestReplayedMeanwhile(t *testing.T) {
+// An event that is replayed just before its deletion is kept.
+func TestReplayedBeforeDeletion(t *testing.T) {
 	c := newControllers(t)
 	day := metav1.Duration{Duration: 24 * time.Hour}
 	c.events(t, "event", 3, v1alpha1.PhaseSucceeded)
@@ -312,8 +312,8 @@ func TestReplayedMeanwhile(t *testing.T) {
 	c.left(t, 1, 0, "event-0", "event-1", "event-2")
 }
 
-// Where the API server is slow to answer, deletions do not wait for each other.
-func TestDeletionsAtOnce(t *testing.T) {
+// Deletions are concurrent: a slow API server does not serialize them.
+func TestConcurrentDeletions(t *testing.T) {
 	c := newControllers(t)
 	day := metav1.Duration{Duration: 24 * time.Hour}
 	c.events(t, "old", 4, v1alpha1.PhaseSucceeded)

@@ -22,15 +22,14 @@ import (
 )
 
 const (
-	// gracePeriod is how long the events of a source that is gone are left alone, however long ago they were finished: a source that is
-	// deleted by mistake, or to be created again, loses nothing by it. It begins anew with another leader.
+	// gracePeriod is the least time for which the events of a deleted source are kept, however old they are: a source that is deleted by
+	// mistake, or to be recreated, loses no events. It restarts with each leader.
 	gracePeriod = 6 * time.Hour
-	// retryInterval is the pause after looking for sources that are gone has failed.
+	// retryInterval is the pause after a failed search for deleted sources.
 	retryInterval = 10 * time.Second
 )
 
-// goneSource stands for a source that is gone. Its events are kept as long as those of a source that does not say how long; as nothing is
-// added to them, their number needs no bound.
+// goneSource returns a stand-in for a deleted source, with the default TTLs, and without a limit of events: it gets no new ones.
 func goneSource(name types.NamespacedName) v1alpha1.NetBoxSource {
 	source := v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
 	source.Spec.Retention = v1alpha1.DefaultRetention()
@@ -38,7 +37,7 @@ func goneSource(name types.NamespacedName) v1alpha1.NetBoxSource {
 	return source
 }
 
-// findGone queues the sources that are gone and have events still, when a leader begins. It is told of later ones by the watch of sources.
+// findGone queues the deleted sources that still have events when a leader starts. The watch of sources reports later deletions.
 func (r *Reconciler) findGone(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 	_ = wait.PollUntilContextCancel(ctx, retryInterval, true, func(ctx context.Context) (done bool, err error) {
 		namespaces, err := r.namespacesOfEvents(ctx)
@@ -46,13 +45,13 @@ func (r *Reconciler) findGone(ctx context.Context, queue workqueue.TypedRateLimi
 			err = r.findGoneIn(ctx, namespaces[i], queue)
 		}
 		if err != nil && ctx.Err() == nil {
-			r.Log.Info("cannot look for events of sources that are gone; trying again", "cause", err.Error())
+			r.Log.Info("cannot find events of deleted sources; retrying", "cause", err.Error())
 		}
 		return err == nil, nil
 	})
 }
 
-// namespacesOfEvents returns the namespaces that are watched, or where that is all of them, those that have events.
+// namespacesOfEvents returns the watched namespaces, or the namespaces with events if all are watched.
 func (r *Reconciler) namespacesOfEvents(ctx context.Context) ([]string, error) {
 	if len(r.Namespaces) > 0 {
 		return r.Namespaces, nil
@@ -72,19 +71,22 @@ func (r *Reconciler) namespacesOfEvents(ctx context.Context) ([]string, error) {
 	return slices.Collect(maps.Keys(found)), nil
 }
 
-// findGoneIn looks for an event of none of the sources in a namespace, and again for one of yet another source. Which source an event is of
-// is not in its metadata, so one event of each is read.
-func (r *Reconciler) findGoneIn(ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+// findGoneIn queues the deleted sources of events in a namespace. It lists one event whose source is not yet known, and repeats without
+// that source. The metadata of an event lacks its source, so one event of each source is read.
+func (r *Reconciler) findGoneIn(
+	ctx context.Context, namespace string, queue workqueue.TypedRateLimitingInterface[reconcile.Request],
+) error {
 	var sources v1alpha1.NetBoxSourceList
 	if err := r.Sources.List(ctx, &sources, client.InNamespace(namespace)); err != nil {
 		return fmt.Errorf("listing sources: %w", err)
 	}
-	var others []fields.Selector
+	var unknown []fields.Selector
 	for i := range sources.Items {
-		others = append(others, eventstore.NotOfSource(sources.Items[i].Name))
+		unknown = append(unknown, eventstore.NotOfSource(sources.Items[i].Name))
 	}
 	for {
-		list, err := r.events(namespace).List(ctx, metav1.ListOptions{Limit: 1, FieldSelector: fields.AndSelectors(others...).String()})
+		selector := fields.AndSelectors(unknown...).String()
+		list, err := r.events(namespace).List(ctx, metav1.ListOptions{Limit: 1, FieldSelector: selector})
 		if err != nil {
 			return fmt.Errorf("listing events: %w", err)
 		}
@@ -94,13 +96,13 @@ func (r *Reconciler) findGoneIn(ctx context.Context, namespace string, queue wor
 		var event v1alpha1.NetBoxEvent
 		err = r.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: list.Items[0].Name}, &event)
 		if apierrors.IsNotFound(err) {
-			continue // somebody deleted it
+			continue // deleted concurrently
 		}
 		if err != nil {
 			return fmt.Errorf("reading an event: %w", err)
 		}
 		source := event.Spec.SourceRef.Name
 		queue.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: source}})
-		others = append(others, eventstore.NotOfSource(source))
+		unknown = append(unknown, eventstore.NotOfSource(source))
 	}
 }

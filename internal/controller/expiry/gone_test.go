@@ -17,7 +17,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// reconcile has the controller look at a source, as it does when its time has come, and returns when it is to look again.
+// reconcile reconciles a source, and returns the time until it is requeued.
 func (c *controllers) reconcile(t *testing.T, source string) time.Duration {
 	t.Helper()
 	result, err := c.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: c.namespace, Name: source}})
@@ -43,7 +43,7 @@ func (c *controllers) expect(t *testing.T, reason string, want ...string) {
 	}
 }
 
-// The events of a source that is gone are kept for the default TTLs, and for hours after the source was deleted, in case it comes back.
+// The events of a deleted source are kept for the default TTLs, and for gracePeriod after the deletion, in case it is recreated.
 func TestSourceGone(t *testing.T) {
 	c := newControllers(t)
 	now := testclock.NewFakePassiveClock(time.Now().Add(100 * time.Hour)) // between the TTLs
@@ -54,12 +54,12 @@ func TestSourceGone(t *testing.T) {
 	all := []string{"failed-0", "pending-0", "succeeded-0", "succeeded-1"}
 	year := metav1.Duration{Duration: 365 * 24 * time.Hour}
 	c.start(t, hooks{})
-	// until waits until the controller sees the source, or sees it no longer: it sweeps a source at once, and one that is gone hours later.
+	// until waits until the controller's cache has the source, or its deletion: it sweeps a source at once, and a deleted one hours later.
 	until := func(gone bool) {
 		t.Helper()
 		for end := time.Now().Add(10 * time.Second); c.reconcile(t, "netbox") > time.Hour != gone; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatalf("the controller does not notice that the source is gone: %t", gone)
+				t.Fatalf("the controller does not see the source as deleted: %t", gone)
 			}
 		}
 	}
@@ -79,26 +79,26 @@ func TestSourceGone(t *testing.T) {
 	until(false)
 	now.SetTime(now.Now().Add(4 * time.Hour))
 	c.reconcile(t, "netbox")
-	c.expect(t, "the source came back", all...)
+	c.expect(t, "the source was recreated", all...)
 
 	remove()
 	until(true)
 	now.SetTime(now.Now().Add(6*time.Hour - time.Second))
 	c.reconcile(t, "netbox")
-	c.expect(t, "the source has not been gone for long", all...)
+	c.expect(t, "within the grace period", all...)
 	now.SetTime(now.Now().Add(time.Second))
 	c.reconcile(t, "netbox")
-	c.expect(t, "the source is gone", "failed-0", "pending-0")
+	c.expect(t, "after the grace period", "failed-0", "pending-0")
 
 	c.setPhase(t, "pending-0", v1alpha1.PhaseSucceeded)
 	now.SetTime(now.Now().Add(100 * time.Hour))
 	if again := c.reconcile(t, "netbox"); again != 0 {
-		t.Errorf("a source that is gone, and has no events, is looked at again after %s", again)
+		t.Errorf("a deleted source without events is requeued after %s", again)
 	}
-	c.expect(t, "all are finished, and old")
+	c.expect(t, "all events expired")
 }
 
-// A leader that watches all namespaces finds the events of sources that were deleted before it led.
+// A leader that watches all namespaces finds the events of sources that were deleted before it became the leader.
 func TestSourceGoneBefore(t *testing.T) {
 	c := newControllers(t)
 	now := testclock.NewFakePassiveClock(time.Now().Add(100 * time.Hour))
@@ -119,9 +119,9 @@ func TestSourceGoneBefore(t *testing.T) {
 	select {
 	case <-noticed:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the leader does not notice that a source is gone")
+		t.Fatal("the leader does not find the deleted source")
 	}
 	now.SetTime(now.Now().Add(6 * time.Hour))
 	c.reconcile(t, "other")
-	c.expect(t, "the other source is gone", "succeeded-0")
+	c.expect(t, "the other source was deleted", "succeeded-0")
 }
