@@ -1,4 +1,4 @@
-// Package app puts the operator together: scheme, caches, indexes, servers and controllers.
+// Package app assembles the operator: scheme, caches, indexes, servers and controllers.
 package app
 
 import (
@@ -40,19 +40,19 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
-// What electing a leader, and letting only some read the metrics, take:
+// RBAC for leader election, and for authorizing readers of the metrics:
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=system,roleName=leader-election-role
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch,namespace=system,roleName=leader-election-role
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create,roleName=metrics-auth-role
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create,roleName=metrics-auth-role
 
-// campaignInterval is the pause after leadership was lost, or could not be campaigned for.
+// campaignInterval is the pause after the leadership was lost, or the controllers failed to start.
 const campaignInterval = 2 * time.Second
 
-// handOverTime bounds the end of the controllers, whatever they wait for: 3 s are for deliveries and their status.
+// handOverTime bounds the shutdown of the controllers: 3 s of it are for deliveries and their status.
 const handOverTime = 5 * time.Second
 
-// Scheme returns the scheme of everything that the operator reads and writes.
+// Scheme returns the scheme of all types that the operator reads and writes.
 func Scheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme))
@@ -60,9 +60,9 @@ func Scheme() (*runtime.Scheme, error) {
 
 // Run runs the operator until ctx is done.
 //
-// It is two managers. The outer one receives webhooks on every replica and lives as long as the process. The inner one has the
-// controllers and lives as long as this replica may lead: a manager ends when it loses its lease, as it does in an outage of the API
-// server, and receiving must not end with it.
+// It runs two managers. The outer one receives webhooks on every replica for the lifetime of the process. The inner one runs the
+// controllers while this replica is the leader: a manager stops when it loses its Lease, as in an outage of the API server, and the
+// receiver must not stop with it.
 func Run(ctx context.Context, config *rest.Config, options Options, log logr.Logger) error {
 	build := ThisBuild()
 	log.Info("starting", "version", build.Version, "commit", build.Commit, "go", build.Go)
@@ -74,7 +74,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	}
 	defer flush()
 	config = rest.CopyConfig(config)
-	config.QPS = -1 // the API server's own fairness limits us
+	config.QPS = -1 // the API server's priority and fairness throttles
 	scheme, err := Scheme()
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err != nil {
 		return err
 	}
-	defer crashes.Close() //nolint:errcheck // what it says of this process is of no use after a proper end
+	defer crashes.Close() //nolint:errcheck // the journal matters only after a crash
 	shared := shared{
 		events:    store,
 		compiled:  rule.NewCache(),
@@ -144,7 +144,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	return outer.Start(ctx)
 }
 
-// openJournal opens the journal in a directory, nil where there is none.
+// openJournal opens the journal in a directory; it returns nil if dir is empty.
 func openJournal(dir string, log logr.Logger) (*journal.Journal, error) {
 	if dir == "" {
 		return nil, nil
@@ -154,50 +154,50 @@ func openJournal(dir string, log logr.Logger) (*journal.Journal, error) {
 		return nil, err
 	}
 	if damage := opened.Damage(); damage != nil {
-		log.Info("the journal was damaged; what processes died at before is not known", "cause", damage.Error())
+		log.Info("the journal was damaged; earlier crashes are unknown", "cause", damage.Error())
 	}
 	if suspects := opened.Suspects(); suspects > 0 {
-		log.Info("the process died while it worked on events; they are worked on alone", "events", suspects)
+		log.Info("the process crashed while it processed events; they are now processed one at a time", "events", suspects)
 	}
 	return opened, nil
 }
 
-// receiverMapper knows what the outer manager reads. Discovery would end the process where the API server is away when it starts, and the
-// kubelet waits longer before each further start: long after the API server was back, nobody would receive.
+// receiverMapper maps the kinds that the outer manager reads. Discovery would fail at startup without the API server and end the process,
+// and because of the kubelet's restart backoff the receiver would be down long after the API server is back.
 func receiverMapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("NetBoxSource"), meta.RESTScopeNamespace)
-	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("NetBoxSourceList"), meta.RESTScopeNamespace) // a cache of some namespaces asks for it
+	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("NetBoxSourceList"), meta.RESTScopeNamespace) // needed by a cache with namespaces
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
 	return mapper, nil
 }
 
-// everyReplica is a Runnable that does not wait for leadership.
+// everyReplica is a Runnable without leader election.
 type everyReplica manager.RunnableFunc
 
 func (r everyReplica) Start(ctx context.Context) error { return r(ctx) }
 
 func (r everyReplica) NeedLeaderElection() bool { return false }
 
-// shared is what outlives the controllers.
+// shared holds the dependencies of the controllers that outlive them.
 type shared struct {
 	events    *eventstore.Store
 	compiled  *rule.Cache
 	metrics   *event.Metrics
-	tracer    trace.Tracer // nil for none
+	tracer    trace.Tracer // may be nil
 	retention *expiry.Metrics
 	backlog   *sourcestatus.BacklogMetrics
-	journal   *journal.Journal // nil for none
+	journal   *journal.Journal // may be nil
 }
 
-// campaign runs the controllers whenever this replica leads, until ctx is done.
+// campaign runs the controllers each time this replica becomes the leader, until ctx is done.
 func campaign(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, shared shared, log logr.Logger) error {
 	for {
 		err := lead(ctx, config, scheme, options, shared, log)
 		if ctx.Err() != nil {
 			return err
 		}
-		log.Info("the controllers stopped and will start again; webhooks are received meanwhile", "cause", fmt.Sprint(err))
+		log.Info("the controllers stopped and will be restarted; the receiver keeps running", "cause", fmt.Sprint(err))
 		select {
 		case <-ctx.Done():
 		case <-time.After(campaignInterval):
@@ -205,7 +205,7 @@ func campaign(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, 
 	}
 }
 
-// lead runs the controllers once, from when this replica leads until it no longer does.
+// lead waits for the leadership, and runs the controllers until it is lost.
 func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, options Options, shared shared, log logr.Logger) error {
 	inner, err := manager.New(config, manager.Options{
 		Scheme: scheme,
@@ -323,7 +323,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	)
 }
 
-// cacheOptions declares everything that a cache may hold: reading anything else fails, instead of watching it.
+// cacheOptions declares the kinds that a cache may hold: reading another kind fails, instead of starting a watch.
 func cacheOptions(options Options, objects map[client.Object]cache.ByObject) cache.Options {
 	var namespaces map[string]cache.Config
 	for _, namespace := range options.WatchNamespaces {
@@ -344,14 +344,14 @@ func metricsOptions(options Options) metricsserver.Options {
 	}
 }
 
-// IndexSources lets a cache find the sources of a path.
+// IndexSources adds source.PathIndex to a cache.
 func IndexSources(ctx context.Context, indexer client.FieldIndexer) error {
 	return indexer.IndexField(ctx, &v1alpha1.NetBoxSource{}, source.PathIndex, func(object client.Object) []string {
 		return []string{source.Path(object.(*v1alpha1.NetBoxSource))}
 	})
 }
 
-// OnSourceChange calls changed after a cache of sources has changed.
+// OnSourceChange calls changed after each change of a source in a cache.
 func OnSourceChange(ctx context.Context, sources cache.Informers, changed func()) error {
 	informer, err := sources.GetInformer(ctx, &v1alpha1.NetBoxSource{})
 	if err != nil {

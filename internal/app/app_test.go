@@ -76,7 +76,7 @@ func start(t *testing.T, config *rest.Config, arguments ...string) *manager {
 	return m
 }
 
-// launch starts a manager and does not wait for it.
+// launch starts a manager without waiting until it is ready.
 func launch(t *testing.T, config *rest.Config, arguments ...string) *manager {
 	t.Helper()
 	binary, err := buildManager()
@@ -111,7 +111,7 @@ func (m *manager) waitEnd(t *testing.T) error {
 		m.ended <- err
 		return err
 	case <-time.After(35 * time.Second):
-		t.Fatal("the manager does not end")
+		t.Fatal("the manager does not exit")
 		return nil
 	}
 }
@@ -172,12 +172,12 @@ const key = "a key"
 func newSource(t *testing.T) *v1alpha1.NetBoxSource {
 	t.Helper()
 	namespace := plane.Namespace(t)
-	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
-	from.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+	target := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	target.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
 	plane.Create(t, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "webhook"}, StringData: map[string]string{"secret": key},
-	}, from)
-	return from
+	}, target)
+	return target
 }
 
 func body(n int) string {
@@ -208,8 +208,8 @@ func postBy(ctx context.Context, sender *http.Client, url, body string) (status 
 	return response.StatusCode, answer.Event
 }
 
-func (m *manager) url(from *v1alpha1.NetBoxSource) string {
-	return "http://" + m.webhooks + source.Path(from)
+func (m *manager) url(target *v1alpha1.NetBoxSource) string {
+	return "http://" + m.webhooks + source.Path(target)
 }
 
 func served(t *testing.T, url string) {
@@ -221,10 +221,10 @@ func served(t *testing.T, url string) {
 }
 
 // phases returns the phase of each event of a source.
-func phases(t *testing.T, from *v1alpha1.NetBoxSource) map[string]v1alpha1.Phase {
+func phases(t *testing.T, target *v1alpha1.NetBoxSource) map[string]v1alpha1.Phase {
 	t.Helper()
 	var events v1alpha1.NetBoxEventList
-	if err := plane.Client.List(t.Context(), &events, client.InNamespace(from.Namespace)); err != nil {
+	if err := plane.Client.List(t.Context(), &events, client.InNamespace(target.Namespace)); err != nil {
 		t.Fatal(err)
 	}
 	phases := map[string]v1alpha1.Phase{}
@@ -234,10 +234,10 @@ func phases(t *testing.T, from *v1alpha1.NetBoxSource) map[string]v1alpha1.Phase
 	return phases
 }
 
-func allDone(t *testing.T, from *v1alpha1.NetBoxSource) {
+func allDone(t *testing.T, target *v1alpha1.NetBoxSource) {
 	t.Helper()
 	eventually(t, "not all events are done", 60*time.Second, func() bool {
-		for _, phase := range phases(t, from) {
+		for _, phase := range phases(t, target) {
 			if phase != v1alpha1.PhaseSucceeded {
 				return false
 			}
@@ -246,7 +246,7 @@ func allDone(t *testing.T, from *v1alpha1.NetBoxSource) {
 	})
 }
 
-// senders send deliveries until they are stopped.
+// senders are clients that send deliveries until they are stopped.
 type senders struct {
 	cancel context.CancelFunc
 	all    sync.WaitGroup
@@ -254,7 +254,7 @@ type senders struct {
 	stored map[string]bool // The names that were answered with 200.
 }
 
-// stream starts some senders, each of which sends to the replicas in turn.
+// stream starts senders, each of which alternates between the replicas.
 func stream(t *testing.T, urls ...string) *senders {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -277,7 +277,7 @@ func stream(t *testing.T, urls ...string) *senders {
 	return s
 }
 
-// wait waits until so many are stored.
+// wait waits until that many deliveries are stored.
 func (s *senders) wait(t *testing.T, atLeast int) {
 	t.Helper()
 	eventually(t, "too few deliveries were stored", time.Minute, func() bool {
@@ -287,52 +287,52 @@ func (s *senders) wait(t *testing.T, atLeast int) {
 	})
 }
 
-// stop returns the names of what was answered with 200.
+// stop returns the names of the events that were answered with 200.
 func (s *senders) stop() map[string]bool {
 	s.cancel()
 	s.all.Wait()
 	return s.stored
 }
 
-// TestKilled kills the manager, and then its successor, while deliveries come in.
+// TestKilled kills the manager, and then its successor, under load.
 func TestKilled(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	stored := map[string]bool{}
 	for range 2 {
 		m := start(t, plane.Config)
-		served(t, m.url(from))
-		sending := stream(t, m.url(from))
+		served(t, m.url(target))
+		sending := stream(t, m.url(target))
 		sending.wait(t, len(stored)+100) // The second sends again what the first sent.
 		m.signal(t, syscall.SIGKILL)
 		_ = m.waitEnd(t)
 		maps.Copy(stored, sending.stop())
 	}
-	there := phases(t, from)
+	there := phases(t, target)
 	for name := range stored {
 		if _, ok := there[name]; !ok {
-			t.Errorf("%s was answered with 200 and is lost", name)
+			t.Errorf("event %s was answered with 200, and is lost", name)
 		}
 	}
 	start(t, plane.Config)
-	allDone(t, from)
+	allDone(t, target)
 }
 
-// TestEveryEventIsLogged stores more events in a second than controller-runtime's logger would write lines of.
+// TestEveryEventIsLogged stores more events per second than controller-runtime's sampling would log.
 func TestEveryEventIsLogged(t *testing.T) {
 	const events = 400
-	from := newSource(t)
+	target := newSource(t)
 	for n := range events {
 		at := metav1.NowMicro()
 		plane.Create(t, &v1alpha1.NetBoxEvent{
-			ObjectMeta: metav1.ObjectMeta{Namespace: from.Namespace, Name: fmt.Sprintf("e-%d", n)},
+			ObjectMeta: metav1.ObjectMeta{Namespace: target.Namespace, Name: fmt.Sprintf("e-%d", n)},
 			Spec: v1alpha1.NetBoxEventSpec{
-				SourceRef: v1alpha1.SourceReference{Name: from.Name}, Event: "updated", ObjectID: fmt.Sprint(n), Timestamp: at,
+				SourceRef: v1alpha1.SourceReference{Name: target.Name}, Event: "updated", ObjectID: fmt.Sprint(n), Timestamp: at,
 				Delivery: v1alpha1.Delivery{ReceivedAt: at, Signature: v1alpha1.SignatureUnsigned, BodySHA256: strings.Repeat("0", 64)},
 			},
 		})
 	}
-	m := start(t, plane.Config, "--watch-namespaces="+from.Namespace)
-	allDone(t, from)
+	m := start(t, plane.Config, "--watch-namespaces="+target.Namespace)
+	allDone(t, target)
 	m.signal(t, syscall.SIGTERM)
 	if err := m.waitEnd(t); err != nil {
 		t.Error(err)
@@ -344,33 +344,33 @@ func TestEveryEventIsLogged(t *testing.T) {
 
 // TestReplicas stops the leader of two replicas.
 func TestReplicas(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	one := start(t, plane.Config, "--leader-elect")
 	other := start(t, plane.Config, "--leader-elect")
-	served(t, one.url(from))
-	served(t, other.url(from))
+	served(t, one.url(target))
+	served(t, other.url(target))
 	for n := range 20 {
 		for _, replica := range []*manager{one, other} {
-			if status, _ := post(t.Context(), replica.url(from), body(n)); status != http.StatusOK {
+			if status, _ := post(t.Context(), replica.url(target), body(n)); status != http.StatusOK {
 				t.Errorf("a replica answered with %d", status)
 			}
 		}
 	}
-	if got := len(phases(t, from)); got != 20 {
+	if got := len(phases(t, target)); got != 20 {
 		t.Errorf("%d events are stored, want 20", got)
 	}
-	allDone(t, from)
+	allDone(t, target)
 	one.signal(t, syscall.SIGTERM)
 	if err := one.waitEnd(t); err != nil {
 		t.Errorf("the first replica ended with %v", err)
 	}
-	if status, _ := post(t.Context(), other.url(from), body(100)); status != http.StatusOK {
+	if status, _ := post(t.Context(), other.url(target), body(100)); status != http.StatusOK {
 		t.Errorf("the second replica answered with %d", status)
 	}
-	allDone(t, from)
+	allDone(t, target)
 }
 
-// TestRights runs the manager with no rights but those of config/rbac.
+// TestRights runs the manager with only the RBAC permissions of config/rbac.
 func TestRights(t *testing.T) {
 	plane.Create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "system"}})
 	for _, file := range []string{"role.yaml", "role_binding.yaml"} {
@@ -392,25 +392,25 @@ func TestRights(t *testing.T) {
 	}
 	config := rest.CopyConfig(plane.Config)
 	config.Impersonate.UserName = "system:serviceaccount:system:manager"
-	from := newSource(t)
-	provisioner(t, from.Namespace, config.Impersonate.UserName)
-	to := newSink(t, from.Namespace)
-	plane.Create(t, everyAction(from.Namespace, to.URL))
+	target := newSource(t)
+	provisioner(t, target.Namespace, config.Impersonate.UserName)
+	to := newSink(t, target.Namespace)
+	plane.Create(t, everyAction(target.Namespace, to.URL))
 	m := start(t, config, "--leader-elect", "--leader-election-namespace=system", allowLoopback)
-	served(t, m.url(from))
-	status, event := post(t.Context(), m.url(from), body(1))
+	served(t, m.url(target))
+	status, event := post(t.Context(), m.url(target), body(1))
 	if status != http.StatusOK {
 		t.Errorf("answered with %d", status)
 	}
-	allDone(t, from)
+	allDone(t, target)
 	if came, _ := to.counts(map[string]bool{event: true}); came != 1 {
 		t.Error("the sink did not get the event")
 	}
-	hasJob(t, from.Namespace, 1)
+	hasJob(t, target.Namespace, 1)
 	reasons := map[string]bool{}
 	eventually(t, "the refused body and the rule made no Kubernetes Events", 10*time.Second, func() bool {
 		var events eventsv1.EventList
-		if err := plane.Client.List(t.Context(), &events, client.InNamespace(from.Namespace)); err != nil {
+		if err := plane.Client.List(t.Context(), &events, client.InNamespace(target.Namespace)); err != nil {
 			t.Fatal(err)
 		}
 		for _, event := range events.Items {
@@ -423,17 +423,17 @@ func TestRights(t *testing.T) {
 		t.Error(err)
 	}
 	if strings.Contains(m.log.String(), "forbidden") {
-		t.Error("something is forbidden")
+		t.Error("the API server answered forbidden")
 		t.Log(m.log)
 	}
 }
 
-// TestOutageAtStart starts the operator while the API server is away: it waits, alive and not ready, and receives when that is back.
+// TestOutageAtStart starts the operator during an outage of the API server: it is alive but not ready, and receives after the outage.
 func TestOutageAtStart(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	outage, config := plane.NewOutage(t)
 	outage.Set(controlplane.Refused)
-	m := launch(t, config, "--leader-elect", "--watch-namespaces="+from.Namespace+",default")
+	m := launch(t, config, "--leader-elect", "--watch-namespaces="+target.Namespace+",default")
 	alive := func() bool {
 		response, err := http.Get("http://" + m.probes + "/healthz")
 		return err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK
@@ -445,23 +445,23 @@ func TestOutageAtStart(t *testing.T) {
 	}
 	outage.Set(controlplane.Up)
 	eventually(t, "the manager is not ready", 30*time.Second, m.ready)
-	served(t, m.url(from))
-	if status, _ := post(t.Context(), m.url(from), body(1)); status != http.StatusOK {
+	served(t, m.url(target))
+	if status, _ := post(t.Context(), m.url(target), body(1)); status != http.StatusOK {
 		t.Errorf("after the outage: %d", status)
 	}
-	allDone(t, from)
+	allDone(t, target)
 }
 
-// TestOutage takes the API server away for longer than a leader may be without it, under senders that wait for their answers.
+// TestOutage is an outage longer than the leader's Lease, under load from senders that wait for their answers.
 func TestOutage(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	outage, config := plane.NewOutage(t)
 	m := start(t, config, "--leader-elect")
-	served(t, m.url(from))
-	if status, _ := post(t.Context(), m.url(from), body(1)); status != http.StatusOK {
+	served(t, m.url(target))
+	if status, _ := post(t.Context(), m.url(target), body(1)); status != http.StatusOK {
 		t.Fatalf("before the outage: %d", status)
 	}
-	allDone(t, from)
+	allDone(t, target)
 	outage.Set(controlplane.Refused)
 	const outageTime = 20 * time.Second
 	began := time.Now()
@@ -472,33 +472,33 @@ func TestOutage(t *testing.T) {
 	for range 20 {
 		senders.Go(func() {
 			for time.Since(began) < outageTime+time.Second {
-				if status, _ := post(t.Context(), m.url(from), body(int(sent.Add(1)))); status != http.StatusOK {
+				if status, _ := post(t.Context(), m.url(target), body(int(sent.Add(1)))); status != http.StatusOK {
 					t.Errorf("answered with %d", status)
 				}
 			}
 		})
 	}
 	senders.Wait()
-	allDone(t, from)
-	if stored := phases(t, from); len(stored) != int(sent.Load()) {
+	allDone(t, target)
+	if stored := phases(t, target); len(stored) != int(sent.Load()) {
 		t.Errorf("%d events are stored, want %d", len(stored), sent.Load())
 	}
 	select {
 	case err := <-m.ended:
-		t.Errorf("the manager ended: %v", err)
+		t.Errorf("the manager exited: %v", err)
 		m.ended <- err
 	default:
 	}
 }
 
-// TestDrain stops the manager while a delivery is on its way.
+// TestDrain stops the manager while a delivery is in flight.
 func TestDrain(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 	sent := body(1)
 	reader, writer := io.Pipe()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, m.url(from), reader)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, m.url(target), reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,7 +523,7 @@ func TestDrain(t *testing.T) {
 	}
 	_ = writer.Close()
 	if err := <-answered; err != nil {
-		t.Errorf("a delivery that had begun: %v", err)
+		t.Errorf("a delivery in flight: %v", err)
 	}
 	if err := m.waitEnd(t); err != nil {
 		t.Errorf("the manager ended with %v", err)
@@ -532,7 +532,7 @@ func TestDrain(t *testing.T) {
 
 // TestTLS changes the certificate of a running manager.
 func TestTLS(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	directory := t.TempDir()
 	writeCertificate(t, directory, 1)
 	m := start(t, plane.Config, "--webhook-cert-dir="+directory)
@@ -549,7 +549,7 @@ func TestTLS(t *testing.T) {
 	}
 	https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	eventually(t, "no delivery by HTTPS", 10*time.Second, func() bool {
-		status, _ := postBy(t.Context(), https, "https://"+m.webhooks+source.Path(from), body(1))
+		status, _ := postBy(t.Context(), https, "https://"+m.webhooks+source.Path(target), body(1))
 		return status == http.StatusOK
 	})
 	writeCertificate(t, directory, 2)
@@ -583,11 +583,11 @@ func writeCertificate(t *testing.T, directory string, serial int64) {
 	}
 }
 
-// TestFlood sends more than fits: large bodies, good and bad, and senders that dribble.
+// TestFlood exceeds the memory budget: valid and invalid large bodies, and slow senders.
 func TestFlood(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 
 	for range 2000 {
 		conn, err := net.Dial("tcp", m.webhooks)
@@ -595,7 +595,7 @@ func TestFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n{", source.Path(from))
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n{", source.Path(target))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -613,7 +613,7 @@ func TestFlood(t *testing.T) {
 				if sender%2 == 0 {
 					sent += "}" // no JSON, but well signed
 				}
-				status, _ := post(t.Context(), m.url(from), sent)
+				status, _ := post(t.Context(), m.url(target), sent)
 				mu.Lock()
 				statuses[status]++
 				mu.Unlock()
@@ -623,7 +623,7 @@ func TestFlood(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	for n := range 20 {
 		eventually(t, "a small delivery is not stored during the flood", 10*time.Second, func() bool {
-			status, _ := post(t.Context(), m.url(from), body(-1-n))
+			status, _ := post(t.Context(), m.url(target), body(-1-n))
 			return status == http.StatusOK
 		})
 	}
@@ -634,8 +634,8 @@ func TestFlood(t *testing.T) {
 		switch status {
 		case http.StatusOK, http.StatusBadRequest, http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		case 0:
-			// The receiver closes the connection of a body that comes too slowly, as here where the processors are short: a sender that
-			// still writes then may not see the answer, 429. To NetBox that is a failed delivery as well.
+			// The receiver closes the connection of a body that arrives too slowly, as here when the CPUs are busy: a sender that is still writing
+			// may not see the answer, 429. For NetBox that is a failed delivery too.
 			if statuses[status] > 100 {
 				t.Errorf("%d large bodies got no answer", statuses[status])
 			}
@@ -644,20 +644,20 @@ func TestFlood(t *testing.T) {
 		}
 	}
 	if peak > 400<<20 {
-		t.Errorf("the manager took %d MiB", peak>>20)
+		t.Errorf("the manager used %d MiB", peak>>20)
 	}
 }
 
-// TestLargeHeads opens many connections with heads that take far more memory than bytes, and bodies that do not come.
+// TestLargeHeads opens many connections with heads that take far more memory than their bytes, and bodies that never arrive.
 func TestLargeHeads(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 	var headers strings.Builder
 	for n := range 1200 {
 		fmt.Fprintf(&headers, "a%d: b\r\n", n)
 	}
-	head := "POST " + source.Path(from) + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n" + headers.String() + "\r\n{"
+	head := "POST " + source.Path(target) + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n" + headers.String() + "\r\n{"
 	for range 3000 {
 		conn, err := net.Dial("tcp", m.webhooks)
 		if err != nil {
@@ -669,11 +669,11 @@ func TestLargeHeads(t *testing.T) {
 		}
 	}
 	if peak := peakMemory(t, m.process.Pid); peak > 400<<20 {
-		t.Errorf("the manager took %d MiB", peak>>20)
+		t.Errorf("the manager used %d MiB", peak>>20)
 	}
 }
 
-// peakMemory is the largest resident memory of a process so far, in bytes.
+// peakMemory returns the peak resident memory of a process in bytes.
 func peakMemory(t *testing.T, pid int) (bytes int64) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -15,15 +15,15 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// rivals are two sources, in two namespaces, that may have one path.
+// rivals are two sources in two namespaces that may claim the same path.
 type rivals struct {
 	path    string
 	sources map[string]*v1alpha1.NetBoxSource // by the names that the test has for them
-	served  string                            // which of them was served last
+	served  string                            // name of the source that was served last
 	sent    int
 }
 
-// do does what a step says: a source and what a user does with it.
+// do performs a step: a user's change of a source.
 func (r *rivals) do(t *testing.T, step string) {
 	t.Helper()
 	name, what, _ := strings.Cut(step, " ")
@@ -53,7 +53,7 @@ func (r *rivals) do(t *testing.T, step string) {
 	case "loses its status":
 		err = plane.Client.Status().Patch(t.Context(), s, client.RawPatch("application/merge-patch+json", []byte(`{"status":null}`)))
 	default:
-		t.Fatalf("what is %q?", step)
+		t.Fatalf("unknown step %q", step)
 	}
 	if err != nil {
 		t.Fatalf("%s: %v", step, err)
@@ -63,7 +63,8 @@ func (r *rivals) do(t *testing.T, step string) {
 	}
 }
 
-// expect waits until all statuses say that want is served, and fails if a delivery is stored for any other but who was served before.
+// expect waits until the statuses show that want is served, and fails if a delivery is stored for another source than the previously served
+// one.
 func (r *rivals) expect(t *testing.T, m *manager, want string) {
 	t.Helper()
 	var statuses string
@@ -89,7 +90,7 @@ func (r *rivals) expect(t *testing.T, m *manager, want string) {
 	}
 }
 
-// statuses returns what the statuses do not say yet.
+// statuses describes the statuses that differ from the expected ones.
 func (r *rivals) statuses(t *testing.T, want string) string {
 	t.Helper()
 	for name, s := range r.sources {
@@ -108,7 +109,7 @@ func (r *rivals) statuses(t *testing.T, want string) string {
 	return ""
 }
 
-// TestPathClaims has two sources of two namespaces take one path, in every order: who has it first keeps it.
+// TestPathClaims lets two sources in two namespaces claim the same path, in every order: the first to claim it keeps it.
 func TestPathClaims(t *testing.T) {
 	for i, steps := range [][]string{
 		{"old comes -", "new comes to it -new", "old takes it -new"}, // an older object

@@ -19,8 +19,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
-// deliver sends small deliveries one after the other, each on a connection of its own as NetBox does, until ctx is done. It returns how
-// often each status came, and how long it took for 99 of 100.
+// deliver sends small deliveries sequentially, each on a new connection as NetBox does, until ctx is done. It returns the counts of the
+// statuses, and the 99th percentile of the latency.
 func deliver(ctx context.Context, url string, first int) (statuses map[int]int, p99 time.Duration) {
 	sender := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	statuses = map[int]int{}
@@ -43,7 +43,7 @@ func total(statuses map[int]int) (sum int) {
 	return sum
 }
 
-// checkDelivered wants all to be stored, but for what an API server that is short of processors itself does not store in time.
+// checkDelivered fails unless all are stored, except those that an overloaded API server does not store in time.
 func checkDelivered(t *testing.T, statuses map[int]int, p99 time.Duration) {
 	t.Helper()
 	t.Logf("answers: %v; 99 of 100 within %s", statuses, p99.Round(time.Millisecond))
@@ -56,7 +56,7 @@ func checkDelivered(t *testing.T, statuses map[int]int, p99 time.Duration) {
 	}
 }
 
-// TestFairness floods one source in all ways that fill what its requests may take, and looks at another.
+// TestFairness exhausts the limits of one source in all ways, and measures another.
 func TestFairness(t *testing.T) {
 	flooded, other := newSource(t), newSource(t)
 	m := start(t, plane.Config)
@@ -66,7 +66,7 @@ func TestFairness(t *testing.T) {
 	defer cancel()
 	var flood sync.WaitGroup
 
-	// Large bodies that stop half way, and heads of many small headers without a body.
+	// Large bodies that stall half-way, and heads of many small headers without a body.
 	half := head(flooded, 900_000) + "\r\n" + strings.Repeat(" ", 500_000)
 	var headers strings.Builder
 	for n := range 1200 {
@@ -85,7 +85,7 @@ func TestFairness(t *testing.T) {
 			})
 		}
 	}
-	// Deliveries as fast as they are answered, large and small, good and forged.
+	// Deliveries without a pause, large and small, valid and forged.
 	large := strings.Replace(body(0), `"data":{`, `"data":{"x":"`+strings.Repeat("x", 900_000)+`",`, 1)
 	for sender := range 16 { // more would take the API server's processors, which the receiver does not share out
 		flood.Go(func() {
@@ -108,17 +108,17 @@ func TestFairness(t *testing.T) {
 	checkDelivered(t, statuses, p99)
 }
 
-// head is the head of a delivery, but for the empty line that ends it.
-func head(from *v1alpha1.NetBoxSource, length int) string {
-	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", source.Path(from), length)
+// head returns the head of a delivery without the final empty line.
+func head(target *v1alpha1.NetBoxSource, length int) string {
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", source.Path(target), length)
 }
 
-// TestSlowSenders opens thousands of connections that send nothing, or a byte a second of a head or a body, to the very source that others
-// deliver to.
+// TestSlowSenders opens thousands of connections that send nothing, or a byte a second of a head or body, to the same source as the
+// measured deliveries.
 func TestSlowSenders(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestSlowSenders(t *testing.T) {
 	opened := make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
-		begun := []string{"", "POST / HTTP/1.1\r\nHost: ", head(from, 900_000) + "\r\n{"}
+		begun := []string{"", "POST / HTTP/1.1\r\nHost: ", head(target, 900_000) + "\r\n{"}
 		var conns []net.Conn
 		for n := range connections {
 			conn, err := net.Dial("tcp", m.webhooks)
@@ -158,23 +158,23 @@ func TestSlowSenders(t *testing.T) {
 
 	during, stop := context.WithCancel(ctx)
 	go func() { <-opened; stop() }()
-	statuses, p99 := deliver(during, m.url(from), 0)
+	statuses, p99 := deliver(during, m.url(target), 0)
 	t.Logf("while %d connections are opened: %v, 99 of 100 within %s", connections, statuses, p99.Round(time.Millisecond))
-	statuses, p99 = deliver(ctx, m.url(from), 100_000)
+	statuses, p99 = deliver(ctx, m.url(target), 100_000)
 	all.Wait()
 	checkDelivered(t, statuses, p99)
 	peak := peakMemory(t, m.process.Pid)
 	t.Logf("peak memory %d MiB", peak>>20)
 	if peak > 400<<20 {
-		t.Errorf("the manager took %d MiB", peak>>20)
+		t.Errorf("the manager used %d MiB", peak>>20)
 	}
 }
 
-// TestSlowReader reads the documentation slowly: a delivery on the same connection, as from behind a proxy, is stored all the same.
+// TestSlowReader reads the documentation slowly: a later delivery on the same connection, as through a proxy, is stored.
 func TestSlowReader(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 	conn, err := net.Dial("tcp", m.webhooks)
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestSlowReader(t *testing.T) {
 		}
 		return response.StatusCode
 	}
-	const pages = 32 // of 1.5 MB, uncompressed: more than the kernel takes of a connection that nobody reads
+	const pages = 32 // of 1.5 MB, uncompressed: more than the socket buffers hold
 	_, _ = io.WriteString(conn, strings.Repeat("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n", pages))
 	time.Sleep(3 * time.Second)
 	for range pages {
@@ -203,7 +203,7 @@ func TestSlowReader(t *testing.T) {
 		}
 	}
 	sent := body(1)
-	_, _ = io.WriteString(conn, head(from, len(sent))+netbox.SignatureHeader+": "+netbox.Sign([]byte(key), []byte(sent))+"\r\n\r\n"+sent)
+	_, _ = io.WriteString(conn, head(target, len(sent))+netbox.SignatureHeader+": "+netbox.Sign([]byte(key), []byte(sent))+"\r\n\r\n"+sent)
 	if got := status(); got != http.StatusOK {
 		t.Errorf("a delivery is answered with %d", got)
 	}

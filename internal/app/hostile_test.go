@@ -19,20 +19,20 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
 
-// TestHostile sends what no NetBox would. Each must be refused clearly, or stored and finished: no error of the server, no second request
-// hidden in the first, and no event that holds up others.
+// TestHostile sends malicious requests. Each must be refused with a reason, or stored and finished: no internal error, no request
+// smuggling, and no event that blocks others.
 func TestHostile(t *testing.T) {
-	from := newSource(t)
-	from.Spec.MaxBodyBytes = 3_000_000
-	if err := plane.Client.Update(t.Context(), from); err != nil {
+	target := newSource(t)
+	target.Spec.MaxBodyBytes = 3_000_000
+	if err := plane.Client.Update(t.Context(), target); err != nil {
 		t.Fatal(err)
 	}
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 
 	stored := map[string]string{} // reasons, by event
 	for _, test := range hostileBodies() {
-		status, event := post(t.Context(), m.url(from), test.body)
+		status, event := post(t.Context(), m.url(target), test.body)
 		if status != test.want {
 			t.Errorf("%s: answered with %d, want %d", test.reason, status, test.want)
 		}
@@ -40,21 +40,21 @@ func TestHostile(t *testing.T) {
 			stored[event] = test.reason
 		}
 	}
-	for _, test := range hostileRequests(source.Path(from)) {
+	for _, test := range hostileRequests(source.Path(target)) {
 		statuses := exchange(t, m.webhooks, test.request)
 		if !slices.Equal(statuses, test.want) {
 			t.Errorf("%s: answered with %v, want %v", test.reason, statuses, test.want)
 		}
 	}
 
-	// The next delivery about the same objects is not held up.
-	status, last := post(t.Context(), m.url(from), body(1))
+	// The next delivery about the same objects is not blocked.
+	status, last := post(t.Context(), m.url(target), body(1))
 	if status != http.StatusOK {
 		t.Errorf("a delivery after all of this is answered with %d", status)
 	}
 	stored[last] = "the last"
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		done := phases(t, from)
+		done := phases(t, target)
 		pending := []string{}
 		for event, phase := range done {
 			if phase != v1alpha1.PhaseSucceeded {
@@ -69,9 +69,9 @@ func TestHostile(t *testing.T) {
 		}
 	}
 	var smuggled v1alpha1.NetBoxEventList
-	if err := plane.Client.List(t.Context(), &smuggled, client.InNamespace(from.Namespace),
+	if err := plane.Client.List(t.Context(), &smuggled, client.InNamespace(target.Namespace),
 		client.MatchingFields{"spec.objectID": smuggledID}); err != nil || len(smuggled.Items) > 0 {
-		t.Errorf("%d events of hidden requests are stored: %v", len(smuggled.Items), err)
+		t.Errorf("%d events of smuggled requests are stored: %v", len(smuggled.Items), err)
 	}
 }
 
@@ -176,7 +176,7 @@ func hostileBodies() []hostileBody {
 	}
 }
 
-// smuggledID is of the object that hidden requests are about.
+// smuggledID is the object ID in smuggled requests.
 const smuggledID = "666"
 
 type hostileRequest struct {
@@ -185,15 +185,15 @@ type hostileRequest struct {
 	want    []int // the statuses of all answers on the connection
 }
 
-// hostileRequests are requests that some servers read in another way than others.
+// hostileRequests returns requests that servers parse differently.
 func hostileRequests(path string) []hostileRequest {
 	signedHeaders := func(body string) string {
 		return "Host: x\r\nContent-Type: application/json\r\n" + netbox.SignatureHeader + ": " + netbox.Sign([]byte(key), []byte(body)) + "\r\n"
 	}
-	// A whole request that must never be read as one.
+	// A complete request that must never be parsed as one.
 	inner := strings.Replace(body(0), `"id":0`, `"id":`+smuggledID, 1)
 	hidden := fmt.Sprintf("POST %s HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s", path, signedHeaders(inner), len(inner), inner)
-	// A good delivery with other framing.
+	// A valid delivery with different framing.
 	good := body(1)
 	post := func(framing, sent string) string {
 		return "POST " + path + " HTTP/1.1\r\n" + signedHeaders(good) + framing + "\r\n" + sent
@@ -269,8 +269,7 @@ func hostileRequests(path string) []hostileRequest {
 	}
 }
 
-// exchange sends bytes on a connection of their own, and returns the statuses of all answers. It takes a few seconds where the connection is
-// kept open.
+// exchange sends bytes on a new connection, and returns the statuses of all answers. It takes a few seconds if the connection is kept open.
 func exchange(t *testing.T, address, request string) (statuses []int) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)

@@ -9,15 +9,15 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// TestLarge sends bodies of all sizes that a source can take. Each is stored and finished, or refused with 413.
+// TestLarge sends bodies of all sizes up to the maximum of maxBodyBytes. Each is stored and finished, or refused with 413.
 func TestLarge(t *testing.T) {
-	from := newSource(t)
-	from.Spec.MaxBodyBytes = 3_000_000
-	if err := plane.Client.Update(t.Context(), from); err != nil {
+	target := newSource(t)
+	target.Spec.MaxBodyBytes = 3_000_000
+	if err := plane.Client.Update(t.Context(), target); err != nil {
 		t.Fatal(err)
 	}
 	m := start(t, plane.Config)
-	served(t, m.url(from))
+	served(t, m.url(target))
 	fill := map[string]func(bytes int) string{
 		"one text": func(bytes int) string { return `"` + strings.Repeat("x", bytes-2) + `"` },
 		"many small members": func(bytes int) string {
@@ -46,7 +46,7 @@ func TestLarge(t *testing.T) {
 		for _, kilobytes := range []int{345, 1000, 1538, 1545, 2900} {
 			n++
 			sent := strings.Replace(body(n), `"data":{`, `"data":{"x":`+fill(kilobytes*1000)+`,`, 1)
-			status, event := post(t.Context(), m.url(from), sent)
+			status, event := post(t.Context(), m.url(target), sent)
 			answers = append(answers, fmt.Sprintf("%d kB: %d", kilobytes, status))
 			switch status {
 			case http.StatusOK, http.StatusRequestEntityTooLarge:
@@ -59,8 +59,8 @@ func TestLarge(t *testing.T) {
 		}
 		t.Log(name, answers)
 	}
-	allDone(t, from)
-	for event, phase := range phases(t, from) {
+	allDone(t, target)
+	for event, phase := range phases(t, target) {
 		if phase != v1alpha1.PhaseSucceeded {
 			t.Errorf("%s is %s", event, phase)
 		}

@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestProfiles asks for profiles with rights to them, with those of Prometheus, and with none.
+// TestProfiles requests profiles with the permission for them, with Prometheus' permissions, and with none.
 func TestProfiles(t *testing.T) {
 	namespace, metrics := plane.Namespace(t), freeAddress(t)
 	start(t, plane.Config, "--watch-namespaces="+namespace, "--metrics-bind-address="+metrics)

@@ -25,7 +25,7 @@ import (
 
 const allowLoopback = "--sink-allow-cidrs=127.0.0.0/8"
 
-// sink is a server that counts how often it got each event.
+// sink is a server that counts the deliveries of each event.
 type sink struct {
 	*httptest.Server
 
@@ -54,14 +54,14 @@ func newSink(t *testing.T, namespace string) *sink {
 	return s
 }
 
-// isAsked tells whether anything came, taken or not.
+// isAsked reports whether any request arrived, accepted or not.
 func (s *sink) isAsked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.n > 0
 }
 
-// counts returns how many of some events came, and how many came again.
+// counts returns how many of the events arrived, and how many arrived again.
 func (s *sink) counts(events map[string]bool) (came, again int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,24 +84,24 @@ func httpAction(url string) v1alpha1.Action {
 	return v1alpha1.Action{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: url}}
 }
 
-// TestDeliveryFailover kills the leader of two replicas while it delivers, beside a rule whose sink is down for good.
+// TestDeliveryFailover kills the leader of two replicas while it delivers, next to a rule with a permanently unavailable sink.
 func TestDeliveryFailover(t *testing.T) {
-	from := newSource(t)
-	to := newSink(t, from.Namespace)
+	target := newSource(t)
+	to := newSink(t, target.Namespace)
 	to.fail = func(n int) bool { return n%3 == 0 }
-	good, down := newRule(from.Namespace, "good", httpAction(to.URL)), newRule(from.Namespace, "down", httpAction("http://127.0.0.1:1"))
+	good, down := newRule(target.Namespace, "good", httpAction(to.URL)), newRule(target.Namespace, "down", httpAction("http://127.0.0.1:1"))
 	good.Spec.Retry.MaxBackoff.Duration = time.Second
 	down.Spec.Retry.MaxAttempts = 1000
 	plane.Create(t, good, down)
-	leader := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
-	served(t, leader.url(from))
-	if status, _ := post(t.Context(), leader.url(from), body(-1)); status != http.StatusOK {
+	leader := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+target.Namespace, allowLoopback)
+	served(t, leader.url(target))
+	if status, _ := post(t.Context(), leader.url(target), body(-1)); status != http.StatusOK {
 		t.Fatalf("answered with %d", status)
 	}
 	eventually(t, "the first replica does not lead", 20*time.Second, to.isAsked)
-	other := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
-	served(t, other.url(from))
-	sending := stream(t, other.url(from))
+	other := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+target.Namespace, allowLoopback)
+	served(t, other.url(target))
+	sending := stream(t, other.url(target))
 	sending.wait(t, 200)
 	leader.signal(t, syscall.SIGKILL)
 	_ = leader.waitEnd(t)
@@ -114,19 +114,19 @@ func TestDeliveryFailover(t *testing.T) {
 	_, again := to.counts(stored)
 	t.Logf("%d events, of which the sink got %d twice", len(stored), again)
 	if again > 100 {
-		t.Errorf("%d deliveries were made twice", again)
+		t.Errorf("%d events were delivered twice", again)
 	}
-	// The rule whose sink is down ends when it is deleted.
+	// The deliveries to the unavailable sink end when the rule is deleted.
 	if err := plane.Client.Delete(t.Context(), down); err != nil {
 		t.Fatal(err)
 	}
-	allDone(t, from)
+	allDone(t, target)
 }
 
-// TestDeliveryOrder has 16 senders send 200 updates of one device and 200 of others, made of a recorded one, to rules of which one has a sink
-// that fails a third of its calls, one a sink that is down for good, and one a sink that hangs.
+// TestDeliveryOrder sends 200 updates of one device and 200 of others from 16 senders. The sinks of three rules fail a third of the calls,
+// are permanently unavailable, and hang.
 func TestDeliveryOrder(t *testing.T) {
-	from := newSource(t)
+	target := newSource(t)
 	var hanging sync.WaitGroup
 	hanging.Add(1)
 	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hanging.Wait() }))
@@ -155,11 +155,11 @@ func TestDeliveryOrder(t *testing.T) {
 		arrivals = append(arrivals, arrival{event.Subject, number})
 	}))
 	defer flaky.Close()
-	rule := newRule(from.Namespace, "flaky", httpAction(flaky.URL))
+	rule := newRule(target.Namespace, "flaky", httpAction(flaky.URL))
 	rule.Spec.Retry.Backoff.Duration, rule.Spec.Retry.MaxBackoff.Duration = 100*time.Millisecond, 200*time.Millisecond
-	plane.Create(t, rule, newRule(from.Namespace, "down", httpAction("http://127.0.0.1:1")), newRule(from.Namespace, "hangs", httpAction(hangs.URL)))
-	m := start(t, plane.Config, "--watch-namespaces="+from.Namespace, allowLoopback)
-	served(t, m.url(from))
+	plane.Create(t, rule, newRule(target.Namespace, "down", httpAction("http://127.0.0.1:1")), newRule(target.Namespace, "hangs", httpAction(hangs.URL)))
+	m := start(t, plane.Config, "--watch-namespaces="+target.Namespace, allowLoopback)
+	served(t, m.url(target))
 
 	const updates, senders = 200, 16
 	device := recordedDevice(t)
@@ -170,7 +170,7 @@ func TestDeliveryOrder(t *testing.T) {
 		all.Go(func() {
 			for n := range numbers {
 				for _, object := range []int{1, 2 + n%20} {
-					if status, _ := post(t.Context(), m.url(from), device(object, n)); status != http.StatusOK {
+					if status, _ := post(t.Context(), m.url(target), device(object, n)); status != http.StatusOK {
 						t.Errorf("answered with %d", status)
 					}
 				}
@@ -197,7 +197,7 @@ func TestDeliveryOrder(t *testing.T) {
 			t.Errorf("update %d of %s was delivered twice", one.number, one.object)
 		}
 		seen[one] = true
-		// Of one device the senders have up to 16 updates on their way at once: so far an event may come late to the operator itself.
+		// The senders have up to 16 updates of a device in flight: the events may reach the operator out of order by as many.
 		if behind := last[one.object] - one.number; behind > 0 {
 			if late++; behind >= 2*senders {
 				t.Errorf("update %d of %s was delivered after update %d", one.number, one.object, last[one.object])
@@ -211,7 +211,7 @@ func TestDeliveryOrder(t *testing.T) {
 	t.Logf("%d events were stored after a later one had been delivered", late)
 }
 
-// recordedDevice returns a function that makes bodies of a recorded update of a device: as of another device, and the nth of its updates.
+// recordedDevice returns a function that makes the body of the nth update of any device from a recorded one.
 func recordedDevice(t *testing.T) func(object, n int) string {
 	t.Helper()
 	all, err := deliveries.All()
@@ -236,15 +236,15 @@ func recordedDevice(t *testing.T) func(object, n int) string {
 	}
 }
 
-// TestDrainDeliveries stops the manager while deliveries are on their way: they come to their end, and nothing is delivered twice.
+// TestDrainDeliveries stops the manager while deliveries are in flight: they complete, and no event is delivered twice.
 func TestDrainDeliveries(t *testing.T) {
-	from := newSource(t)
-	to := newSink(t, from.Namespace)
+	target := newSource(t)
+	to := newSink(t, target.Namespace)
 	to.Config.Handler = slowly(to.Config.Handler, 300*time.Millisecond)
-	plane.Create(t, newRule(from.Namespace, "rule", httpAction(to.URL)))
-	first := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
-	served(t, first.url(from))
-	sending := stream(t, first.url(from))
+	plane.Create(t, newRule(target.Namespace, "rule", httpAction(to.URL)))
+	first := start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+target.Namespace, allowLoopback)
+	served(t, first.url(target))
+	sending := stream(t, first.url(target))
 	eventually(t, "nothing is delivered", 20*time.Second, to.isAsked)
 	time.Sleep(time.Second)
 	stored := sending.stop()
@@ -253,12 +253,12 @@ func TestDrainDeliveries(t *testing.T) {
 		t.Error(err)
 	}
 	before, _ := to.counts(stored)
-	start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+from.Namespace, allowLoopback)
-	allDone(t, from)
+	start(t, plane.Config, "--leader-elect", "--leader-election-namespace="+target.Namespace, allowLoopback)
+	allDone(t, target)
 	came, again := to.counts(stored)
-	t.Logf("%d of %d events were delivered before the manager ended", before, len(stored))
+	t.Logf("%d of %d events were delivered before the manager exited", before, len(stored))
 	if came != len(stored) || again != 0 || before == 0 {
-		t.Errorf("%d of %d events came, %d before the manager ended, %d came again", came, len(stored), before, again)
+		t.Errorf("%d of %d events arrived, %d before the manager exited, %d arrived twice", came, len(stored), before, again)
 	}
 }
 
@@ -269,7 +269,7 @@ func slowly(handler http.Handler, pause time.Duration) http.Handler {
 	})
 }
 
-// provisioner makes a service account that may make Jobs, and lets a user impersonate it.
+// provisioner creates a service account that may create Jobs, and allows a user to impersonate it.
 func provisioner(t *testing.T, namespace, user string) {
 	t.Helper()
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
@@ -293,7 +293,7 @@ func provisioner(t *testing.T, namespace, user string) {
 	)
 }
 
-// everyAction does one action of each kind.
+// everyAction is a rule with one action of each kind.
 func everyAction(namespace, url string) *v1alpha1.NetBoxEventRule {
 	template := v1alpha1.JSONObject{}
 	if err := json.Unmarshal([]byte(`{

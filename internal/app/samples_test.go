@@ -29,7 +29,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
-// requests are those that a server got.
+// requests records the requests to a server.
 type requests struct {
 	mu  sync.Mutex
 	got []string
@@ -47,7 +47,7 @@ func (r *requests) sorted() []string {
 	return slices.Sorted(slices.Values(r.got))
 }
 
-// TestSamples runs the rules of config/samples on recorded deliveries, with servers here in place of those that they name.
+// TestSamples runs the rules of config/samples on recorded deliveries, with local servers as their sinks.
 func TestSamples(t *testing.T) {
 	const namespace, relayKey = "netbox", "a key of the relay"
 	var got requests
@@ -103,10 +103,10 @@ func TestSamples(t *testing.T) {
 		"maxAge: 24h", "", // the deliveries are older
 	))
 	m := start(t, plane.Config, "--watch-namespaces="+namespace, allowLoopback)
-	from := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
-	served(t, m.url(from))
+	target := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
+	served(t, m.url(target))
 	for _, delivery := range sent {
-		request, err := delivery.Request(t.Context(), m.url(from))
+		request, err := delivery.Request(t.Context(), m.url(target))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestSamples(t *testing.T) {
 			t.Errorf("%s was answered with %d", delivery, response.StatusCode)
 		}
 	}
-	allDone(t, from)
+	allDone(t, target)
 	want := []string{
 		"broker: io.netbox-events.dcim.device.created",
 		"broker: io.netbox-events.dcim.device.deleted",
@@ -132,7 +132,7 @@ func TestSamples(t *testing.T) {
 		"relay: ipam.prefix created",
 	}
 	if diff := cmp.Diff(want, got.sorted()); diff != "" {
-		t.Errorf("what the servers got (-want +got):\n%s", diff)
+		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	var jobs batchv1.JobList
 	if err := plane.Client.List(t.Context(), &jobs, client.InNamespace(namespace)); err != nil {

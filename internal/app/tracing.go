@@ -24,14 +24,14 @@ import (
 )
 
 const (
-	// flushTime bounds the sending of the last traces when the operator ends.
+	// flushTime bounds the export of the last traces at shutdown.
 	flushTime = 2 * time.Second
-	// exportNoticeInterval is the least time between two lines on a collector that does not take traces.
+	// exportNoticeInterval is the least time between two log lines about failed exports.
 	exportNoticeInterval = time.Minute
 )
 
-// newTracer returns what begins traces, nil where there are to be none, and a function that sends the last of them. All that can be set is
-// set by OpenTelemetry's own environment variables; the SDK reads those that are not named here.
+// newTracer returns a tracer, nil if tracing is disabled, and a function that exports the last traces. OpenTelemetry's environment
+// variables configure it; the SDK reads the ones that are not named here.
 func newTracer(ctx context.Context, build Build, log logr.Logger) (tracer trace.Tracer, flush func(), err error) {
 	otel.SetLogger(log)
 	otel.SetErrorHandler(exportErrors(log))
@@ -39,59 +39,59 @@ func newTracer(ctx context.Context, build Build, log logr.Logger) (tracer trace.
 	if exporter == nil || err != nil {
 		return nil, func() {}, err
 	}
-	from, err := resource.New(ctx,
+	attributes, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
 		resource.WithHost(),
 		resource.WithAttributes(
 			attribute.String("service.name", "netbox-event-operator"),
 			attribute.String("service.version", build.Version),
 		),
-		resource.WithFromEnv(), // the last word: OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES
+		resource.WithFromEnv(), // takes precedence: OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES
 	)
 	if err != nil {
-		return nil, func() {}, fmt.Errorf("tracing: %w; mend OTEL_RESOURCE_ATTRIBUTES, as key=value,key=value", err)
+		return nil, func() {}, fmt.Errorf("tracing: %w; set OTEL_RESOURCE_ATTRIBUTES to key=value,key=value", err)
 	}
-	// Spans wait in a queue that drops what does not fit: nothing else ever waits for the collector.
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(from))
+	// A full queue drops spans: the operator never waits for the collector.
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(attributes))
 	return provider.Tracer(tracing.Scope), func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
-			log.Info("the last traces could not be sent", "cause", err.Error())
+			log.Info("cannot export the last traces", "cause", err.Error())
 		}
 	}, nil
 }
 
-// newExporter returns what sends traces to the collector that the environment names, nil if it names none. It does not connect yet.
+// newExporter returns an exporter to the collector that the environment names, nil for none. It does not connect yet.
 func newExporter(ctx context.Context) (*otlptrace.Exporter, error) {
 	const endpoint, protocol, exporter = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_EXPORTER"
-	wanted := os.Getenv(exporter)
+	kind := os.Getenv(exporter)
 	switch {
 	case cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv(endpoint)) == "":
 		return nil, nil
-	case strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true"), wanted == "none":
+	case strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true"), kind == "none":
 		return nil, nil
-	case wanted != "" && wanted != "otlp":
-		return nil, fmt.Errorf("%s is %q, which this operator does not have; set it to otlp or none", exporter, wanted)
+	case kind != "" && kind != "otlp":
+		return nil, fmt.Errorf("%s is %q, which is not supported; set it to otlp or none", exporter, kind)
 	}
-	switch spoken := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv(protocol), "http/protobuf"); spoken {
+	switch value := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv(protocol), "http/protobuf"); value {
 	case "http/protobuf":
 		return otlptracehttp.New(ctx)
 	case "grpc":
 		return otlptracegrpc.New(ctx)
 	default:
-		return nil, fmt.Errorf("%s is %q, which this operator does not speak; set it to http/protobuf or grpc", protocol, spoken)
+		return nil, fmt.Errorf("%s is %q, which is not supported; set it to http/protobuf or grpc", protocol, value)
 	}
 }
 
-// exportErrors logs what goes wrong with traces, now and then: a collector that is down fails every batch.
+// exportErrors logs failed exports, rate-limited: every batch fails while the collector is unavailable.
 func exportErrors(log logr.Logger) otel.ErrorHandler {
 	lines := rate.Sometimes{Interval: exportNoticeInterval}
 	var failures atomic.Int64 // since the last line
 	return otel.ErrorHandlerFunc(func(err error) {
 		failures.Add(1)
 		lines.Do(func() {
-			log.Info("traces are lost; check the collector that OTEL_EXPORTER_OTLP_ENDPOINT names", "cause", err.Error(),
+			log.Info("cannot export traces; check the collector at OTEL_EXPORTER_OTLP_ENDPOINT", "cause", err.Error(),
 				"suppressed", failures.Swap(0)-1)
 		})
 	})

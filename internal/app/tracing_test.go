@@ -26,7 +26,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
-// collector is an OpenTelemetry collector.
+// collector is an OpenTelemetry collector that keeps all spans.
 type collector struct {
 	coltracepb.UnimplementedTraceServiceServer
 
@@ -35,7 +35,7 @@ type collector struct {
 	raw   strings.Builder
 }
 
-// Export takes spans, by gRPC.
+// Export receives spans by gRPC.
 func (c *collector) Export(_ context.Context, request *coltracepb.ExportTraceServiceRequest) (*coltracepb.ExportTraceServiceResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,7 +48,7 @@ func (c *collector) Export(_ context.Context, request *coltracepb.ExportTraceSer
 	return &coltracepb.ExportTraceServiceResponse{}, nil
 }
 
-// ServeHTTP takes spans, by HTTP.
+// ServeHTTP receives spans by HTTP.
 func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var request coltracepb.ExportTraceServiceRequest
 	body, err := io.ReadAll(r.Body)
@@ -59,7 +59,7 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = c.Export(r.Context(), &request)
 }
 
-// named returns the spans of a trace that have a name.
+// named returns the spans of a trace with the given name.
 func (c *collector) named(trace, name string) (found []*tracepb.Span) {
 	for _, span := range c.spans {
 		if fmt.Sprintf("%x", span.TraceId) == trace && span.Name == name {
@@ -69,7 +69,7 @@ func (c *collector) named(trace, name string) (found []*tracepb.Span) {
 	return found
 }
 
-// attributes are those of a span that begin with netbox_events, and its status.
+// attributes returns the attributes of a span with prefix netbox_events, and its status.
 func attributes(span *tracepb.Span) string {
 	var all []string
 	for _, attribute := range span.Attributes {
@@ -85,7 +85,7 @@ func attributes(span *tracepb.Span) string {
 	return strings.Join(append(all, span.Status.GetCode().String()), " ")
 }
 
-// TestTraces follows a delivery from an Ingress that traces to a sink that fails once.
+// TestTraces follows a delivery from a tracing Ingress to a sink that fails once.
 func TestTraces(t *testing.T) {
 	for _, protocol := range []string{"http/protobuf", "grpc"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -115,11 +115,11 @@ func (c *collector) start(t *testing.T, protocol string) (url string) {
 	return "http://" + listener.Addr().String()
 }
 
-func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the lines of which are to be told
+func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, whose own lines are to be reported
 	const trace, other = "0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c"
-	from := newSource(t)
+	target := newSource(t)
 	var mu sync.Mutex
-	var got []string // values of traceparent that the sink got
+	var got []string // traceparents at the sink
 	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -128,15 +128,15 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 		}
 	}))
 	defer sink.Close()
-	plane.Create(t, newRule(from.Namespace, "r", httpAction(sink.URL),
+	plane.Create(t, newRule(target.Namespace, "r", httpAction(sink.URL),
 		v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: "in ${event.delivery.traceparent}"}}))
-	m := start(t, plane.Config, "--watch-namespaces="+from.Namespace, allowLoopback)
-	served(t, m.url(from))
+	m := start(t, plane.Config, "--watch-namespaces="+target.Namespace, allowLoopback)
+	served(t, m.url(target))
 
 	const payload = "not for the collector"
 	body := strings.Replace(body(1), `"id":1`, `"id":1,"name":"`+payload+`"`, 1)
 	send := func(traceparent, body, signature string) (status int, event string) {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, m.url(from), strings.NewReader(body))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, m.url(target), strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 	}
 	signature := netbox.Sign([]byte(key), []byte(body))
 	_, name := send("00-"+trace+"-b7ad6b7169203331-01", body, signature)
-	allDone(t, from)
+	allDone(t, target)
 	if status, again := send("00-"+other+"-b7ad6b7169203331-01", body, signature); status != http.StatusOK || again != name || name == "" {
 		t.Errorf("in another trace it is %d %q, want %q", status, again, name)
 	}
@@ -164,7 +164,7 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 	const unsampled = "2af7651916cd43dd8448eb211c80319c"
 	quiet := strings.Replace(body, "updated", "deleted", 1)
 	_, unrecorded := send("00-"+unsampled+"-b7ad6b7169203331-00", quiet, netbox.Sign([]byte(key), []byte(quiet)))
-	allDone(t, from)
+	allDone(t, target)
 	m.signal(t, syscall.SIGTERM)
 	if err := m.waitEnd(t); err != nil {
 		t.Error(err)
@@ -172,7 +172,7 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 
 	traceparent := func(name string) string {
 		var event v1alpha1.NetBoxEvent
-		if err := plane.Client.Get(t.Context(), types.NamespacedName{Namespace: from.Namespace, Name: strings.SplitN(name, "/", 2)[1]}, &event); err != nil {
+		if err := plane.Client.Get(t.Context(), types.NamespacedName{Namespace: target.Namespace, Name: strings.SplitN(name, "/", 2)[1]}, &event); err != nil {
 			t.Fatal(err)
 		}
 		return event.Spec.Delivery.Traceparent
@@ -197,7 +197,7 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 	if len(actions) != 3 {
 		t.Fatalf("%d spans of actions", len(actions))
 	}
-	source, rule := from.Namespace+"/netbox", from.Namespace+"/r"
+	source, rule := target.Namespace+"/netbox", target.Namespace+"/r"
 	for _, test := range []struct {
 		span, parent *tracepb.Span
 		want         string
@@ -244,8 +244,8 @@ func testTraces(t *testing.T, to *collector) { //nolint:thelper // a test, the l
 	}
 }
 
-// TestTracesLost has a collector that is down, and one that never answers.
-func TestTracesLost(t *testing.T) {
+// TestExportErrors uses a collector that is unavailable, and one that never answers.
+func TestExportErrors(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and nothing else
 	if err != nil {
 		t.Fatal(err)
@@ -256,45 +256,45 @@ func TestTracesLost(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 			t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
 			t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16")
-			from := newSource(t)
-			to := newSink(t, from.Namespace)
-			plane.Create(t, newRule(from.Namespace, "r", httpAction(to.URL)))
-			m := start(t, plane.Config, "--watch-namespaces="+from.Namespace, allowLoopback)
-			served(t, m.url(from))
+			target := newSource(t)
+			to := newSink(t, target.Namespace)
+			plane.Create(t, newRule(target.Namespace, "r", httpAction(to.URL)))
+			m := start(t, plane.Config, "--watch-namespaces="+target.Namespace, allowLoopback)
+			served(t, m.url(target))
 			stored := map[string]bool{}
 			for n := range 100 {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-				status, event := post(ctx, m.url(from), body(n))
+				status, event := post(ctx, m.url(target), body(n))
 				cancel()
 				if status != http.StatusOK {
 					t.Fatalf("answered with %d", status)
 				}
 				stored[event] = true
 			}
-			allDone(t, from)
+			allDone(t, target)
 			if came, again := to.counts(stored); came != len(stored) || again > 0 {
-				t.Errorf("%d events came, %d again, of %d", came, again, len(stored))
+				t.Errorf("%d events arrived, %d twice, of %d", came, again, len(stored))
 			}
 			asked := time.Now()
 			m.signal(t, syscall.SIGTERM)
 			if err := m.waitEnd(t); err != nil {
 				t.Error(err)
 			}
-			if took := time.Since(asked); took > 8*time.Second { // 3 of them for requests that come late, 2 for the last traces
-				t.Errorf("it took %s to end", took)
+			if took := time.Since(asked); took > 8*time.Second { // 3 of them for late requests, 2 for the last traces
+				t.Errorf("shutdown took %s", took)
 			}
-			if lines := strings.Count(m.log.String(), `"traces are lost`); lines > 1 {
-				t.Errorf("%d lines on the collector", lines)
+			if lines := strings.Count(m.log.String(), `"cannot export traces`); lines > 1 {
+				t.Errorf("%d log lines about the collector", lines)
 			}
 			if !strings.Contains(m.log.String(), `"logger":"tracing"`) {
-				t.Error("nothing says that traces are lost")
+				t.Error("no log line about failed exports")
 			}
 		})
 	}
 }
 
-// TestTracesMistaken asks for what there is not.
-func TestTracesMistaken(t *testing.T) {
+// TestTracingOptions checks the errors of invalid environment variables.
+func TestTracingOptions(t *testing.T) {
 	binary, err := buildManager()
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +303,7 @@ func TestTracesMistaken(t *testing.T) {
 	for name, test := range map[string]struct{ value, message string }{
 		"OTEL_EXPORTER_OTLP_PROTOCOL": {"http/json", "set it to http/protobuf or grpc"},
 		"OTEL_TRACES_EXPORTER":        {"zipkin", "set it to otlp or none"},
-		"OTEL_RESOURCE_ATTRIBUTES":    {"team", "mend OTEL_RESOURCE_ATTRIBUTES"},
+		"OTEL_RESOURCE_ATTRIBUTES":    {"team", "set OTEL_RESOURCE_ATTRIBUTES"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, test.value)

@@ -9,11 +9,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// version and commit are set by the Makefile with -ldflags -X. What Go stamps by itself depends on which tags a clone has, so that one
-// commit would make different binaries; it serves where the Makefile did not build: go install, go run.
+// version and commit are set by the Makefile with -ldflags -X. Go's own version stamp depends on the tags of the clone, so the same commit
+// could build different binaries; it is the fallback for go install and go run.
 var version, commit string
 
-// Build says what a binary was built from.
+// Build identifies the version of a binary.
 type Build struct{ Version, Commit, Go string }
 
 // ThisBuild describes the running binary.
@@ -34,11 +34,11 @@ func (b Build) String() string {
 	return fmt.Sprintf("netbox-event-operator %s, commit %s, %s", b.Version, b.Commit, b.Go)
 }
 
-// Register adds a metric that is always 1, by whose labels other metrics can be told apart by version.
+// Register registers a metric that is always 1, whose labels identify the version.
 func (b Build) Register(registry prometheus.Registerer) {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "netbox_events_build_info",
-		Help:        "1, with the version, commit and Go version that the operator was built from as labels.",
+		Help:        "Always 1; the labels are the version, commit and Go version of the operator.",
 		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "goversion": b.Go},
 	}, func() float64 { return 1 }))
 }

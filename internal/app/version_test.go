@@ -30,7 +30,7 @@ func TestVersion(t *testing.T) {
 	fields := strings.Split(strings.TrimPrefix(strings.TrimSpace(string(printed)), "netbox-event-operator "), ", ")
 	want := `"msg":"starting","version":"` + fields[0] + `","commit":"` + strings.TrimPrefix(fields[1], "commit ") + `"`
 	if !strings.Contains(m.log.String(), want) {
-		t.Errorf("the log does not say %s", want)
+		t.Errorf("the log lacks %s", want)
 	}
 }
 
