@@ -26,10 +26,10 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// policies is done once for all tests: they share the control plane.
+// policies installs the policies once for all tests: they share the control plane.
 var policies sync.Once
 
-// installPolicies creates the policies and bindings of config/default, with the names that they are installed under.
+// installPolicies creates the policies and bindings of config/default under their installed names.
 func installPolicies(t *testing.T) {
 	t.Helper()
 	policies.Do(func() { createPolicies(t) })
@@ -57,8 +57,8 @@ func createPolicies(t *testing.T) {
 	}
 }
 
-// person returns a client of somebody who may write sources, rules and their status in the namespace, and has some more rights, each a verb
-// and the name of what it is about, or *.
+// person returns the client of a user who may write sources, rules and their status in the namespace, with further permissions, each a verb
+// and a resource name or *.
 func person(t *testing.T, namespace, name string, rights ...string) client.Client {
 	t.Helper()
 	role := &rbacv1.Role{Rules: []rbacv1.PolicyRule{{
@@ -92,7 +92,7 @@ func person(t *testing.T, namespace, name string, rights ...string) client.Clien
 	return made
 }
 
-// signing is a rule with an action for each Secret.
+// signing returns a rule with an action for each Secret.
 func signing(secrets ...string) string {
 	actions := make([]string, len(secrets))
 	for i, secret := range secrets {
@@ -101,7 +101,7 @@ func signing(secrets ...string) string {
 	return `{"actions":[` + strings.Join(actions, ",") + `]}`
 }
 
-// largest is a rule with as many references as there can be, 304, to Secrets with names as long as they can be.
+// largest returns a rule with the maximum of references, 304, to Secrets with names of the maximum length.
 func largest(secrets int) string {
 	var made int
 	reference := func() string {
@@ -121,7 +121,7 @@ func largest(secrets int) string {
 	return `{"actions":[` + strings.Join(actions, ",") + `]}`
 }
 
-// TestNobodyGainsRights writes sources and rules as people who lack some right that these would lend them.
+// TestNobodyGainsRights writes sources and rules as users who lack a permission that these would lend them.
 func TestNobodyGainsRights(t *testing.T) {
 	installPolicies(t)
 	namespace := plane.Namespace(t)
@@ -239,7 +239,7 @@ func TestNobodyGainsRights(t *testing.T) {
 		if test.before != "" {
 			plane.Create(t, object(t, test.kind, namespace, name, test.before))
 		}
-		// A Role takes a moment to be known: a person's rights grow to what they should be.
+		// A Role takes effect after a moment.
 		eventually(t, test.reason, func() (err error) {
 			patch := client.RawPatch(types.MergePatchType, []byte(test.spec))
 			switch {
@@ -254,7 +254,7 @@ func TestNobodyGainsRights(t *testing.T) {
 				return err
 			}
 			if err == nil {
-				t.Fatalf("%s is let through", test.reason)
+				t.Fatalf("%s: admitted", test.reason)
 			}
 			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), test.message) ||
 				test.message != tooMany && !strings.Contains(err.Error(), `"`+name+`" may not`) {
@@ -265,7 +265,7 @@ func TestNobodyGainsRights(t *testing.T) {
 	}
 }
 
-// TestEventNeverChanges tries to change what NetBox sent, as an administrator, and sees that nothing is evaluated where the spec is not written.
+// TestEventNeverChanges tries to change the spec of an event as an administrator, and checks that other writes do not evaluate the policy.
 func TestEventNeverChanges(t *testing.T) {
 	installPolicies(t)
 	namespace := plane.Namespace(t)
@@ -315,7 +315,7 @@ func TestEventNeverChanges(t *testing.T) {
 	}
 }
 
-// evaluations is how often the API server has evaluated whether the spec of an event is new.
+// evaluations returns how often the API server has evaluated the policy of event specs.
 func evaluations(t *testing.T) (count float64) {
 	t.Helper()
 	metrics, err := discovery.NewDiscoveryClientForConfigOrDie(plane.Config).RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
@@ -334,7 +334,7 @@ func evaluations(t *testing.T) (count float64) {
 	return count
 }
 
-// eventually waits until something is as it should be.
+// eventually retries a check until it succeeds.
 func eventually(t *testing.T, what string, done func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {

@@ -33,7 +33,7 @@ func object(t *testing.T, kind, namespace, name, spec string) *unstructured.Unst
 	return made
 }
 
-// refused tells whether the API server refused an object with a message that holds some text; "" is for one that it took.
+// refused reports whether the API server refused an object with a message that contains the text; "" means that it was accepted.
 func refused(err error, message string) bool {
 	if message == "" {
 		return err == nil
@@ -46,16 +46,16 @@ func TestSourceRules(t *testing.T) {
 	for reason, test := range map[string]struct{ spec, message string }{
 		"signed":                       {`{"secretRef":{"name":"s"}}`, ""},
 		"unsigned on purpose":          {`{"unsigned":"Accept"}`, ""},
-		"unsigned by mistake":          {`{}`, "a source without secretRef must say unsigned: Accept"},
-		"unsigned, and yet rejecting":  {`{"unsigned":"Reject"}`, "a source without secretRef must say unsigned: Accept"},
+		"unsigned by mistake":          {`{}`, "a source without secretRef must set unsigned: Accept"},
+		"unsigned, and yet rejecting":  {`{"unsigned":"Reject"}`, "a source without secretRef must set unsigned: Accept"},
 		"another policy":               {`{"unsigned":"Maybe"}`, "Unsupported value"},
 		"a Secret without name":        {`{"secretRef":{"name":""}}`, "spec.secretRef.name"},
 		"a path":                       {`{"unsigned":"Accept","path":"/a/b.c~d_e-f/"}`, ""},
 		"a path without slash":         {`{"unsigned":"Accept","path":"a"}`, "spec.path"},
 		"a path with a query":          {`{"unsigned":"Accept","path":"/a?b"}`, "spec.path"},
 		"a path with an empty part":    {`{"unsigned":"Accept","path":"/a//b"}`, "spec.path"},
-		"the path of the docs":         {`{"unsigned":"Accept","path":"/docs/"}`, "are the receiver's own"},
-		"the path of the document":     {`{"unsigned":"Accept","path":"/openapi.json/"}`, "are the receiver's own"},
+		"the path of the docs":         {`{"unsigned":"Accept","path":"/docs/"}`, "are reserved for the receiver"},
+		"the path of the document":     {`{"unsigned":"Accept","path":"/openapi.json/"}`, "are reserved for the receiver"},
 		"a path that clients resolve":  {`{"unsigned":"Accept","path":"/a/../b"}`, "spec.path"},
 		"a Secret that cannot be":      {`{"secretRef":{"name":"a/b"}}`, "spec.secretRef.name"},
 		"an entry that cannot be":      {`{"secretRef":{"name":"a","key":"b/c"}}`, "spec.secretRef.key"},
@@ -134,7 +134,7 @@ func TestEventRules(t *testing.T) {
 	}
 }
 
-// TestEventKeepsNulls stores what JSON tells apart and Kubernetes often does not.
+// TestEventKeepsNulls stores nulls, empty and missing objects, which Kubernetes often does not distinguish.
 func TestEventKeepsNulls(t *testing.T) {
 	namespace := plane.Namespace(t)
 	plane.Create(t, object(t, "NetBoxEvent", namespace, "e", event))
@@ -154,7 +154,7 @@ func TestEventKeepsNulls(t *testing.T) {
 	}
 }
 
-// TestEventFields selects by every field that the API promises, and sees that spec and status are tracked as wholes.
+// TestEventFields selects by every selectable field, and checks that spec and status are atomic in managedFields.
 func TestEventFields(t *testing.T) {
 	namespace := plane.Namespace(t)
 	plane.Create(t, object(t, "NetBoxEvent", namespace, "e", event))

@@ -1,7 +1,7 @@
-// Package v1alpha1 is the API of netbox-event-operator: a NetBoxSource is one NetBox that may send webhooks, a NetBoxEvent one
-// webhook that it sent.
+// Package v1alpha1 is the API of netbox-event-operator: a NetBoxSource is a NetBox that may send webhooks, a NetBoxEvent is a webhook
+// received from it, and a NetBoxEventRule selects events and defines actions on them.
 //
-// It imports nothing but apimachinery, so that a client of the API needs no more.
+// It imports only apimachinery, to keep the dependencies of API clients small.
 //
 // +kubebuilder:object:generate=true
 // +kubebuilder:ac:generate=true

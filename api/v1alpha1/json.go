@@ -5,12 +5,12 @@ import (
 	"errors"
 )
 
-// JSON is any JSON value, as it was sent.
+// JSON is any JSON value, verbatim.
 //
 // +kubebuilder:pruning:PreserveUnknownFields
 // +kubebuilder:validation:Type=""
 type JSON struct {
-	// Raw is the text of the value, null where it is empty.
+	// Raw is the text of the value; empty means null.
 	Raw []byte `json:"-"`
 }
 

@@ -4,8 +4,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NetBoxEvent is one webhook that a NetBox (or Nautobot) sent: what happened to which object, by whom, and the data as it was sent,
-// in one shape for all versions.
+// NetBoxEvent is a webhook received from NetBox (or Nautobot): the kind of event, the object, the user, and the data as sent, in one shape
+// for all versions.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -31,30 +31,30 @@ type NetBoxEvent struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec is what NetBox sent. It never changes.
+	// spec is the received event. It is immutable.
 	// +required
 	// +structType=atomic
 	Spec NetBoxEventSpec `json:"spec,omitzero"`
-	// status is what became of it.
+	// status is the processing state of the event.
 	// +optional
 	// +kubebuilder:default={phase: Pending}
 	// +structType=atomic
 	Status NetBoxEventStatus `json:"status,omitzero"`
 }
 
-// NetBoxEventSpec is what NetBox sent. The texts from event to requestID are cut after 1024 bytes, which NetBox's own never are; data and
-// delivery.envelope have the whole of them.
+// NetBoxEventSpec is a received event. The texts from event to requestID are truncated to 1024 bytes, which NetBox's own values never
+// reach; data and delivery.envelope hold the full texts.
 type NetBoxEventSpec struct {
-	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
+	// sourceRef names the NetBoxSource, in the same namespace, that received the delivery, for example {"name": "netbox"}.
 	// +required
 	SourceRef SourceReference `json:"sourceRef,omitzero"`
-	// event is what happened, for example updated: created, updated, deleted, job_started, job_ended, or a name that a plugin of NetBox
-	// made up.
+	// event is the kind of event, for example updated: created, updated, deleted, job_started, job_ended, or a name defined by a NetBox
+	// plugin.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	Event string `json:"event,omitempty"`
-	// objectType is the type of the object, for example dcim.site. It is empty where NetBox does not tell, as for jobs that run on a
-	// plugin's model before NetBox 4.4.
+	// objectType is the type of the object, for example dcim.site. It is empty if NetBox does not send it, as for jobs on a plugin's model
+	// before NetBox 4.4.
 	// +optional
 	ObjectType string `json:"objectType,omitempty"`
 	// model is the last part of the object type, for example site.
@@ -66,35 +66,35 @@ type NetBoxEventSpec struct {
 	// objectURL is the URL of the object in NetBox's REST API, for example /api/dcim/sites/14/.
 	// +optional
 	ObjectURL string `json:"objectURL,omitempty"`
-	// objectName is what NetBox displays for the object, else its name, for example Test_site.
+	// objectName is the display name of the object, or else its name, for example Test_site.
 	// +optional
 	ObjectName string `json:"objectName,omitempty"`
-	// username is who made the change in NetBox, for example admin.
+	// username is the NetBox user who made the change, for example admin.
 	// +optional
 	Username string `json:"username,omitempty"`
 	// requestID is NetBox's id of the request that made the change, for example b3dc3247-883f-4810-ad01-0f50ee6b722d. All changes of a
 	// bulk edit share it. Job events have none.
 	// +optional
 	RequestID string `json:"requestID,omitempty"`
-	// request is what NetBox 4.6 and later say of that request, for example {"id": "…", "method": "PATCH", "path":
-	// "/api/dcim/sites/14/", "user": "admin"}.
+	// request describes that request, from NetBox 4.6 on, for example {"id": "…", "method": "PATCH", "path": "/api/dcim/sites/14/", "user":
+	// "admin"}.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Request JSONObject `json:"request,omitzero"`
-	// timestamp is when NetBox made the delivery, for example 2020-10-26T18:14:18.764443Z.
+	// timestamp is the time at which NetBox created the delivery, for example 2020-10-26T18:14:18.764443Z.
 	// +required
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	Timestamp metav1.MicroTime `json:"timestamp,omitzero"`
-	// changedFields are the fields in which the snapshots before and after an update differ, for example ["status"], without
+	// changedFields are the names of the fields that an update changed according to its snapshots, for example ["status"], without
 	// last_updated.
 	// +optional
 	// +listType=atomic
 	ChangedFields []string `json:"changedFields,omitempty"`
-	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is what the
-	// job put out. It is absent where NetBox sent null.
+	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is the job's output.
+	// It is absent if NetBox sent null.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
@@ -107,19 +107,19 @@ type NetBoxEventSpec struct {
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Snapshots JSONObject `json:"snapshots,omitzero"`
-	// context is what plugins of NetBox 4.4 and later add, for example {"ticket": "CHG-1"}.
+	// context is data added by plugins, from NetBox 4.4 on, for example {"ticket": "CHG-1"}.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Context JSONObject `json:"context,omitzero"`
-	// extra holds the keys of the body that NetBox does not define, for example {"team": "dc"}; a webhook's body template makes them.
+	// extra holds the keys of the body that NetBox does not define, such as those of a webhook's body template, for example {"team": "dc"}.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Extra JSONObject `json:"extra,omitzero"`
-	// delivery says how the event came here, for example {"signature": "Verified", "key": "secret", …}.
+	// delivery describes the HTTP delivery of the event, for example {"signature": "Verified", "key": "secret", …}.
 	// +required
 	Delivery Delivery `json:"delivery,omitzero"`
 }
@@ -132,191 +132,192 @@ type SourceReference struct {
 	Name string `json:"name,omitempty"`
 }
 
-// SignatureState says whether a delivery was signed.
+// SignatureState is the result of the signature check.
 //
 // +kubebuilder:validation:Enum=Verified;Unsigned
 type SignatureState string
 
 const (
-	// SignatureVerified says that a key of the source made the signature.
+	// SignatureVerified means that a key of the source made the signature.
 	SignatureVerified SignatureState = "Verified"
-	// SignatureUnsigned says that there was no signature to check, or no key, and that the source accepts that.
+	// SignatureUnsigned means that there was no signature or no key to verify, and that the source accepts unsigned deliveries.
 	SignatureUnsigned SignatureState = "Unsigned"
 )
 
-// Delivery says how an event came here.
+// Delivery describes the HTTP delivery of an event.
 type Delivery struct {
-	// receivedAt is when the operator had the whole request, for example 2020-10-26T18:14:18.801213Z.
+	// receivedAt is the time at which the operator had received the whole request, for example 2020-10-26T18:14:18.801213Z.
 	// +required
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	ReceivedAt metav1.MicroTime `json:"receivedAt,omitzero"`
-	// signature is Verified, or Unsigned where the source accepts that, for example Verified.
+	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries.
 	// +required
 	Signature SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
 	// +optional
 	Key string `json:"key,omitempty"`
-	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…; where values were redacted, of the body with them replaced.
+	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…, computed after redaction.
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
 	BodySHA256 string `json:"bodySHA256,omitempty"`
-	// bodyBytes is how long the body was, in bytes, for example 1860.
+	// bodyBytes is the length of the body in bytes, for example 1860.
 	// +required
 	BodyBytes int64 `json:"bodyBytes"`
-	// stringified are JSON pointers from spec to numbers that Kubernetes cannot keep and that are stored as the text of their digits,
-	// for example /data/custom_fields/iccid.
+	// stringified are JSON pointers from spec to numbers that Kubernetes cannot represent, and that are stored as strings, for example
+	// /data/custom_fields/iccid.
 	// +optional
 	// +listType=atomic
 	Stringified []string `json:"stringified,omitempty"`
-	// redacted are JSON pointers from spec to values that were not stored, for example /data/auth_psk.
+	// redacted are JSON pointers from spec to values that were replaced by [redacted], for example /data/auth_psk.
 	// +optional
 	// +listType=atomic
 	Redacted []string `json:"redacted,omitempty"`
-	// envelope holds the members of the body that are not stored as they were sent, so that the body can be sent on: text that became
-	// fields of the event, and null. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model": "site", …}.
+	// envelope holds the original members of the body that spec stores in another form, from which the body is restored for forwarding: texts
+	// that became fields of the event, and nulls. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model":
+	// "site", …}.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Envelope JSONObject `json:"envelope,omitzero"`
-	// traceparent is the OpenTelemetry span in which the event was received, as the W3C's Trace Context writes it, for example
-	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent where no trace was recorded.
+	// traceparent is the OpenTelemetry span in which the event was received, in the format of W3C Trace Context, for example
+	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent if no trace was recorded.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`
 	Traceparent string `json:"traceparent,omitempty"`
 }
 
-// Phase is how far the work on an event is.
+// Phase is the processing phase of an event.
 //
 // +kubebuilder:validation:Enum=Pending;Succeeded;Failed
 type Phase string
 
 const (
-	// PhasePending says that there is work left.
+	// PhasePending means that processing is not complete.
 	PhasePending Phase = "Pending"
-	// PhaseSucceeded says that all work is done.
+	// PhaseSucceeded means that processing is complete, and that no action failed.
 	PhaseSucceeded Phase = "Succeeded"
-	// PhaseFailed says that an action failed permanently.
+	// PhaseFailed means that processing is complete, and that an action failed permanently.
 	PhaseFailed Phase = "Failed"
 )
 
-// IsFinished reports whether no work is left.
+// IsFinished reports whether processing is complete.
 func (p Phase) IsFinished() bool { return p != PhasePending }
 
-// AnnotationReplay asks for an event to be matched and delivered again whenever its value changes. Any value will do.
+// AnnotationReplay causes an event to be matched and delivered again whenever its value changes. The value is arbitrary.
 const AnnotationReplay = "netbox-events.io/replay"
 
 // Conditions of a NetBoxEvent and their reasons.
 const (
-	// ConditionSucceeded is True when all work on the event is done, and False when an action failed permanently or waits for its next
-	// attempt.
+	// ConditionSucceeded is True when processing is complete and no action failed, and False when an action failed permanently or waits for
+	// its next attempt.
 	ConditionSucceeded = "Succeeded"
-	// ConditionMatched is True when a rule matched the event. It is there only where one did, or where an expression failed.
+	// ConditionMatched is True when a rule matched the event. It is present only if one matched, or if an expression failed.
 	ConditionMatched = "Matched"
 
-	// ReasonLogged says that the event was written to the operator's log, and that no rule matched it.
+	// ReasonLogged means that no rule matched the event, which was written to the operator's log.
 	ReasonLogged = "Logged"
-	// ReasonDelivered says that all actions are done.
+	// ReasonDelivered means that all actions succeeded.
 	ReasonDelivered = "Delivered"
-	// ReasonDelivering says that actions are being done.
+	// ReasonDelivering means that actions are in progress.
 	ReasonDelivering = "Delivering"
-	// ReasonRetrying says that an action failed and will be retried.
+	// ReasonRetrying means that an action failed and will be retried.
 	ReasonRetrying = "Retrying"
-	// ReasonDeliveryFailed says that an action failed permanently.
+	// ReasonDeliveryFailed means that an action failed permanently.
 	ReasonDeliveryFailed = "DeliveryFailed"
-	// ReasonStatusCut says that all actions are done or failed permanently, as phase says, and that the event is so large that there is no
-	// room for their states.
+	// ReasonStatusCut means that processing is complete, with the result in phase, and that the states of the actions were dropped because the
+	// event is too large to store them.
 	ReasonStatusCut = "StatusCut"
-	// ReasonSetAside says that the operator's process ended several times while it evaluated expressions on the event, which is left alone
-	// since.
+	// ReasonSetAside means that the operator crashed several times while it evaluated expressions on the event, and no longer processes it.
 	ReasonSetAside = "SetAside"
 
-	// ReasonRulesMatched says that a rule matched.
+	// ReasonRulesMatched means that a rule matched.
 	ReasonRulesMatched = "RulesMatched"
-	// ReasonExpressionError says that the expression of a rule failed on this event; that rule does not match it.
+	// ReasonExpressionError means that the expression of a rule failed on this event; that rule does not match it.
 	ReasonExpressionError = "ExpressionError"
 )
 
-// DeliveryState is how far an action, or all actions of a rule, are.
+// DeliveryState is the state of an action, or of all actions of a rule.
 //
 // +kubebuilder:validation:Enum=Pending;Succeeded;Failed;Skipped
 type DeliveryState string
 
 const (
-	// DeliveryPending says that it is not done yet.
+	// DeliveryPending means that it has not finished yet.
 	DeliveryPending DeliveryState = "Pending"
-	// DeliverySucceeded says that it is done.
+	// DeliverySucceeded means that it succeeded.
 	DeliverySucceeded DeliveryState = "Succeeded"
-	// DeliveryFailed says that it failed permanently.
+	// DeliveryFailed means that it failed permanently.
 	DeliveryFailed DeliveryState = "Failed"
-	// DeliverySkipped says that the rule, or the action, was deleted before it was done.
+	// DeliverySkipped means that the rule, or the action, was deleted before it succeeded.
 	DeliverySkipped DeliveryState = "Skipped"
 )
 
-// RuleStatus is what a rule that matched an event made of it.
+// RuleStatus is the state of a rule that matched an event.
 type RuleStatus struct {
 	// name of the NetBoxEventRule, for example provision-active-devices.
 	Name string `json:"name"`
-	// state is Pending, Succeeded, Failed where an action failed, or Skipped, for example Succeeded.
+	// state is Pending, Succeeded, Failed if an action failed permanently, or Skipped, for example Succeeded.
 	State DeliveryState `json:"state"`
-	// actions are those that the rule had when it matched.
+	// actions are the states of the rule's actions, as of the time it matched.
 	// +optional
 	// +listType=atomic
 	Actions []ActionStatus `json:"actions,omitempty"`
 }
 
-// ActionStatus is how far an action is.
+// ActionStatus is the state of an action.
 type ActionStatus struct {
 	// name of the action, for example announce.
 	Name string `json:"name"`
 	// state is Pending, Succeeded, Failed or Skipped, for example Succeeded.
 	State DeliveryState `json:"state"`
-	// attempts is how often it was tried, for example 1.
+	// attempts is the number of attempts, for example 1.
 	// +optional
 	Attempts int32 `json:"attempts,omitempty"`
-	// lastAttemptTime is when the last attempt ended, for example 2020-10-26T18:14:19Z.
+	// lastAttemptTime is the end of the last attempt, for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
 	LastAttemptTime *metav1.Time `json:"lastAttemptTime,omitempty"`
-	// nextAttemptTime is when it will be retried, for example 2020-10-26T18:14:21Z.
+	// nextAttemptTime is the time of the next attempt, for example 2020-10-26T18:14:21Z.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
 	NextAttemptTime *metav1.Time `json:"nextAttemptTime,omitempty"`
-	// lastError is why the last attempt failed, for example "answered with 503 Service Unavailable".
+	// lastError is the error of the last attempt, for example "answered with 503 Service Unavailable".
 	// +optional
 	LastError string `json:"lastError,omitempty"`
-	// response is what was answered or made, in short, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
+	// response summarizes the result of a successful attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
 	// +optional
 	Response string `json:"response,omitempty"`
 }
 
-// NetBoxEventStatus is what became of an event.
+// NetBoxEventStatus is the processing state of an event.
 type NetBoxEventStatus struct {
 	// phase is Pending, Succeeded or Failed, for example Succeeded.
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
-	// conditions holds Succeeded: True when all work is done, for example with reason Logged; and Matched where rules had to do with it.
+	// conditions holds Succeeded: True when processing is complete and no action failed, for example with reason Logged; and Matched if a rule
+	// matched or an expression failed.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// rules are those that matched the event. Which ones, and their actions, is decided once.
+	// rules are the rules that matched the event, with their actions. They are matched once.
 	// +optional
 	// +listType=atomic
 	Rules []RuleStatus `json:"rules,omitempty"`
-	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1"; of one over 64 bytes the
-	// beginning and a hash.
+	// replay is the value of the annotation netbox-events.io/replay that this status belongs to, for example "1"; over 64 bytes, its beginning
+	// and a hash.
 	// +optional
 	Replay string `json:"replay,omitempty"`
-	// startTime is when the work began, for example 2020-10-26T18:14:19Z.
+	// startTime is the start of processing, for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
 	StartTime *metav1.Time `json:"startTime,omitempty"`
-	// completionTime is when the work ended, for example 2020-10-26T18:14:19Z.
+	// completionTime is the end of processing, for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`

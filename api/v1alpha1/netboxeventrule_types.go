@@ -4,10 +4,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NetBoxEventRule says which events of its namespace matter, and what to do about them.
+// NetBoxEventRule selects events of its namespace, and defines the actions on them.
 //
-// Texts may hold templates: ${…} takes an expression in CEL (the Common Expression Language), and $${ stands for ${ itself. Expressions
-// see event (the fields of a NetBoxEvent's spec, and its name and namespace), data, prechange, postchange and now, and may call
+// Texts may contain templates: ${…} is an expression in CEL (the Common Expression Language), and $${ is a literal ${. The variables are
+// event (the fields of a NetBoxEvent's spec, and its name and namespace), data, prechange, postchange and now; the functions include
 // changed("status") and changedTo("status", "active").
 //
 // +kubebuilder:object:root=true
@@ -25,29 +25,29 @@ type NetBoxEventRule struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec says which events matter, and what to do about them.
+	// spec selects events, and defines the actions on them.
 	// +required
 	Spec NetBoxEventRuleSpec `json:"spec,omitzero"`
-	// status says whether the rule is in use, and how often it was.
+	// status reports whether the rule is in use, and counts its events.
 	// +optional
 	Status NetBoxEventRuleStatus `json:"status,omitzero"`
 }
 
-// NetBoxEventRuleSpec says which events matter, and what to do about them.
+// NetBoxEventRuleSpec selects events, and defines the actions on them.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply))",message="a rule with an apply action must name the serviceAccountName that it acts as"
+// +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply))",message="a rule with an apply action must set serviceAccountName"
 type NetBoxEventRuleSpec struct {
-	// match says which events matter: those that fit all of it. Without it all events of the namespace do.
+	// match selects the events that match all of its fields. Without it, the rule matches all events of the namespace.
 	// +optional
 	Match Match `json:"match,omitzero"`
 
-	// order is PerObject or None, for example PerObject: the events of one NetBox object are done one after the other, and one that fails
-	// holds those behind it until it succeeds or fails permanently. With None no event waits for another.
+	// order is PerObject or None, for example PerObject: the events of a NetBox object are processed in order, and a failing event blocks the
+	// later ones until it succeeds or fails permanently. With None, events are processed independently.
 	// +optional
 	// +kubebuilder:default=PerObject
 	Order Order `json:"order,omitempty"`
 
-	// retry says how long and how often an action is tried, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
+	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	// +optional
 	// +kubebuilder:default={}
@@ -60,7 +60,7 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 
-	// actions are what is done about an event, in this order. One that fails is retried by itself: those after it do not wait.
+	// actions are executed in this order for each matching event. A failed action is retried by itself, and does not block the others.
 	// +required
 	// +listType=map
 	// +listMapKey=name
@@ -69,9 +69,9 @@ type NetBoxEventRuleSpec struct {
 	Actions []Action `json:"actions,omitempty"`
 }
 
-// Match says which events matter to a rule.
+// Match selects the events of a rule.
 type Match struct {
-	// sources are names of NetBoxSources, for example ["netbox"].
+	// sources are the names of NetBoxSources, for example ["netbox"].
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -82,9 +82,9 @@ type Match struct {
 	Filter  `json:",inline"`
 }
 
-// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing.
+// Filter selects events. Each list matches if any of its entries does; an absent list matches all events.
 type Filter struct {
-	// events are what happened, for example ["created", "updated"].
+	// events are the kinds of events, for example ["created", "updated"].
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -100,8 +100,8 @@ type Filter struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:Pattern=`^[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+|\*)$`
 	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. NetBox tells what an update changed from 2.11 on; before, no update passes.
+	// changedFields limits updates to those that changed one of these fields, for example ["status"]. All other events match: a creation or a
+	// deletion changes all fields. NetBox sends the changes of an update from 2.11 on; earlier updates never match.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -109,47 +109,48 @@ type Filter struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	ChangedFields []string `json:"changedFields,omitempty"`
-	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". Where it fails on
-	// an event, as where a key is missing, a rule does not match the event, whose status says so, and a source stores it.
+	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". If it fails on an
+	// event, for example because of a missing key, a rule does not match the event, and reports the error in the event's status; a source
+	// stores the event.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	CEL string `json:"cel,omitempty"`
 }
 
-// Order says what waits for what.
+// Order is the processing order of events.
 //
 // +kubebuilder:validation:Enum=PerObject;None
 type Order string
 
 const (
-	// OrderPerObject does the events of one NetBox object one after the other.
+	// OrderPerObject processes the events of a NetBox object in order.
 	OrderPerObject Order = "PerObject"
-	// OrderNone does every event as soon as it comes.
+	// OrderNone processes events independently.
 	OrderNone Order = "None"
 )
 
-// Retry says how long and how often an action is tried.
+// Retry limits the time and number of attempts of an action.
 type Retry struct {
-	// for is how long an action is tried, for example 24h, counted from when the operator began to process the event, or its replay. An
-	// action that has not succeeded by then fails permanently.
+	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay. An action that has not
+	// succeeded by then fails permanently.
 	// +optional
 	// +kubebuilder:default="24h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be longer than 0s, and at most 720h"
 	For metav1.Duration `json:"for,omitzero"`
-	// maxAttempts is how often an action is tried, for example 10. Absent: as often as for allows. An attempt that the sink answers by asking
-	// to wait (Retry-After) is not counted.
+	// maxAttempts is the limit of attempts, for example 10. Without it, only for limits an action. Attempts that the sink throttles
+	// (Retry-After) are not counted.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
 	MaxAttempts int32 `json:"maxAttempts,omitempty"`
-	// backoff is the pause after the first failure, for example 1s. It doubles with each further one, up to maxBackoff; up to half of it is
-	// left off by chance, so that not all come back at once.
+	// backoff is the pause after the first failure, for example 1s. It doubles with each further failure, up to maxBackoff. Jitter shortens
+	// each pause by up to a half, so that retries are spread.
 	// +optional
 	// +kubebuilder:default="1s"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	Backoff metav1.Duration `json:"backoff,omitzero"`
-	// maxBackoff is the longest pause, for example 5m. Only a sink that asks for more by Retry-After gets it, up to one hour.
+	// maxBackoff is the longest pause, for example 5m. A sink may ask for a longer one by Retry-After, up to one hour.
 	// +optional
 	// +kubebuilder:default="5m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
@@ -161,11 +162,11 @@ type Retry struct {
 	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 
-// Action is one thing that is done.
+// Action is one action of a rule.
 //
 // +kubebuilder:validation:ExactlyOneOf=http;apply;event;log
 type Action struct {
-	// name tells the actions of a rule apart, for example announce.
+	// name identifies the action in its rule, for example announce.
 	// +required
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
@@ -173,7 +174,7 @@ type Action struct {
 	// http sends the event to a URL.
 	// +optional
 	HTTP *HTTPAction `json:"http,omitempty"`
-	// apply makes Kubernetes objects, as the rule's service account.
+	// apply creates or updates Kubernetes objects, as the rule's service account.
 	// +optional
 	Apply *ApplyAction `json:"apply,omitempty"`
 	// event writes a Kubernetes Event on the NetBoxEvent.
@@ -184,17 +185,17 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
-// other answer, redirects included, is final.
+// HTTPAction sends the event to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
+// redirects included, is a permanent failure.
 type HTTPAction struct {
-	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of
-	// the query, whatever it holds.
+	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
+	// segment of the path or query.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	URL string `json:"url,omitempty"`
-	// format is what is sent, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
-	// binary mode, both with the event's spec as data; NetBox is the body as NetBox sent it.
+	// format is the format of the request, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary
+	// one in binary mode, both with the event's spec as data; NetBox is the original body.
 	// +optional
 	// +kubebuilder:default=CloudEvent
 	Format HTTPFormat `json:"format,omitempty"`
@@ -209,18 +210,18 @@ type HTTPAction struct {
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.name.lowerAscii() == b.name.lowerAscii()))",message="a header is named twice; upper and lower case make no difference"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.name.lowerAscii() == b.name.lowerAscii()))",message="duplicate header name; names are case-insensitive"
 	Headers []HTTPHeader `json:"headers,omitempty"`
-	// signingSecretRef names the entry of a Secret with which the body is signed as NetBox does it: X-Hook-Signature is the HMAC-SHA512 of
+	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
 	// +optional
 	SigningSecretRef *SecretKeyReference `json:"signingSecretRef,omitempty"`
-	// tls says whom to trust and who to be.
+	// tls configures the trusted CA and the client certificate.
 	// +optional
 	TLS *HTTPTLS `json:"tls,omitempty"`
 }
 
-// HTTPFormat is what is sent to a sink.
+// HTTPFormat is the format of a request to a sink.
 //
 // +kubebuilder:validation:Enum=CloudEvent;CloudEventBinary;NetBox
 type HTTPFormat string
@@ -230,7 +231,7 @@ const (
 	FormatCloudEvent HTTPFormat = "CloudEvent"
 	// FormatCloudEventBinary is a CloudEvents 1.0 event in binary mode.
 	FormatCloudEventBinary HTTPFormat = "CloudEventBinary"
-	// FormatNetBox is the body as NetBox sent it: equal as JSON, but for what was redacted.
+	// FormatNetBox is the original body: equal as JSON, except for redacted values.
 	FormatNetBox HTTPFormat = "NetBox"
 )
 
@@ -243,19 +244,19 @@ type HTTPHeader struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	// +kubebuilder:validation:Pattern=`^[-!#$%&'*+.^_|~0-9A-Za-z]+$`
-	// +kubebuilder:validation:XValidation:rule="!(self.lowerAscii() in ['host', 'content-length', 'transfer-encoding', 'connection', 'x-hook-signature'])",message="Host, Content-Length, Transfer-Encoding, Connection and X-Hook-Signature are the operator's own"
+	// +kubebuilder:validation:XValidation:rule="!(self.lowerAscii() in ['host', 'content-length', 'transfer-encoding', 'connection', 'x-hook-signature'])",message="Host, Content-Length, Transfer-Encoding, Connection and X-Hook-Signature are reserved for the operator"
 	Name string `json:"name,omitempty"`
-	// value is a text that may hold templates, for example ${event.objectType}.
+	// value is a text that may contain templates, for example ${event.objectType}.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Value string `json:"value,omitempty"`
-	// valueFrom says where the value is.
+	// valueFrom is the source of the value.
 	// +optional
 	ValueFrom *HTTPHeaderSource `json:"valueFrom,omitempty"`
 }
 
-// HTTPHeaderSource says where the value of a header is.
+// HTTPHeaderSource is the source of a header's value.
 type HTTPHeaderSource struct {
 	// secretKeyRef names the entry of a Secret, in the rule's namespace, that holds the value, for example {"name": "sink", "key":
 	// "authorization"}. White space at its end is ignored.
@@ -289,12 +290,12 @@ type SecretReference struct {
 	Name string `json:"name,omitempty"`
 }
 
-// HTTPTLS says whom a request trusts and who it is.
+// HTTPTLS configures the trusted CA and the client certificate of a request.
 //
 // +kubebuilder:validation:MinProperties=1
 type HTTPTLS struct {
-	// caSecretRef names the entry of a Secret that holds the certificates, in PEM, that the server's must be signed by, for example {"name":
-	// "ca", "key": "ca.crt"}. Without it those of the operating system are trusted.
+	// caSecretRef names the entry of a Secret with the PEM certificates of the CAs that may sign the server's certificate, for example
+	// {"name": "ca", "key": "ca.crt"}. Without it, the system's CAs are trusted.
 	// +optional
 	CASecretRef *SecretKeyReference `json:"caSecretRef,omitempty"`
 	// clientCertSecretRef names a Secret of type kubernetes.io/tls that holds the client's certificate and key, for example {"name":
@@ -303,11 +304,11 @@ type HTTPTLS struct {
 	ClientCertSecretRef *SecretReference `json:"clientCertSecretRef,omitempty"`
 }
 
-// ApplyAction makes Kubernetes objects, as the rule's service account.
+// ApplyAction creates or updates Kubernetes objects, as the rule's service account.
 type ApplyAction struct {
-	// template is an object, or a List of apiVersion v1 with several in its items. Its texts may hold templates: where ${…} is the whole
-	// text, the value keeps its type; where it is part of it, it becomes text. Names are the same for the same event: without a
-	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
+	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
+	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
+	// the name is metadata.generateName, or else the rule's name, and a hash of the event.
 	// +required
 	// +mapType=atomic
 	// +kubebuilder:validation:Schemaless
@@ -315,18 +316,18 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
-	// another field manager owns a field of it; Create makes them if they are not there, and fails where one is there that another event made.
+	// operation is Apply or Create, for example Apply: Apply creates or updates the objects by server-side apply, and fails if another field
+	// manager owns a field of the template; Create creates missing objects, and fails if an object exists that another event created.
 	// +optional
 	// +kubebuilder:default=Apply
 	Operation ApplyOperation `json:"operation,omitempty"`
-	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
-	// namespace.
+	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
+	// event's namespace.
 	// +optional
 	OwnedByEvent bool `json:"ownedByEvent,omitempty"`
 }
 
-// ApplyOperation is how objects are made.
+// ApplyOperation is the operation of an apply action.
 //
 // +kubebuilder:validation:Enum=Apply;Create
 type ApplyOperation string
@@ -338,7 +339,7 @@ const (
 	OperationCreate ApplyOperation = "Create"
 )
 
-// Labels of what an apply action made. A name that is too long for a label is cut.
+// Labels of the objects of apply actions. A name that is too long for a label is truncated.
 const (
 	// LabelEvent is the name of the event.
 	LabelEvent = "netbox-events.io/event"
@@ -353,12 +354,12 @@ type EventAction struct {
 	// +kubebuilder:default=Normal
 	// +kubebuilder:validation:Enum=Normal;Warning
 	Type string `json:"type,omitempty"`
-	// reason is a word for machines, for example DeviceActive.
+	// reason is a machine-readable word, for example DeviceActive.
 	// +required
 	// +kubebuilder:validation:MaxLength=128
 	// +kubebuilder:validation:Pattern=`^[A-Za-z][A-Za-z0-9]*$`
 	Reason string `json:"reason,omitempty"`
-	// message is a text for people that may hold templates, for example ${data.name} is active. It is cut after 1024 bytes.
+	// message is a human-readable text that may contain templates, for example ${data.name} is active. It is truncated to 1024 bytes.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
@@ -367,7 +368,7 @@ type EventAction struct {
 
 // LogAction writes a line to the operator's log.
 type LogAction struct {
-	// message is a text that may hold templates, for example ${event.objectName} by ${event.username}. It is cut after 4096 bytes.
+	// message is a text that may contain templates, for example ${event.objectName} by ${event.username}. It is truncated to 4096 bytes.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
@@ -379,48 +380,49 @@ const (
 	// ConditionAccepted is True while events are matched against the rule.
 	ConditionAccepted = "Accepted"
 
-	// ReasonCompiled says that the rule's expressions and templates are good.
+	// ReasonCompiled means that the rule's expressions and templates are valid.
 	ReasonCompiled = "Compiled"
-	// ReasonInvalid says that an expression or a template is not good.
+	// ReasonInvalid means that an expression or a template is invalid.
 	ReasonInvalid = "Invalid"
 
-	// ConditionSinkAvailable is False while deliveries of one of the rule's actions wait for its sink: it failed several times in a row, or
-	// asked to wait. It is there only after that happened once.
+	// ConditionSinkAvailable is False while deliveries of one of the rule's actions wait for its sink, which failed several times in a row or
+	// throttles. It is absent until that has happened once.
 	ConditionSinkAvailable = "SinkAvailable"
 
-	// ReasonAvailable says that no delivery waits for a sink.
+	// ReasonAvailable means that no delivery waits for a sink.
 	ReasonAvailable = "Available"
-	// ReasonUnavailable says that a sink failed several times in a row: one delivery at a time probes whether it is back.
+	// ReasonUnavailable means that a sink failed several times in a row: one delivery at a time probes whether it has recovered.
 	ReasonUnavailable = "Unavailable"
-	// ReasonAskedToWait says that a sink answered with Retry-After or 429: deliveries go on after a pause, at the rate that the sink takes.
+	// ReasonAskedToWait means that a sink throttles with Retry-After or 429: deliveries continue after a pause, at the rate that the sink
+	// accepts.
 	ReasonAskedToWait = "AskedToWait"
 )
 
-// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
-// was counted since is lost where the operator stops.
+// NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
+// the last update are lost when the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; and, once a sink was not
-	// available, SinkAvailable: False with reason Unavailable or AskedToWait, since when and why.
+	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; and, once a sink was unavailable,
+	// SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// matched is how many events matched, for example 12.
+	// matched is the number of events that matched, for example 12.
 	// +optional
 	Matched int64 `json:"matched"`
-	// failed is how many of them failed permanently, for example 0.
+	// failed is the number of them that failed permanently, for example 0.
 	// +optional
 	Failed int64 `json:"failed"`
-	// lastMatched is when an event last matched, for example 2020-10-26T18:14:19Z.
+	// lastMatched is the time of the last match, for example 2020-10-26T18:14:19Z.
 	// +optional
 	LastMatched *metav1.Time `json:"lastMatched,omitempty"`
-	// expressionErrors is how often the expression failed, for example 0: on an event that lacks a key, for instance.
+	// expressionErrors is the number of events on which the expression failed, for example 0. A typical cause is a missing key.
 	// +optional
 	ExpressionErrors int64 `json:"expressionErrors"`
-	// lastExpressionError is the last such failure, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
+	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
 	// +optional
 	LastExpressionError string `json:"lastExpressionError,omitempty"`
-	// observedGeneration is the generation of the spec that conditions were made from, for example 1.
+	// observedGeneration is the generation of the spec that conditions refer to, for example 1.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 }

@@ -6,8 +6,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NetBoxSource is one NetBox (or Nautobot) that may send webhooks. The operator serves a URL for it, checks the signature of each
-// request with the keys of a Secret, and stores each delivery as a NetBoxEvent in the source's namespace.
+// NetBoxSource is a NetBox (or Nautobot) that may send webhooks. The operator serves a URL for it, verifies the signature of each request
+// with the keys of a Secret, and stores each delivery as a NetBoxEvent in the source's namespace.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -15,8 +15,8 @@ import (
 // +kubebuilder:printcolumn:name="Path",type=string,JSONPath=`.status.path`,description="The path of the URL that NetBox posts to"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
-// +kubebuilder:printcolumn:name="Events",type=integer,JSONPath=`.status.events`,description="Finished events that are kept"
-// +kubebuilder:printcolumn:name="Pending",type=integer,JSONPath=`.status.pending`,priority=1,description="Events that waited to be finished when the leader counted last"
+// +kubebuilder:printcolumn:name="Events",type=integer,JSONPath=`.status.events`,description="Finished events, as of the last sweep of retention"
+// +kubebuilder:printcolumn:name="Pending",type=integer,JSONPath=`.status.pending`,priority=1,description="Pending events, as last counted by the leader"
 // +kubebuilder:printcolumn:name="Expired",type=integer,JSONPath=`.status.expired`,priority=1
 // +kubebuilder:printcolumn:name="Unsigned",type=string,JSONPath=`.spec.unsigned`,priority=1
 // +kubebuilder:printcolumn:name="Keys",type=string,JSONPath=`.status.keys`,priority=1
@@ -26,75 +26,73 @@ type NetBoxSource struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec says who may send, and what becomes of it.
+	// spec configures authentication, limits and retention.
 	// +required
 	Spec NetBoxSourceSpec `json:"spec,omitzero"`
-	// status says where the source is served and whether it is.
+	// status reports the path and the readiness of the source.
 	// +optional
 	Status NetBoxSourceStatus `json:"status,omitzero"`
 }
 
-// NetBoxSourceSpec says who may send, and what becomes of it.
+// NetBoxSourceSpec configures authentication, limits and retention of a source.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || duration(self.maxAge) <= duration(self.retention.succeededTTL) && duration(self.maxAge) <= duration(self.retention.failedTTL)",message="maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a delivery that is sent again would be stored again after its event was deleted"
-// +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must say unsigned: Accept"
+// +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || duration(self.maxAge) <= duration(self.retention.succeededTTL) && duration(self.maxAge) <= duration(self.retention.failedTTL)",message="maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a delivery that is sent again would be stored twice once its event is deleted"
+// +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must set unsigned: Accept"
 type NetBoxSourceSpec struct {
-	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
-	// /webhook/<namespace>/<name>. A slash at the end makes no difference. No part of it begins with a dot. Of two sources with one path
-	// the one that claimed it first keeps it.
+	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is /webhook/<namespace>/<name>. A
+	// trailing slash is ignored. No segment begins with a dot. If two sources have the same path, the one that claimed it first keeps it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	// +kubebuilder:validation:Pattern=`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?$`
-	// +kubebuilder:validation:XValidation:rule="!(self + '/').startsWith('/docs/') && !(self + '/').startsWith('/openapi.json/')",message="/docs and /openapi.json are the receiver's own"
+	// +kubebuilder:validation:XValidation:rule="!(self + '/').startsWith('/docs/') && !(self + '/').startsWith('/openapi.json/')",message="/docs and /openapi.json are reserved for the receiver"
 	Path string `json:"path,omitempty"`
 
-	// secretRef names the Secret, in the source's namespace, whose entries are the secrets of NetBox's webhook. It may be created
-	// after the source. For example {"name": "netbox-webhook"}.
+	// secretRef names the Secret, in the source's namespace, whose entries are the signing keys: the secret of NetBox's webhook. It may be
+	// created after the source. For example {"name": "netbox-webhook"}.
 	// +optional
 	SecretRef *SecretKeysReference `json:"secretRef,omitempty"`
 
-	// unsigned says what becomes of a request without a signature, for example Reject: Reject answers 401, Accept stores it. A wrong
-	// signature is always refused. A source without secretRef must say Accept: anybody who reaches its URL can then create events.
+	// unsigned is the policy for requests without a signature, for example Reject: Reject answers with 401, Accept stores them. A wrong
+	// signature is always refused. A source without secretRef requires Accept: any client that reaches its URL can then create events.
 	// +optional
 	// +kubebuilder:default=Reject
 	Unsigned UnsignedPolicy `json:"unsigned,omitempty"`
 
-	// maxBodyBytes is the longest body taken, in bytes, for example 1000000. A longer one is answered with 413. The API server and
-	// etcd have limits of their own: etcd's default is 1.5 MiB for the whole object.
+	// maxBodyBytes is the maximum length of a body in bytes, for example 1000000. A longer body is answered with 413. The API server and etcd
+	// have further limits: etcd's default is 1.5 MiB for the whole object.
 	// +optional
 	// +kubebuilder:default=1000000
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3000000
 	MaxBodyBytes int64 `json:"maxBodyBytes,omitempty"`
 
-	// maxAge is how old the timestamp of a delivery may be, in hours, minutes and seconds, for example 24h. An older one is answered with
-	// 422. There is no limit where it is absent.
+	// maxAge is the maximum age of a delivery's timestamp, in hours, minutes and seconds, for example 24h. An older delivery is answered with
+	// 422. Without it, there is no limit.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
 
-	// rateLimit bounds how many requests are taken, on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}.
-	// What is over it is answered with 429. There is no limit where it is absent.
+	// rateLimit limits the rate of requests on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}. Requests
+	// over it are answered with 429. Without it, there is no limit.
 	// +optional
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 
-	// maxPending is how many events of this source may wait to be finished, for example 20000. Deliveries beyond it are answered with 429 and
-	// Retry-After, so that the backlog waits in NetBox's own queue.
+	// maxPending is the maximum number of pending events of this source, for example 20000. Deliveries over it are answered with 429 and
+	// Retry-After, so that the backlog stays in NetBox's own queue.
 	// +optional
 	// +kubebuilder:default=20000
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000000
 	MaxPending int32 `json:"maxPending,omitempty"`
 
-	// suspend stops the source, for example true: requests are answered with 503, and nothing is stored. Whether they come again is
-	// NetBox's choice: by default it does not retry.
+	// suspend stops the source, for example true: requests are answered with 503 and not stored. NetBox does not retry them by default.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 
-	// redact lists the names of fields whose values are not stored, for example ["auth_psk", "password"]: a value under such a name, at
-	// any depth, is replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets
-	// in clear. An empty list stores everything.
+	// redact lists the names of fields whose values are not stored, for example ["auth_psk", "password"]: a value under such a name, at any
+	// depth, is replaced by the text [redacted], and its JSON pointer is listed in the event's delivery.redacted. NetBox sends these secrets
+	// in plain text. An empty list disables redaction.
 	// +optional
 	// +listType=set
 	// +kubebuilder:default={"auth_key","auth_psk","preshared_key","password","aws_secret_access_key"}
@@ -103,26 +101,26 @@ type NetBoxSourceSpec struct {
 	// +kubebuilder:validation:items:MaxLength=128
 	Redact []string `json:"redact"`
 
-	// accept selects the deliveries that are stored, for example {"objectTypes": ["dcim.*"], "events": ["created", "updated"]}. All others
-	// are answered with 200 and ignored. All are stored where it is absent, and so is one on which cel fails.
+	// accept selects the deliveries that are stored, for example {"objectTypes": ["dcim.*"], "events": ["created", "updated"]}. All others are
+	// answered with 200 and ignored. Without it, all are stored. A delivery on which cel fails is stored too.
 	// +optional
 	Accept *Filter `json:"accept,omitempty"`
 
-	// retention says how long events are kept, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
+	// retention limits the age and number of finished events, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	// +optional
 	// +kubebuilder:default={}
 	Retention Retention `json:"retention,omitzero"`
 }
 
-// SecretKeysReference names entries of a Secret.
+// SecretKeysReference selects entries of a Secret.
 type SecretKeysReference struct {
 	// name of the Secret, for example netbox-webhook.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	Name string `json:"name"`
-	// key is the one entry that holds the webhook's secret, for example secret. Without it every entry of the Secret is a valid
-	// secret, which lets one be changed without a gap: add an entry, change NetBox, remove the old entry.
+	// key selects a single entry, for example secret. Without it, every entry of the Secret is a valid key, which allows rotation without
+	// downtime: add an entry, change NetBox, remove the old entry.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -130,13 +128,13 @@ type SecretKeysReference struct {
 	Key string `json:"key,omitempty"`
 }
 
-// UnsignedPolicy says what becomes of a request without a signature.
+// UnsignedPolicy is the policy for requests without a signature.
 //
 // +kubebuilder:validation:Enum=Reject;Accept
 type UnsignedPolicy string
 
 const (
-	// UnsignedReject answers 401.
+	// UnsignedReject answers with 401.
 	UnsignedReject UnsignedPolicy = "Reject"
 	// UnsignedAccept stores the delivery.
 	UnsignedAccept UnsignedPolicy = "Accept"
@@ -144,35 +142,35 @@ const (
 
 // RateLimit is a token bucket.
 type RateLimit struct {
-	// requestsPerSecond is the rate in the long run, for example 50.
+	// requestsPerSecond is the sustained rate, for example 50.
 	// +kubebuilder:validation:Minimum=1
 	RequestsPerSecond int32 `json:"requestsPerSecond"`
-	// burst is how many requests may come at once, for example 200.
+	// burst is the number of requests that may exceed the rate at once, for example 200.
 	// +kubebuilder:validation:Minimum=1
 	Burst int32 `json:"burst"`
 }
 
-// Retention says how long finished events are kept.
+// Retention limits the age and number of finished events.
 type Retention struct {
-	// succeededTTL is how long an event is kept after it succeeded, for example 72h.
+	// succeededTTL is the time for which an event is kept after it succeeded, for example 72h.
 	// +optional
 	// +kubebuilder:default="72h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	SucceededTTL metav1.Duration `json:"succeededTTL,omitzero"`
-	// failedTTL is how long an event is kept after it failed, for example 168h.
+	// failedTTL is the time for which an event is kept after it failed, for example 168h.
 	// +optional
 	// +kubebuilder:default="168h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
 	FailedTTL metav1.Duration `json:"failedTTL,omitzero"`
-	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first. Events that are younger than
-	// spec.maxAge are kept beyond it: a delivery that is sent again would otherwise be stored again. The condition MaxEventsExceeded says so.
+	// maxEvents is the maximum number of finished events of the source, for example 5000; the oldest are deleted first. Events younger than
+	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again; the condition MaxEventsExceeded is then True.
 	// +optional
 	// +kubebuilder:default=5000
 	// +kubebuilder:validation:Minimum=1
 	MaxEvents int32 `json:"maxEvents,omitempty"`
 }
 
-// DefaultRetention is what the API server makes of a source that does not say how long its events are kept.
+// DefaultRetention returns the API server's defaults for spec.retention.
 func DefaultRetention() Retention {
 	return Retention{
 		SucceededTTL: metav1.Duration{Duration: 72 * time.Hour}, FailedTTL: metav1.Duration{Duration: 168 * time.Hour}, MaxEvents: 5000,
@@ -184,44 +182,45 @@ const (
 	// ConditionReady is True while deliveries to the source are stored.
 	ConditionReady = "Ready"
 
-	// ReasonServing says that deliveries are stored.
+	// ReasonServing means that deliveries are stored.
 	ReasonServing = "Serving"
-	// ReasonSuspended says that spec.suspend is set.
+	// ReasonSuspended means that spec.suspend is true.
 	ReasonSuspended = "Suspended"
-	// ReasonPathConflict says that another source claimed the same path first, or that it is unknown which of them did.
+	// ReasonPathConflict means that another source claimed the same path first, or that it is unknown which of them did.
 	ReasonPathConflict = "PathConflict"
-	// ReasonSecretNotFound says that the Secret does not exist.
+	// ReasonSecretNotFound means that the Secret does not exist.
 	ReasonSecretNotFound = "SecretNotFound"
-	// ReasonKeyNotFound says that the Secret has no entry to check signatures with.
+	// ReasonKeyNotFound means that the Secret has no key to verify signatures.
 	ReasonKeyNotFound = "KeyNotFound"
-	// ReasonSecretUnreadable says that the Secret could not be read: the operator has no right to, or the API server failed.
+	// ReasonSecretUnreadable means that the Secret could not be read: the operator lacks the permission, or the API server failed.
 	ReasonSecretUnreadable = "SecretUnreadable"
-	// ReasonInvalidAccept says that spec.accept.cel does not compile.
+	// ReasonInvalidAccept means that spec.accept.cel does not compile.
 	ReasonInvalidAccept = "InvalidAccept"
 
-	// ConditionBacklogFull is True while spec.maxPending events or more wait to be finished: deliveries are then answered with 429.
+	// ConditionBacklogFull is True once spec.maxPending or more events are pending, until they are fewer than 90 % of it: deliveries are then
+	// answered with 429.
 	ConditionBacklogFull = "BacklogFull"
 
-	// ReasonMaxPendingReached says that spec.maxPending events wait to be finished.
+	// ReasonMaxPendingReached means that the pending events have reached spec.maxPending.
 	ReasonMaxPendingReached = "MaxPendingReached"
-	// ReasonBelowMaxPending says that fewer events than spec.maxPending wait to be finished.
+	// ReasonBelowMaxPending means that the pending events are below spec.maxPending.
 	ReasonBelowMaxPending = "BelowMaxPending"
 
 	// ConditionMaxEventsExceeded is True while more finished events than spec.retention.maxEvents are kept because they are younger than
-	// spec.maxAge. A source without maxAge does not have it.
+	// spec.maxAge. It is absent without maxAge.
 	ConditionMaxEventsExceeded = "MaxEventsExceeded"
 
-	// ReasonYoungerThanMaxAge says that more events than spec.retention.maxEvents are younger than spec.maxAge.
+	// ReasonYoungerThanMaxAge means that more events than spec.retention.maxEvents are younger than spec.maxAge.
 	ReasonYoungerThanMaxAge = "YoungerThanMaxAge"
-	// ReasonWithinMaxEvents says that no more events than spec.retention.maxEvents are younger than spec.maxAge.
+	// ReasonWithinMaxEvents means that the events younger than spec.maxAge are within spec.retention.maxEvents.
 	ReasonWithinMaxEvents = "WithinMaxEvents"
 )
 
-// NetBoxSourceStatus says where a source is served and whether it is.
+// NetBoxSourceStatus reports the path, readiness, backlog and retention of a source.
 type NetBoxSourceStatus struct {
-	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// InvalidAccept, PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and
-	// MaxEventsExceeded: True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
+	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
+	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
+	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -229,42 +228,41 @@ type NetBoxSourceStatus struct {
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	// +optional
 	Path string `json:"path,omitempty"`
-	// claim records since when the source claims its path. Of two sources with one path it says which claimed it first.
+	// claim records when the source claimed its path. If two sources have the same path, it tells which claimed it first.
 	// +optional
 	Claim *PathClaim `json:"claim,omitempty"`
-	// keys are the names of the entries of the Secret that signatures are checked with, for example secret.
+	// keys are the names of the Secret's entries that verify signatures, for example secret.
 	// +optional
 	// +listType=atomic
 	Keys []string `json:"keys,omitempty"`
-	// events is how many finished events of this source there are, for example 4711, when retention last looked: now and then, and whenever
-	// one has been kept long enough or there may be too many.
+	// events is the number of finished events of this source, for example 4711, as of the last sweep of retention: at intervals, and when an
+	// event expires or maxEvents may be exceeded.
 	// +optional
 	Events *int64 `json:"events,omitempty"`
-	// oldest is when the oldest of them was finished.
+	// oldest is the time at which the oldest of them was finished.
 	// +optional
 	Oldest *metav1.Time `json:"oldest,omitempty"`
-	// expired is how many events of this source retention has deleted so far, for example 123.
+	// expired is the number of events of this source that retention has deleted so far, for example 123.
 	// +optional
 	Expired int64 `json:"expired,omitempty"`
-	// pending is how many events of this source waited to be finished at pendingTime, for example 12.
+	// pending is the number of pending events of this source at pendingTime, for example 12.
 	// +optional
 	Pending *int64 `json:"pending,omitempty"`
-	// pendingTime is when pending was counted. The leader counts again when many events came, and when spec.maxPending is reached or is no
-	// longer reached.
+	// pendingTime is the time at which pending was counted. The leader counts again after many new events, and when BacklogFull changes.
 	// +optional
 	PendingTime *metav1.MicroTime `json:"pendingTime,omitempty"`
-	// observedGeneration is the generation of the spec that this status was made from, for example 1.
+	// observedGeneration is the generation of the spec that this status refers to, for example 1.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 }
 
-// PathClaim records since when a source claims a path. It is void for a source whose path is another by now.
+// PathClaim records when a source claimed a path. It is void if the source's path has changed since.
 type PathClaim struct {
 	// path is the claimed path, for example /webhook/netbox/netbox.
 	Path string `json:"path"`
-	// since is when the claim began.
+	// since is the start of the claim.
 	Since metav1.MicroTime `json:"since"`
-	// held is true where the path is this source's, and false where another source claimed it first.
+	// held is true if this source owns the path, and false if another source claimed it first.
 	Held bool `json:"held"`
 }
 

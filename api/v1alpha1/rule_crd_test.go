@@ -43,7 +43,7 @@ func TestRuleRules(t *testing.T) {
 		"an action without name":          {`{"actions":[{"log":{"message":"m"}}]}`, "spec.actions[0].name"},
 		"a name that no label may be":     {`{"actions":[{"name":"a_b","log":{"message":"m"}}]}`, "spec.actions[0].name"},
 		"a name twice":                    {`{"actions":[{"name":"a","log":{"message":"m"}},{"name":"a","log":{"message":"n"}}]}`, "Duplicate value"},
-		"apply as nobody":                 {action(`"apply":{"template":{"a":1}}`), "must name the serviceAccountName that it acts as"},
+		"apply without service account":   {action(`"apply":{"template":{"a":1}}`), "must set serviceAccountName"},
 		"apply as an empty name":          {`{"serviceAccountName":"","actions":[{"name":"a","apply":{"template":{"a":1}}}]}`, "spec.serviceAccountName"},
 		"a service account that is none":  {spec(`"serviceAccountName":"a:b"`), "spec.serviceAccountName"},
 		"an empty template":               {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{}}}]}`, "at least 1 properties"},
@@ -65,12 +65,12 @@ func TestRuleRules(t *testing.T) {
 		"a header with a colon":           {header(`"name":"a:","value":"b"`), "headers[0].name"},
 		"a header with a line break":      {header(`"name":"a\n","value":"b"`), "headers[0].name"},
 		"a header twice":                  {sending(`"headers":[{"name":"a","value":"b"},{"name":"a","value":"c"}]`), "Duplicate value"},
-		"a header twice in another case":  {sending(`"headers":[{"name":"a","value":"b"},{"name":"A","value":"c"}]`), "a header is named twice"},
-		"host":                            {header(`"name":"host","value":"b"`), "are the operator's own"},
-		"Content-Length":                  {header(`"name":"Content-Length","value":"b"`), "are the operator's own"},
-		"TRANSFER-ENCODING":               {header(`"name":"TRANSFER-ENCODING","value":"b"`), "are the operator's own"},
-		"cOnnection":                      {header(`"name":"cOnnection","value":"b"`), "are the operator's own"},
-		"X-Hook-Signature":                {header(`"name":"X-Hook-Signature","value":"b"`), "are the operator's own"},
+		"a header twice in another case":  {sending(`"headers":[{"name":"a","value":"b"},{"name":"A","value":"c"}]`), "duplicate header name"},
+		"host":                            {header(`"name":"host","value":"b"`), "are reserved for the operator"},
+		"Content-Length":                  {header(`"name":"Content-Length","value":"b"`), "are reserved for the operator"},
+		"TRANSFER-ENCODING":               {header(`"name":"TRANSFER-ENCODING","value":"b"`), "are reserved for the operator"},
+		"cOnnection":                      {header(`"name":"cOnnection","value":"b"`), "are reserved for the operator"},
+		"X-Hook-Signature":                {header(`"name":"X-Hook-Signature","value":"b"`), "are reserved for the operator"},
 		"a Secret that cannot be":         {sending(`"signingSecretRef":{"name":"a/b","key":"k"}`), "signingSecretRef.name"},
 		"a Secret without name":           {sending(`"tls":{"caSecretRef":{"name":"","key":"k"}}`), "caSecretRef.name"},
 		"an entry that cannot be":         {sending(`"signingSecretRef":{"name":"a","key":"k/l"}`), "signingSecretRef.key"},
@@ -101,7 +101,7 @@ func TestRuleRules(t *testing.T) {
 	}
 }
 
-// list is a format of one number, for the numbers from 0.
+// list joins a format with one number, for the numbers from 0.
 func list(length int, format string) string {
 	items := make([]string, length)
 	for i := range items {
@@ -139,7 +139,7 @@ func TestRuleDefaults(t *testing.T) {
 	}
 }
 
-// TestRuleTemplate sees that a template is stored as it was written, and that a client of this package leaves it so.
+// TestRuleTemplate checks that a template is stored verbatim, and that a client of this package preserves it.
 func TestRuleTemplate(t *testing.T) {
 	namespace := plane.Namespace(t)
 	const template = `{"apiVersion":"v1","data":null,"items":[{"a":{"b":{"c":[1,2.5,9007199254740993,true,"${data.name}"]}},"n":null}],"kind":"List",` +

@@ -21,13 +21,13 @@ package v1alpha1
 // ActionApplyConfiguration represents a declarative configuration of the Action type for use
 // with apply.
 //
-// Action is one thing that is done.
+// Action is one action of a rule.
 type ActionApplyConfiguration struct {
-	// name tells the actions of a rule apart, for example announce.
+	// name identifies the action in its rule, for example announce.
 	Name *string `json:"name,omitempty"`
 	// http sends the event to a URL.
 	HTTP *HTTPActionApplyConfiguration `json:"http,omitempty"`
-	// apply makes Kubernetes objects, as the rule's service account.
+	// apply creates or updates Kubernetes objects, as the rule's service account.
 	Apply *ApplyActionApplyConfiguration `json:"apply,omitempty"`
 	// event writes a Kubernetes Event on the NetBoxEvent.
 	Event *EventActionApplyConfiguration `json:"event,omitempty"`

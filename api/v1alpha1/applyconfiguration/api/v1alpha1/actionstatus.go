@@ -26,21 +26,21 @@ import (
 // ActionStatusApplyConfiguration represents a declarative configuration of the ActionStatus type for use
 // with apply.
 //
-// ActionStatus is how far an action is.
+// ActionStatus is the state of an action.
 type ActionStatusApplyConfiguration struct {
 	// name of the action, for example announce.
 	Name *string `json:"name,omitempty"`
 	// state is Pending, Succeeded, Failed or Skipped, for example Succeeded.
 	State *apiv1alpha1.DeliveryState `json:"state,omitempty"`
-	// attempts is how often it was tried, for example 1.
+	// attempts is the number of attempts, for example 1.
 	Attempts *int32 `json:"attempts,omitempty"`
-	// lastAttemptTime is when the last attempt ended, for example 2020-10-26T18:14:19Z.
+	// lastAttemptTime is the end of the last attempt, for example 2020-10-26T18:14:19Z.
 	LastAttemptTime *v1.Time `json:"lastAttemptTime,omitempty"`
-	// nextAttemptTime is when it will be retried, for example 2020-10-26T18:14:21Z.
+	// nextAttemptTime is the time of the next attempt, for example 2020-10-26T18:14:21Z.
 	NextAttemptTime *v1.Time `json:"nextAttemptTime,omitempty"`
-	// lastError is why the last attempt failed, for example "answered with 503 Service Unavailable".
+	// lastError is the error of the last attempt, for example "answered with 503 Service Unavailable".
 	LastError *string `json:"lastError,omitempty"`
-	// response is what was answered or made, in short, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
+	// response summarizes the result of a successful attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
 	Response *string `json:"response,omitempty"`
 }
 

@@ -25,17 +25,17 @@ import (
 // ApplyActionApplyConfiguration represents a declarative configuration of the ApplyAction type for use
 // with apply.
 //
-// ApplyAction makes Kubernetes objects, as the rule's service account.
+// ApplyAction creates or updates Kubernetes objects, as the rule's service account.
 type ApplyActionApplyConfiguration struct {
-	// template is an object, or a List of apiVersion v1 with several in its items. Its texts may hold templates: where ${…} is the whole
-	// text, the value keeps its type; where it is part of it, it becomes text. Names are the same for the same event: without a
-	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
+	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
+	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
+	// the name is metadata.generateName, or else the rule's name, and a hash of the event.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
-	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
-	// another field manager owns a field of it; Create makes them if they are not there, and fails where one is there that another event made.
+	// operation is Apply or Create, for example Apply: Apply creates or updates the objects by server-side apply, and fails if another field
+	// manager owns a field of the template; Create creates missing objects, and fails if an object exists that another event created.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
-	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
-	// namespace.
+	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
+	// event's namespace.
 	OwnedByEvent *bool `json:"ownedByEvent,omitempty"`
 }
 

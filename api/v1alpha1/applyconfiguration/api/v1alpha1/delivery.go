@@ -26,28 +26,29 @@ import (
 // DeliveryApplyConfiguration represents a declarative configuration of the Delivery type for use
 // with apply.
 //
-// Delivery says how an event came here.
+// Delivery describes the HTTP delivery of an event.
 type DeliveryApplyConfiguration struct {
-	// receivedAt is when the operator had the whole request, for example 2020-10-26T18:14:18.801213Z.
+	// receivedAt is the time at which the operator had received the whole request, for example 2020-10-26T18:14:18.801213Z.
 	ReceivedAt *v1.MicroTime `json:"receivedAt,omitempty"`
-	// signature is Verified, or Unsigned where the source accepts that, for example Verified.
+	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries.
 	Signature *apiv1alpha1.SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
 	Key *string `json:"key,omitempty"`
-	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…; where values were redacted, of the body with them replaced.
+	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…, computed after redaction.
 	BodySHA256 *string `json:"bodySHA256,omitempty"`
-	// bodyBytes is how long the body was, in bytes, for example 1860.
+	// bodyBytes is the length of the body in bytes, for example 1860.
 	BodyBytes *int64 `json:"bodyBytes,omitempty"`
-	// stringified are JSON pointers from spec to numbers that Kubernetes cannot keep and that are stored as the text of their digits,
-	// for example /data/custom_fields/iccid.
+	// stringified are JSON pointers from spec to numbers that Kubernetes cannot represent, and that are stored as strings, for example
+	// /data/custom_fields/iccid.
 	Stringified []string `json:"stringified,omitempty"`
-	// redacted are JSON pointers from spec to values that were not stored, for example /data/auth_psk.
+	// redacted are JSON pointers from spec to values that were replaced by [redacted], for example /data/auth_psk.
 	Redacted []string `json:"redacted,omitempty"`
-	// envelope holds the members of the body that are not stored as they were sent, so that the body can be sent on: text that became
-	// fields of the event, and null. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model": "site", …}.
+	// envelope holds the original members of the body that spec stores in another form, from which the body is restored for forwarding: texts
+	// that became fields of the event, and nulls. For example {"event": "updated", "timestamp": "2020-10-26 18:14:18.764443+00:00", "model":
+	// "site", …}.
 	Envelope *apiv1alpha1.JSONObject `json:"envelope,omitempty"`
-	// traceparent is the OpenTelemetry span in which the event was received, as the W3C's Trace Context writes it, for example
-	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent where no trace was recorded.
+	// traceparent is the OpenTelemetry span in which the event was received, in the format of W3C Trace Context, for example
+	// 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. It is absent if no trace was recorded.
 	Traceparent *string `json:"traceparent,omitempty"`
 }
 

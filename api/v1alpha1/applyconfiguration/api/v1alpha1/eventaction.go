@@ -25,9 +25,9 @@ package v1alpha1
 type EventActionApplyConfiguration struct {
 	// type is Normal or Warning, for example Normal.
 	Type *string `json:"type,omitempty"`
-	// reason is a word for machines, for example DeviceActive.
+	// reason is a machine-readable word, for example DeviceActive.
 	Reason *string `json:"reason,omitempty"`
-	// message is a text for people that may hold templates, for example ${data.name} is active. It is cut after 1024 bytes.
+	// message is a human-readable text that may contain templates, for example ${data.name} is active. It is truncated to 1024 bytes.
 	Message *string `json:"message,omitempty"`
 }
 

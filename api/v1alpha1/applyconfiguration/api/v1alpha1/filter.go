@@ -21,17 +21,18 @@ package v1alpha1
 // FilterApplyConfiguration represents a declarative configuration of the Filter type for use
 // with apply.
 //
-// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing.
+// Filter selects events. Each list matches if any of its entries does; an absent list matches all events.
 type FilterApplyConfiguration struct {
-	// events are what happened, for example ["created", "updated"].
+	// events are the kinds of events, for example ["created", "updated"].
 	Events []string `json:"events,omitempty"`
 	// objectTypes are types of objects, or all of one application, for example ["dcim.device", "virtualization.*"].
 	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. NetBox tells what an update changed from 2.11 on; before, no update passes.
+	// changedFields limits updates to those that changed one of these fields, for example ["status"]. All other events match: a creation or a
+	// deletion changes all fields. NetBox sends the changes of an update from 2.11 on; earlier updates never match.
 	ChangedFields []string `json:"changedFields,omitempty"`
-	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". Where it fails on
-	// an event, as where a key is missing, a rule does not match the event, whose status says so, and a source stores it.
+	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". If it fails on an
+	// event, for example because of a missing key, a rule does not match the event, and reports the error in the event's status; a source
+	// stores the event.
 	CEL *string `json:"cel,omitempty"`
 }
 

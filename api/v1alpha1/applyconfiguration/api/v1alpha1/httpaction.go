@@ -25,24 +25,24 @@ import (
 // HTTPActionApplyConfiguration represents a declarative configuration of the HTTPAction type for use
 // with apply.
 //
-// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
-// other answer, redirects included, is final.
+// HTTPAction sends the event to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
+// redirects included, is a permanent failure.
 type HTTPActionApplyConfiguration struct {
-	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of
-	// the query, whatever it holds.
+	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
+	// segment of the path or query.
 	URL *string `json:"url,omitempty"`
-	// format is what is sent, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
-	// binary mode, both with the event's spec as data; NetBox is the body as NetBox sent it.
+	// format is the format of the request, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary
+	// one in binary mode, both with the event's spec as data; NetBox is the original body.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example POST.
 	Method *string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
 	// "authorization"}}}].
 	Headers []HTTPHeaderApplyConfiguration `json:"headers,omitempty"`
-	// signingSecretRef names the entry of a Secret with which the body is signed as NetBox does it: X-Hook-Signature is the HMAC-SHA512 of
+	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
 	SigningSecretRef *SecretKeyReferenceApplyConfiguration `json:"signingSecretRef,omitempty"`
-	// tls says whom to trust and who to be.
+	// tls configures the trusted CA and the client certificate.
 	TLS *HTTPTLSApplyConfiguration `json:"tls,omitempty"`
 }
 

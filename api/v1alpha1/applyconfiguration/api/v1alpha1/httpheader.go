@@ -25,9 +25,9 @@ package v1alpha1
 type HTTPHeaderApplyConfiguration struct {
 	// name of the header, for example Authorization.
 	Name *string `json:"name,omitempty"`
-	// value is a text that may hold templates, for example ${event.objectType}.
+	// value is a text that may contain templates, for example ${event.objectType}.
 	Value *string `json:"value,omitempty"`
-	// valueFrom says where the value is.
+	// valueFrom is the source of the value.
 	ValueFrom *HTTPHeaderSourceApplyConfiguration `json:"valueFrom,omitempty"`
 }
 

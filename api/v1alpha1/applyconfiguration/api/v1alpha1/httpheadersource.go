@@ -21,7 +21,7 @@ package v1alpha1
 // HTTPHeaderSourceApplyConfiguration represents a declarative configuration of the HTTPHeaderSource type for use
 // with apply.
 //
-// HTTPHeaderSource says where the value of a header is.
+// HTTPHeaderSource is the source of a header's value.
 type HTTPHeaderSourceApplyConfiguration struct {
 	// secretKeyRef names the entry of a Secret, in the rule's namespace, that holds the value, for example {"name": "sink", "key":
 	// "authorization"}. White space at its end is ignored.

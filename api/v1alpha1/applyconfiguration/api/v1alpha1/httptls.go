@@ -21,10 +21,10 @@ package v1alpha1
 // HTTPTLSApplyConfiguration represents a declarative configuration of the HTTPTLS type for use
 // with apply.
 //
-// HTTPTLS says whom a request trusts and who it is.
+// HTTPTLS configures the trusted CA and the client certificate of a request.
 type HTTPTLSApplyConfiguration struct {
-	// caSecretRef names the entry of a Secret that holds the certificates, in PEM, that the server's must be signed by, for example {"name":
-	// "ca", "key": "ca.crt"}. Without it those of the operating system are trusted.
+	// caSecretRef names the entry of a Secret with the PEM certificates of the CAs that may sign the server's certificate, for example
+	// {"name": "ca", "key": "ca.crt"}. Without it, the system's CAs are trusted.
 	CASecretRef *SecretKeyReferenceApplyConfiguration `json:"caSecretRef,omitempty"`
 	// clientCertSecretRef names a Secret of type kubernetes.io/tls that holds the client's certificate and key, for example {"name":
 	// "client-tls"}.

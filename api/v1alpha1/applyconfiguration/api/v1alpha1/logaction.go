@@ -23,7 +23,7 @@ package v1alpha1
 //
 // LogAction writes a line to the operator's log.
 type LogActionApplyConfiguration struct {
-	// message is a text that may hold templates, for example ${event.objectName} by ${event.username}. It is cut after 4096 bytes.
+	// message is a text that may contain templates, for example ${event.objectName} by ${event.username}. It is truncated to 4096 bytes.
 	Message *string `json:"message,omitempty"`
 }
 

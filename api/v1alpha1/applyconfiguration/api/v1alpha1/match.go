@@ -21,9 +21,9 @@ package v1alpha1
 // MatchApplyConfiguration represents a declarative configuration of the Match type for use
 // with apply.
 //
-// Match says which events matter to a rule.
+// Match selects the events of a rule.
 type MatchApplyConfiguration struct {
-	// sources are names of NetBoxSources, for example ["netbox"].
+	// sources are the names of NetBoxSources, for example ["netbox"].
 	Sources                  []string `json:"sources,omitempty"`
 	FilterApplyConfiguration `json:""`
 }

@@ -30,14 +30,14 @@ import (
 // NetBoxEventApplyConfiguration represents a declarative configuration of the NetBoxEvent type for use
 // with apply.
 //
-// NetBoxEvent is one webhook that a NetBox (or Nautobot) sent: what happened to which object, by whom, and the data as it was sent,
-// in one shape for all versions.
+// NetBoxEvent is a webhook received from NetBox (or Nautobot): the kind of event, the object, the user, and the data as sent, in one shape
+// for all versions.
 type NetBoxEventApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration    `json:""`
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what NetBox sent. It never changes.
+	// spec is the received event. It is immutable.
 	Spec *NetBoxEventSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what became of it.
+	// status is the processing state of the event.
 	Status *NetBoxEventStatusApplyConfiguration `json:"status,omitempty"`
 }
 

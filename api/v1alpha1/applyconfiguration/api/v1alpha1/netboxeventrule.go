@@ -30,17 +30,17 @@ import (
 // NetBoxEventRuleApplyConfiguration represents a declarative configuration of the NetBoxEventRule type for use
 // with apply.
 //
-// NetBoxEventRule says which events of its namespace matter, and what to do about them.
+// NetBoxEventRule selects events of its namespace, and defines the actions on them.
 //
-// Texts may hold templates: ${…} takes an expression in CEL (the Common Expression Language), and $${ stands for ${ itself. Expressions
-// see event (the fields of a NetBoxEvent's spec, and its name and namespace), data, prechange, postchange and now, and may call
+// Texts may contain templates: ${…} is an expression in CEL (the Common Expression Language), and $${ is a literal ${. The variables are
+// event (the fields of a NetBoxEvent's spec, and its name and namespace), data, prechange, postchange and now; the functions include
 // changed("status") and changedTo("status", "active").
 type NetBoxEventRuleApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration    `json:""`
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec says which events matter, and what to do about them.
+	// spec selects events, and defines the actions on them.
 	Spec *NetBoxEventRuleSpecApplyConfiguration `json:"spec,omitempty"`
-	// status says whether the rule is in use, and how often it was.
+	// status reports whether the rule is in use, and counts its events.
 	Status *NetBoxEventRuleStatusApplyConfiguration `json:"status,omitempty"`
 }
 

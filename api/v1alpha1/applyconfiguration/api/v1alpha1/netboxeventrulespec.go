@@ -25,20 +25,20 @@ import (
 // NetBoxEventRuleSpecApplyConfiguration represents a declarative configuration of the NetBoxEventRuleSpec type for use
 // with apply.
 //
-// NetBoxEventRuleSpec says which events matter, and what to do about them.
+// NetBoxEventRuleSpec selects events, and defines the actions on them.
 type NetBoxEventRuleSpecApplyConfiguration struct {
-	// match says which events matter: those that fit all of it. Without it all events of the namespace do.
+	// match selects the events that match all of its fields. Without it, the rule matches all events of the namespace.
 	Match *MatchApplyConfiguration `json:"match,omitempty"`
-	// order is PerObject or None, for example PerObject: the events of one NetBox object are done one after the other, and one that fails
-	// holds those behind it until it succeeds or fails permanently. With None no event waits for another.
+	// order is PerObject or None, for example PerObject: the events of a NetBox object are processed in order, and a failing event blocks the
+	// later ones until it succeeds or fails permanently. With None, events are processed independently.
 	Order *apiv1alpha1.Order `json:"order,omitempty"`
-	// retry says how long and how often an action is tried, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
+	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
 	// must be allowed to impersonate it, and so must the author of the rule.
 	ServiceAccountName *string `json:"serviceAccountName,omitempty"`
-	// actions are what is done about an event, in this order. One that fails is retried by itself: those after it do not wait.
+	// actions are executed in this order for each matching event. A failed action is retried by itself, and does not block the others.
 	Actions []ActionApplyConfiguration `json:"actions,omitempty"`
 }
 

@@ -26,23 +26,23 @@ import (
 // NetBoxEventRuleStatusApplyConfiguration represents a declarative configuration of the NetBoxEventRuleStatus type for use
 // with apply.
 //
-// NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
-// was counted since is lost where the operator stops.
+// NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
+// the last update are lost when the operator stops.
 type NetBoxEventRuleStatusApplyConfiguration struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; and, once a sink was not
-	// available, SinkAvailable: False with reason Unavailable or AskedToWait, since when and why.
+	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; and, once a sink was unavailable,
+	// SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// matched is how many events matched, for example 12.
+	// matched is the number of events that matched, for example 12.
 	Matched *int64 `json:"matched,omitempty"`
-	// failed is how many of them failed permanently, for example 0.
+	// failed is the number of them that failed permanently, for example 0.
 	Failed *int64 `json:"failed,omitempty"`
-	// lastMatched is when an event last matched, for example 2020-10-26T18:14:19Z.
+	// lastMatched is the time of the last match, for example 2020-10-26T18:14:19Z.
 	LastMatched *metav1.Time `json:"lastMatched,omitempty"`
-	// expressionErrors is how often the expression failed, for example 0: on an event that lacks a key, for instance.
+	// expressionErrors is the number of events on which the expression failed, for example 0. A typical cause is a missing key.
 	ExpressionErrors *int64 `json:"expressionErrors,omitempty"`
-	// lastExpressionError is the last such failure, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
+	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
 	LastExpressionError *string `json:"lastExpressionError,omitempty"`
-	// observedGeneration is the generation of the spec that conditions were made from, for example 1.
+	// observedGeneration is the generation of the spec that conditions refer to, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 }
 

@@ -26,16 +26,16 @@ import (
 // NetBoxEventSpecApplyConfiguration represents a declarative configuration of the NetBoxEventSpec type for use
 // with apply.
 //
-// NetBoxEventSpec is what NetBox sent. The texts from event to requestID are cut after 1024 bytes, which NetBox's own never are; data and
-// delivery.envelope have the whole of them.
+// NetBoxEventSpec is a received event. The texts from event to requestID are truncated to 1024 bytes, which NetBox's own values never
+// reach; data and delivery.envelope hold the full texts.
 type NetBoxEventSpecApplyConfiguration struct {
-	// sourceRef names the NetBoxSource, in the same namespace, that the delivery came to, for example {"name": "netbox"}.
+	// sourceRef names the NetBoxSource, in the same namespace, that received the delivery, for example {"name": "netbox"}.
 	SourceRef *SourceReferenceApplyConfiguration `json:"sourceRef,omitempty"`
-	// event is what happened, for example updated: created, updated, deleted, job_started, job_ended, or a name that a plugin of NetBox
-	// made up.
+	// event is the kind of event, for example updated: created, updated, deleted, job_started, job_ended, or a name defined by a NetBox
+	// plugin.
 	Event *string `json:"event,omitempty"`
-	// objectType is the type of the object, for example dcim.site. It is empty where NetBox does not tell, as for jobs that run on a
-	// plugin's model before NetBox 4.4.
+	// objectType is the type of the object, for example dcim.site. It is empty if NetBox does not send it, as for jobs on a plugin's model
+	// before NetBox 4.4.
 	ObjectType *string `json:"objectType,omitempty"`
 	// model is the last part of the object type, for example site.
 	Model *string `json:"model,omitempty"`
@@ -43,32 +43,32 @@ type NetBoxEventSpecApplyConfiguration struct {
 	ObjectID *string `json:"objectID,omitempty"`
 	// objectURL is the URL of the object in NetBox's REST API, for example /api/dcim/sites/14/.
 	ObjectURL *string `json:"objectURL,omitempty"`
-	// objectName is what NetBox displays for the object, else its name, for example Test_site.
+	// objectName is the display name of the object, or else its name, for example Test_site.
 	ObjectName *string `json:"objectName,omitempty"`
-	// username is who made the change in NetBox, for example admin.
+	// username is the NetBox user who made the change, for example admin.
 	Username *string `json:"username,omitempty"`
 	// requestID is NetBox's id of the request that made the change, for example b3dc3247-883f-4810-ad01-0f50ee6b722d. All changes of a
 	// bulk edit share it. Job events have none.
 	RequestID *string `json:"requestID,omitempty"`
-	// request is what NetBox 4.6 and later say of that request, for example {"id": "…", "method": "PATCH", "path":
-	// "/api/dcim/sites/14/", "user": "admin"}.
+	// request describes that request, from NetBox 4.6 on, for example {"id": "…", "method": "PATCH", "path": "/api/dcim/sites/14/", "user":
+	// "admin"}.
 	Request *apiv1alpha1.JSONObject `json:"request,omitempty"`
-	// timestamp is when NetBox made the delivery, for example 2020-10-26T18:14:18.764443Z.
+	// timestamp is the time at which NetBox created the delivery, for example 2020-10-26T18:14:18.764443Z.
 	Timestamp *v1.MicroTime `json:"timestamp,omitempty"`
-	// changedFields are the fields in which the snapshots before and after an update differ, for example ["status"], without
+	// changedFields are the names of the fields that an update changed according to its snapshots, for example ["status"], without
 	// last_updated.
 	ChangedFields []string `json:"changedFields,omitempty"`
-	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is what the
-	// job put out. It is absent where NetBox sent null.
+	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is the job's output.
+	// It is absent if NetBox sent null.
 	Data *apiv1alpha1.JSONObject `json:"data,omitempty"`
 	// snapshots are the object's fields before and after the change, for example {"prechange": {"status": "planned", …}, "postchange":
 	// {"status": "active", …}}. They are flat: foreign keys are numbers. NetBox sends them from 2.11 on.
 	Snapshots *apiv1alpha1.JSONObject `json:"snapshots,omitempty"`
-	// context is what plugins of NetBox 4.4 and later add, for example {"ticket": "CHG-1"}.
+	// context is data added by plugins, from NetBox 4.4 on, for example {"ticket": "CHG-1"}.
 	Context *apiv1alpha1.JSONObject `json:"context,omitempty"`
-	// extra holds the keys of the body that NetBox does not define, for example {"team": "dc"}; a webhook's body template makes them.
+	// extra holds the keys of the body that NetBox does not define, such as those of a webhook's body template, for example {"team": "dc"}.
 	Extra *apiv1alpha1.JSONObject `json:"extra,omitempty"`
-	// delivery says how the event came here, for example {"signature": "Verified", "key": "secret", …}.
+	// delivery describes the HTTP delivery of the event, for example {"signature": "Verified", "key": "secret", …}.
 	Delivery *DeliveryApplyConfiguration `json:"delivery,omitempty"`
 }
 

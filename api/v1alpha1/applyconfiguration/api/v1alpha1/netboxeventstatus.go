@@ -27,20 +27,21 @@ import (
 // NetBoxEventStatusApplyConfiguration represents a declarative configuration of the NetBoxEventStatus type for use
 // with apply.
 //
-// NetBoxEventStatus is what became of an event.
+// NetBoxEventStatus is the processing state of an event.
 type NetBoxEventStatusApplyConfiguration struct {
 	// phase is Pending, Succeeded or Failed, for example Succeeded.
 	Phase *apiv1alpha1.Phase `json:"phase,omitempty"`
-	// conditions holds Succeeded: True when all work is done, for example with reason Logged; and Matched where rules had to do with it.
+	// conditions holds Succeeded: True when processing is complete and no action failed, for example with reason Logged; and Matched if a rule
+	// matched or an expression failed.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// rules are those that matched the event. Which ones, and their actions, is decided once.
+	// rules are the rules that matched the event, with their actions. They are matched once.
 	Rules []RuleStatusApplyConfiguration `json:"rules,omitempty"`
-	// replay is the value of the annotation netbox-events.io/replay that this status is of, for example "1"; of one over 64 bytes the
-	// beginning and a hash.
+	// replay is the value of the annotation netbox-events.io/replay that this status belongs to, for example "1"; over 64 bytes, its beginning
+	// and a hash.
 	Replay *string `json:"replay,omitempty"`
-	// startTime is when the work began, for example 2020-10-26T18:14:19Z.
+	// startTime is the start of processing, for example 2020-10-26T18:14:19Z.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
-	// completionTime is when the work ended, for example 2020-10-26T18:14:19Z.
+	// completionTime is the end of processing, for example 2020-10-26T18:14:19Z.
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
 }
 

@@ -30,14 +30,14 @@ import (
 // NetBoxSourceApplyConfiguration represents a declarative configuration of the NetBoxSource type for use
 // with apply.
 //
-// NetBoxSource is one NetBox (or Nautobot) that may send webhooks. The operator serves a URL for it, checks the signature of each
-// request with the keys of a Secret, and stores each delivery as a NetBoxEvent in the source's namespace.
+// NetBoxSource is a NetBox (or Nautobot) that may send webhooks. The operator serves a URL for it, verifies the signature of each request
+// with the keys of a Secret, and stores each delivery as a NetBoxEvent in the source's namespace.
 type NetBoxSourceApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration    `json:""`
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec says who may send, and what becomes of it.
+	// spec configures authentication, limits and retention.
 	Spec *NetBoxSourceSpecApplyConfiguration `json:"spec,omitempty"`
-	// status says where the source is served and whether it is.
+	// status reports the path and the readiness of the source.
 	Status *NetBoxSourceStatusApplyConfiguration `json:"status,omitempty"`
 }
 

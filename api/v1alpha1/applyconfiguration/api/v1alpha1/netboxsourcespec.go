@@ -26,41 +26,39 @@ import (
 // NetBoxSourceSpecApplyConfiguration represents a declarative configuration of the NetBoxSourceSpec type for use
 // with apply.
 //
-// NetBoxSourceSpec says who may send, and what becomes of it.
+// NetBoxSourceSpec configures authentication, limits and retention of a source.
 type NetBoxSourceSpecApplyConfiguration struct {
-	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is
-	// /webhook/<namespace>/<name>. A slash at the end makes no difference. No part of it begins with a dot. Of two sources with one path
-	// the one that claimed it first keeps it.
+	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is /webhook/<namespace>/<name>. A
+	// trailing slash is ignored. No segment begins with a dot. If two sources have the same path, the one that claimed it first keeps it.
 	Path *string `json:"path,omitempty"`
-	// secretRef names the Secret, in the source's namespace, whose entries are the secrets of NetBox's webhook. It may be created
-	// after the source. For example {"name": "netbox-webhook"}.
+	// secretRef names the Secret, in the source's namespace, whose entries are the signing keys: the secret of NetBox's webhook. It may be
+	// created after the source. For example {"name": "netbox-webhook"}.
 	SecretRef *SecretKeysReferenceApplyConfiguration `json:"secretRef,omitempty"`
-	// unsigned says what becomes of a request without a signature, for example Reject: Reject answers 401, Accept stores it. A wrong
-	// signature is always refused. A source without secretRef must say Accept: anybody who reaches its URL can then create events.
+	// unsigned is the policy for requests without a signature, for example Reject: Reject answers with 401, Accept stores them. A wrong
+	// signature is always refused. A source without secretRef requires Accept: any client that reaches its URL can then create events.
 	Unsigned *apiv1alpha1.UnsignedPolicy `json:"unsigned,omitempty"`
-	// maxBodyBytes is the longest body taken, in bytes, for example 1000000. A longer one is answered with 413. The API server and
-	// etcd have limits of their own: etcd's default is 1.5 MiB for the whole object.
+	// maxBodyBytes is the maximum length of a body in bytes, for example 1000000. A longer body is answered with 413. The API server and etcd
+	// have further limits: etcd's default is 1.5 MiB for the whole object.
 	MaxBodyBytes *int64 `json:"maxBodyBytes,omitempty"`
-	// maxAge is how old the timestamp of a delivery may be, in hours, minutes and seconds, for example 24h. An older one is answered with
-	// 422. There is no limit where it is absent.
+	// maxAge is the maximum age of a delivery's timestamp, in hours, minutes and seconds, for example 24h. An older delivery is answered with
+	// 422. Without it, there is no limit.
 	MaxAge *v1.Duration `json:"maxAge,omitempty"`
-	// rateLimit bounds how many requests are taken, on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}.
-	// What is over it is answered with 429. There is no limit where it is absent.
+	// rateLimit limits the rate of requests on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}. Requests
+	// over it are answered with 429. Without it, there is no limit.
 	RateLimit *RateLimitApplyConfiguration `json:"rateLimit,omitempty"`
-	// maxPending is how many events of this source may wait to be finished, for example 20000. Deliveries beyond it are answered with 429 and
-	// Retry-After, so that the backlog waits in NetBox's own queue.
+	// maxPending is the maximum number of pending events of this source, for example 20000. Deliveries over it are answered with 429 and
+	// Retry-After, so that the backlog stays in NetBox's own queue.
 	MaxPending *int32 `json:"maxPending,omitempty"`
-	// suspend stops the source, for example true: requests are answered with 503, and nothing is stored. Whether they come again is
-	// NetBox's choice: by default it does not retry.
+	// suspend stops the source, for example true: requests are answered with 503 and not stored. NetBox does not retry them by default.
 	Suspend *bool `json:"suspend,omitempty"`
-	// redact lists the names of fields whose values are not stored, for example ["auth_psk", "password"]: a value under such a name, at
-	// any depth, is replaced by the text [redacted], and its place listed in the event's delivery.redacted. NetBox sends these secrets
-	// in clear. An empty list stores everything.
+	// redact lists the names of fields whose values are not stored, for example ["auth_psk", "password"]: a value under such a name, at any
+	// depth, is replaced by the text [redacted], and its JSON pointer is listed in the event's delivery.redacted. NetBox sends these secrets
+	// in plain text. An empty list disables redaction.
 	Redact []string `json:"redact,omitempty"`
-	// accept selects the deliveries that are stored, for example {"objectTypes": ["dcim.*"], "events": ["created", "updated"]}. All others
-	// are answered with 200 and ignored. All are stored where it is absent, and so is one on which cel fails.
+	// accept selects the deliveries that are stored, for example {"objectTypes": ["dcim.*"], "events": ["created", "updated"]}. All others are
+	// answered with 200 and ignored. Without it, all are stored. A delivery on which cel fails is stored too.
 	Accept *FilterApplyConfiguration `json:"accept,omitempty"`
-	// retention says how long events are kept, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
+	// retention limits the age and number of finished events, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	Retention *RetentionApplyConfiguration `json:"retention,omitempty"`
 }
 

@@ -26,31 +26,30 @@ import (
 // NetBoxSourceStatusApplyConfiguration represents a declarative configuration of the NetBoxSourceStatus type for use
 // with apply.
 //
-// NetBoxSourceStatus says where a source is served and whether it is.
+// NetBoxSourceStatus reports the path, readiness, backlog and retention of a source.
 type NetBoxSourceStatusApplyConfiguration struct {
-	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable,
-	// InvalidAccept, PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while spec.maxPending events wait; and
-	// MaxEventsExceeded: True with reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
+	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
+	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
+	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`
-	// claim records since when the source claims its path. Of two sources with one path it says which claimed it first.
+	// claim records when the source claimed its path. If two sources have the same path, it tells which claimed it first.
 	Claim *PathClaimApplyConfiguration `json:"claim,omitempty"`
-	// keys are the names of the entries of the Secret that signatures are checked with, for example secret.
+	// keys are the names of the Secret's entries that verify signatures, for example secret.
 	Keys []string `json:"keys,omitempty"`
-	// events is how many finished events of this source there are, for example 4711, when retention last looked: now and then, and whenever
-	// one has been kept long enough or there may be too many.
+	// events is the number of finished events of this source, for example 4711, as of the last sweep of retention: at intervals, and when an
+	// event expires or maxEvents may be exceeded.
 	Events *int64 `json:"events,omitempty"`
-	// oldest is when the oldest of them was finished.
+	// oldest is the time at which the oldest of them was finished.
 	Oldest *metav1.Time `json:"oldest,omitempty"`
-	// expired is how many events of this source retention has deleted so far, for example 123.
+	// expired is the number of events of this source that retention has deleted so far, for example 123.
 	Expired *int64 `json:"expired,omitempty"`
-	// pending is how many events of this source waited to be finished at pendingTime, for example 12.
+	// pending is the number of pending events of this source at pendingTime, for example 12.
 	Pending *int64 `json:"pending,omitempty"`
-	// pendingTime is when pending was counted. The leader counts again when many events came, and when spec.maxPending is reached or is no
-	// longer reached.
+	// pendingTime is the time at which pending was counted. The leader counts again after many new events, and when BacklogFull changes.
 	PendingTime *metav1.MicroTime `json:"pendingTime,omitempty"`
-	// observedGeneration is the generation of the spec that this status was made from, for example 1.
+	// observedGeneration is the generation of the spec that this status refers to, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 }
 

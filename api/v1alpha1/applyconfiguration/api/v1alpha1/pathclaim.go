@@ -25,13 +25,13 @@ import (
 // PathClaimApplyConfiguration represents a declarative configuration of the PathClaim type for use
 // with apply.
 //
-// PathClaim records since when a source claims a path. It is void for a source whose path is another by now.
+// PathClaim records when a source claimed a path. It is void if the source's path has changed since.
 type PathClaimApplyConfiguration struct {
 	// path is the claimed path, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`
-	// since is when the claim began.
+	// since is the start of the claim.
 	Since *v1.MicroTime `json:"since,omitempty"`
-	// held is true where the path is this source's, and false where another source claimed it first.
+	// held is true if this source owns the path, and false if another source claimed it first.
 	Held *bool `json:"held,omitempty"`
 }
 

@@ -23,9 +23,9 @@ package v1alpha1
 //
 // RateLimit is a token bucket.
 type RateLimitApplyConfiguration struct {
-	// requestsPerSecond is the rate in the long run, for example 50.
+	// requestsPerSecond is the sustained rate, for example 50.
 	RequestsPerSecond *int32 `json:"requestsPerSecond,omitempty"`
-	// burst is how many requests may come at once, for example 200.
+	// burst is the number of requests that may exceed the rate at once, for example 200.
 	Burst *int32 `json:"burst,omitempty"`
 }
 

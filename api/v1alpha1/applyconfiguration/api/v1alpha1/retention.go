@@ -25,14 +25,14 @@ import (
 // RetentionApplyConfiguration represents a declarative configuration of the Retention type for use
 // with apply.
 //
-// Retention says how long finished events are kept.
+// Retention limits the age and number of finished events.
 type RetentionApplyConfiguration struct {
-	// succeededTTL is how long an event is kept after it succeeded, for example 72h.
+	// succeededTTL is the time for which an event is kept after it succeeded, for example 72h.
 	SucceededTTL *v1.Duration `json:"succeededTTL,omitempty"`
-	// failedTTL is how long an event is kept after it failed, for example 168h.
+	// failedTTL is the time for which an event is kept after it failed, for example 168h.
 	FailedTTL *v1.Duration `json:"failedTTL,omitempty"`
-	// maxEvents is how many finished events of the source are kept, for example 5000; the oldest go first. Events that are younger than
-	// spec.maxAge are kept beyond it: a delivery that is sent again would otherwise be stored again. The condition MaxEventsExceeded says so.
+	// maxEvents is the maximum number of finished events of the source, for example 5000; the oldest are deleted first. Events younger than
+	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again; the condition MaxEventsExceeded is then True.
 	MaxEvents *int32 `json:"maxEvents,omitempty"`
 }
 

@@ -25,18 +25,18 @@ import (
 // RetryApplyConfiguration represents a declarative configuration of the Retry type for use
 // with apply.
 //
-// Retry says how long and how often an action is tried.
+// Retry limits the time and number of attempts of an action.
 type RetryApplyConfiguration struct {
-	// for is how long an action is tried, for example 24h, counted from when the operator began to process the event, or its replay. An
-	// action that has not succeeded by then fails permanently.
+	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay. An action that has not
+	// succeeded by then fails permanently.
 	For *v1.Duration `json:"for,omitempty"`
-	// maxAttempts is how often an action is tried, for example 10. Absent: as often as for allows. An attempt that the sink answers by asking
-	// to wait (Retry-After) is not counted.
+	// maxAttempts is the limit of attempts, for example 10. Without it, only for limits an action. Attempts that the sink throttles
+	// (Retry-After) are not counted.
 	MaxAttempts *int32 `json:"maxAttempts,omitempty"`
-	// backoff is the pause after the first failure, for example 1s. It doubles with each further one, up to maxBackoff; up to half of it is
-	// left off by chance, so that not all come back at once.
+	// backoff is the pause after the first failure, for example 1s. It doubles with each further failure, up to maxBackoff. Jitter shortens
+	// each pause by up to a half, so that retries are spread.
 	Backoff *v1.Duration `json:"backoff,omitempty"`
-	// maxBackoff is the longest pause, for example 5m. Only a sink that asks for more by Retry-After gets it, up to one hour.
+	// maxBackoff is the longest pause, for example 5m. A sink may ask for a longer one by Retry-After, up to one hour.
 	MaxBackoff *v1.Duration `json:"maxBackoff,omitempty"`
 	// timeout bounds each attempt, for example 10s.
 	Timeout *v1.Duration `json:"timeout,omitempty"`

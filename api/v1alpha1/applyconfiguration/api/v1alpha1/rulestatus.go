@@ -25,13 +25,13 @@ import (
 // RuleStatusApplyConfiguration represents a declarative configuration of the RuleStatus type for use
 // with apply.
 //
-// RuleStatus is what a rule that matched an event made of it.
+// RuleStatus is the state of a rule that matched an event.
 type RuleStatusApplyConfiguration struct {
 	// name of the NetBoxEventRule, for example provision-active-devices.
 	Name *string `json:"name,omitempty"`
-	// state is Pending, Succeeded, Failed where an action failed, or Skipped, for example Succeeded.
+	// state is Pending, Succeeded, Failed if an action failed permanently, or Skipped, for example Succeeded.
 	State *apiv1alpha1.DeliveryState `json:"state,omitempty"`
-	// actions are those that the rule had when it matched.
+	// actions are the states of the rule's actions, as of the time it matched.
 	Actions []ActionStatusApplyConfiguration `json:"actions,omitempty"`
 }
 

@@ -21,12 +21,12 @@ package v1alpha1
 // SecretKeysReferenceApplyConfiguration represents a declarative configuration of the SecretKeysReference type for use
 // with apply.
 //
-// SecretKeysReference names entries of a Secret.
+// SecretKeysReference selects entries of a Secret.
 type SecretKeysReferenceApplyConfiguration struct {
 	// name of the Secret, for example netbox-webhook.
 	Name *string `json:"name,omitempty"`
-	// key is the one entry that holds the webhook's secret, for example secret. Without it every entry of the Secret is a valid
-	// secret, which lets one be changed without a gap: add an entry, change NetBox, remove the old entry.
+	// key selects a single entry, for example secret. Without it, every entry of the Secret is a valid key, which allows rotation without
+	// downtime: add an entry, change NetBox, remove the old entry.
 	Key *string `json:"key,omitempty"`
 }
 
