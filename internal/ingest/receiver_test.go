@@ -513,7 +513,7 @@ func TestContract(t *testing.T) {
 		{"unsigned beside a key", "POST", source.Path(either), event(3), nil, 200, "ok"},
 		{"another media type of JSON", "POST", "/open", event(1), map[string]string{"Content-Type": "Application/Foo+JSON;x"}, 200, "duplicate"},
 		{"no JSON", "POST", "/open", "{", nil, 400, "not valid JSON: unexpected EOF (line 1, column 2, byte 1)"},
-		{"NaN", "POST", "/open", `{"a": NaN}`, nil, 400, "not valid JSON: NaN is no JSON number (line 1, column 7, byte 6)"},
+		{"NaN", "POST", "/open", `{"a": NaN}`, nil, 400, "not valid JSON: NaN is not a JSON number (line 1, column 7, byte 6)"},
 		{"no object", "POST", "/open", `[]`, nil, 400, "the body must be a JSON object, is an array (line 1, column 1, byte 0)"},
 		{"no body", "POST", "/open", "", nil, 400, "the body is empty (line 1, column 1, byte 0)"},
 		{"no signature", "POST", source.Path(target), now, nil, 401, ""},

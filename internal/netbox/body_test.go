@@ -10,15 +10,15 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
-// TestBodyRecorded makes the body of every recorded delivery again, and compares it with what was sent, numbers digit by digit.
+// TestBodyRecorded restores the body of every recorded delivery, and compares it with the original, numbers digit by digit.
 func TestBodyRecorded(t *testing.T) {
-	made := 0
+	restored := 0
 	for _, delivery := range recorded(t) {
 		event, err := netbox.Decode([]byte(delivery.Body), redact)
 		if err != nil {
 			continue // TestDecodeRecorded says which may fail
 		}
-		made++
+		restored++
 		body, err := event.Body()
 		if err != nil {
 			t.Errorf("%s: %v", delivery, err)
@@ -26,14 +26,14 @@ func TestBodyRecorded(t *testing.T) {
 		}
 		sent, again := decode(t, []byte(delivery.Body)), decode(t, body)
 		if diff := cmp.Diff(blank(sent, "", event.Redacted), blank(again, "", event.Redacted)); diff != "" {
-			t.Errorf("%s: body (-sent +made again):\n%s", delivery, diff)
+			t.Errorf("%s: body (-sent +restored):\n%s", delivery, diff)
 		}
 		if other, err := event.Body(); err != nil || string(other) != string(body) {
 			t.Errorf("%s: the body differs the second time: %v", delivery, err)
 		}
 	}
-	if made < 3000 {
-		t.Errorf("made %d bodies, want more than 3000: the recordings are not complete", made)
+	if restored < 3000 {
+		t.Errorf("restored %d bodies, want more than 3000: the recordings are incomplete", restored)
 	}
 }
 
@@ -74,14 +74,14 @@ func TestBody(t *testing.T) {
 	}
 }
 
-// TestBodyFaults changes an event in ways that only a hand, not Decode, can have made it.
+// TestBodyFaults restores the bodies of events that Decode cannot have produced.
 func TestBodyFaults(t *testing.T) {
 	for _, test := range []struct {
 		reason string
 		change func(*netbox.Event)
 		want   string
 	}{
-		{"made by hand", func(e *netbox.Event) { e.Envelope = nil }, "envelope is empty"},
+		{"not decoded", func(e *netbox.Event) { e.Envelope = nil }, "envelope is empty"},
 		{"no JSON", func(e *netbox.Event) { e.Data["id"] = jsontext.Value("{") }, "must be JSON"},
 		{"a pointer to nothing", func(e *netbox.Event) { e.Stringified = append(e.Stringified, "/data/b") }, `"/data/b"`},
 		{"a pointer to a name", func(e *netbox.Event) { e.Data["1"] = jsontext.Value("null"); e.Stringified = []string{"/data/1"} }, `"/data/1"`},
@@ -96,7 +96,7 @@ func TestBodyFaults(t *testing.T) {
 		}
 		test.change(event)
 		if body, err := event.Body(); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: made %s, error %v, want one with %s", test.reason, body, err, test.want)
+			t.Errorf("%s: body %s, error %v, want an error with %s", test.reason, body, err, test.want)
 		}
 	}
 }

@@ -9,17 +9,17 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Object is a JSON object whose values are JSON texts. A nil Object stands for null and for a member that is missing.
+// Object is a JSON object whose values are JSON texts. A nil Object is null or a missing member.
 type Object map[string]jsontext.Value
 
-// Event is one delivery in the shape that all versions of NetBox have in common.
+// Event is a delivery, normalised across all versions of NetBox.
 type Event struct {
-	// Event is what happened: "created", "updated", "deleted", "job_started", "job_ended", or a name of a plugin's own.
+	// Event is the kind of event: "created", "updated", "deleted", "job_started", "job_ended", or a name defined by a plugin.
 	Event string
 	// Timestamp is when NetBox sent it, in UTC, to the microsecond.
 	Timestamp time.Time
-	// ObjectType is the application and model, "dcim.site". It is empty where neither the body nor the model tells the
-	// application, as for the job events of a plugin's model before NetBox 4.4.
+	// ObjectType is the application and model, "dcim.site". It is empty if neither the body nor the model identifies the application, as for
+	// the job events of a plugin's model before NetBox 4.4.
 	ObjectType string
 	// Model is the model alone, "site".
 	Model string
@@ -29,7 +29,7 @@ type Event struct {
 	ObjectURL string
 	// ObjectName is data.display (from NetBox 2.11), else data.name.
 	ObjectName string
-	// Username is who made the change; request.user from NetBox 4.7.
+	// Username is the user who made the change; request.user from NetBox 4.7.
 	Username string
 	// RequestID is the UUID of the HTTP request to NetBox that made the change; request.id from NetBox 4.7. All changes of
 	// a bulk edit share it. It is empty for job events.
@@ -41,8 +41,8 @@ type Event struct {
 	Data, Snapshots, Context, Request Object
 	// Extra holds the members that no version of NetBox defines.
 	Extra Object
-	// Envelope holds the other members as they were sent, for Body: those that became text above, {"event": "updated", "timestamp":
-	// "2020-10-26 18:14:18.764443+00:00", "model": "site"}, and those that are null where an Object could be, {"data": null}.
+	// Envelope holds the other original members, for Body: members that became text fields, {"event": "updated", "timestamp": "2020-10-26
+	// 18:14:18.764443+00:00", "model": "site"}, and nulls in place of an Object, {"data": null}.
 	Envelope Object
 
 	// Redacted and Stringified are JSON pointers from the event, "/data/auth_psk": to values replaced by the text Redacted,
@@ -91,7 +91,7 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	}
 	event.ObjectType, event.Model = objectType(event, data.scalar("object_type"))
 
-	if len(found.redacted) > 0 { // that a redacted value changed is seen in the body as it was sent
+	if len(found.redacted) > 0 { // changes of redacted values show only in the original body
 		sent, err := members(body)
 		if err != nil {
 			return nil, err
@@ -109,7 +109,7 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	case event.ObjectType != "":
 		top.fault("object_type", "must name an application and a model, such as dcim.site, is %.40q", event.ObjectType)
 	default:
-		top.fault("object_type", "is missing, and so is model; one of them must say what changed, such as dcim.site")
+		top.fault("object_type", "is missing, and so is model; one of them must name the object's type, such as dcim.site")
 	}
 	if len(faults) > 0 {
 		return nil, invalid(faults)
@@ -117,7 +117,7 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	return event, nil
 }
 
-// members decodes an object that scan has found to be good.
+// members decodes an object that scan has validated.
 func members(body []byte) (Object, error) {
 	var object Object
 	if err := json.Unmarshal(body, &object, lenient, jsontext.AllowDuplicateNames(true)); err != nil {
@@ -126,7 +126,7 @@ func members(body []byte) (Object, error) {
 	return object, nil
 }
 
-// only returns the members whose names are wanted, nil for none.
+// only returns the members whose names are wanted, or nil.
 func only(members Object, wanted func(name string) bool) Object {
 	var found Object
 	for name, value := range members {
@@ -141,8 +141,8 @@ func only(members Object, wanted func(name string) bool) Object {
 	return found
 }
 
-// changedFields returns the names of the fields that differ, sorted. Without both snapshots nobody can tell: an update that is only
-// a side effect of another object's has no prechange.
+// changedFields returns the sorted names of the fields that differ. Without both snapshots it returns nil: an update that is only a side
+// effect of another object's change has no prechange.
 func changedFields(before, after Object) []string {
 	if before == nil || after == nil {
 		return nil
@@ -163,7 +163,7 @@ func changedFields(before, after Object) []string {
 	return changed
 }
 
-// equal compares two values as one sender writes them: the order of members and the escaping of text do not matter, 1.0 is not 1.
+// equal compares two values of one sender: it ignores the order of members and the escaping of text, but 1.0 is not 1.
 func equal(a, b jsontext.Value) bool {
 	if string(a) == string(b) {
 		return true

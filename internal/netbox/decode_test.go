@@ -134,7 +134,7 @@ func TestDecodeRecorded(t *testing.T) {
 	}
 }
 
-// microseconds writes a timestamp of any version as the newest does, where no version leaves out zeros.
+// microseconds formats a timestamp of any version as the newest version does.
 func microseconds(text string) string {
 	text = strings.NewReplacer(" ", "T", "+00:00", "").Replace(text)
 	if !strings.Contains(text, ".") {
@@ -143,7 +143,7 @@ func microseconds(text string) string {
 	return text + "Z"
 }
 
-// generic reads an object back as the API server will.
+// generic decodes an object as the API server does.
 func generic(t testing.TB, object netbox.Object) any {
 	t.Helper()
 	raw := map[string]json.RawMessage{}
@@ -163,7 +163,7 @@ func generic(t testing.TB, object netbox.Object) any {
 	return value
 }
 
-// blank replaces the values at the pointers, which are compared elsewhere.
+// blank replaces the values at the pointers, which are compared separately.
 func blank(value any, at string, pointers []string) any {
 	if slices.Contains(pointers, at) {
 		return "changed on the way"
@@ -216,9 +216,9 @@ func TestDecodeFaults(t *testing.T) {
 	for _, test := range []struct{ reason, body, want string }{
 		{"empty", "", "the body is empty (line 1, column 1, byte 0)"},
 		{"an array", " [1]", "the body must be a JSON object, is an array (line 1, column 1, byte 0)"},
-		{"NaN", "{\"data\":\n {\"a\": NaN}}", "not valid JSON: NaN is no JSON number (line 2, column 8, byte 16)"},
-		{"-Infinity", `{"a":-Infinity}`, "not valid JSON: Infinity is no JSON number (line 1, column 7, byte 6)"},
-		{"two values", `{} {}`, "something follows the JSON object (line 1, column 4, byte 3)"},
+		{"NaN", "{\"data\":\n {\"a\": NaN}}", "not valid JSON: NaN is not a JSON number (line 2, column 8, byte 16)"},
+		{"-Infinity", `{"a":-Infinity}`, "not valid JSON: Infinity is not a JSON number (line 1, column 7, byte 6)"},
+		{"two values", `{} {}`, "unexpected data after the JSON object (line 1, column 4, byte 3)"},
 		{"cut off", `{"a":`, "not valid JSON: unexpected EOF (line 1, column 6, byte 5)"},
 		{"a name twice", `{"a":1,"a":2}`, `not valid JSON: duplicate object member name (line 1, column 8, byte 7)`},
 		{"Latin-1", "{\"a\":\"\xfc\"}", "not UTF-8 (line 1, column 7, byte 6)"},
@@ -226,7 +226,7 @@ func TestDecodeFaults(t *testing.T) {
 		{
 			"everything missing", `{"data":5}`,
 			`data: must be an object or null, is a number; event: is missing; object_type: is missing, and so is model; ` +
-				`one of them must say what changed, such as dcim.site; timestamp: is missing`,
+				`one of them must name the object's type, such as dcim.site; timestamp: is missing`,
 		},
 		{
 			"everything of the wrong type",
@@ -332,7 +332,7 @@ func TestDecodeRedacted(t *testing.T) {
 	}
 }
 
-// TestDecodeLongPointers sends what would take 2 GB if each value were listed with the name above it.
+// TestDecodeLongPointers decodes a body whose pointers would take 2 GB.
 func TestDecodeLongPointers(t *testing.T) {
 	for _, value := range []string{`{"password":"x"}`, "12345678901234567890"} {
 		body := valid + `"context":{"` + strings.Repeat("x", 100_000) + `":[` + strings.Repeat(value+",", 20_000) + "0]}}"
@@ -346,7 +346,7 @@ func TestDecodeLongPointers(t *testing.T) {
 	}
 }
 
-// TestDecodeManyValues counts values of all kinds, and no names.
+// TestDecodeManyValues checks that values of all kinds count, and names do not.
 func TestDecodeManyValues(t *testing.T) {
 	// The members of valid, and context and its list, are values too.
 	const others = 8

@@ -1,5 +1,5 @@
-// Package netbox knows what NetBox and Nautobot put on the wire. It verifies the signature of a webhook's body and decodes
-// the body into one normalised event, whatever version sent it.
+// Package netbox implements the wire format of NetBox's and Nautobot's webhooks. It verifies the signature of a body and decodes the body
+// of any version into one normalised event.
 //
-// It is pure: bytes and keys come in, values go out. It may not know HTTP, Kubernetes or the clock.
+// It is pure: bytes and keys in, values out. It may not import HTTP, Kubernetes or the clock.
 package netbox

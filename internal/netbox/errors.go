@@ -6,21 +6,21 @@ import (
 	"strings"
 )
 
-// ErrTooLarge says that a body has so many values to be redacted, or numbers to be kept as text, under such long names, that the list of
-// them is longer than what Kubernetes takes of a whole event.
-var ErrTooLarge = errors.New("the list of what is redacted, or too long for a number, is larger than can be stored with the event, 3 MiB")
+// ErrTooLarge means that the JSON pointers to redacted values and stringified numbers are together longer than the limit of Kubernetes for
+// a whole event.
+var ErrTooLarge = errors.New("the list of redacted values and stringified numbers is longer than 3 MiB, and cannot be stored")
 
-// ErrTooManyValues says that a body has more than MaxValues.
-var ErrTooManyValues = fmt.Errorf("the body has more than %d values (objects, arrays, texts, numbers), which is more than is stored; "+
-	"let a body template in NetBox leave some out", MaxValues)
+// ErrTooManyValues means that a body has more than MaxValues values.
+var ErrTooManyValues = fmt.Errorf("the body has more than %d values (objects, arrays, texts, numbers); "+
+	"omit some with a body template in NetBox", MaxValues)
 
-// SyntaxError says that a body is not a JSON object that can be kept.
+// SyntaxError means that a body is not a JSON object, or not one that can be stored.
 type SyntaxError struct {
-	// Reason is what is wrong, for a person: "invalid character 'N' at start of value".
+	// Reason is the error, for people: "invalid character 'N' at start of value".
 	Reason string
-	// Offset is the byte of the body at which it is wrong, counted from 0.
+	// Offset is the position of the error in the body, in bytes counted from 0.
 	Offset int64
-	// Line and Column are the same place as an editor shows it, both counted from 1, the column in bytes.
+	// Line and Column are the same position as in an editor, both counted from 1, the column in bytes.
 	Line, Column int
 }
 
@@ -43,11 +43,11 @@ func syntaxError(body []byte, offset int64, format string, args ...any) *SyntaxE
 type Fault struct {
 	// Field is the path of the field in the body: "timestamp", "snapshots.prechange".
 	Field string
-	// Message says what is wrong and what is expected, for a person.
+	// Message is the error and the expected value, for people.
 	Message string
 }
 
-// InvalidError says that a body is a JSON object, but not an event. It holds every fault of the body.
+// InvalidError means that a body is a JSON object, but not an event. It holds every fault of the body.
 type InvalidError struct {
 	Faults []Fault
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// fields reads the members of one object of a body and collects every fault it meets.
+// fields reads the members of an object of a body and collects their faults.
 type fields struct {
 	path   string // of the object: "", or "snapshots."
 	object Object
@@ -20,14 +20,14 @@ func (f fields) fault(name, format string, args ...any) {
 	*f.faults = append(*f.faults, Fault{Field: f.path + name, Message: fmt.Sprintf(format, args...)})
 }
 
-// require reports a member that is missing. It may be null.
+// require reports a fault if a member is missing. It may be null.
 func (f fields) require(name string) {
 	if _, ok := f.object[name]; !ok {
 		f.fault(name, "is missing")
 	}
 }
 
-// child returns the fields of an object, which are none where it is null, missing or no object.
+// child returns the fields of a member that is an object; no fields if it is null, missing or not an object.
 func (f fields) child(name string) fields {
 	child := fields{path: f.path + name + ".", faults: f.faults}
 	switch value := f.object[name]; kindOf(value) {
@@ -41,7 +41,7 @@ func (f fields) child(name string) fields {
 	return child
 }
 
-// text returns a string, or "" where it is null, missing or no string.
+// text returns a string member, or "" if it is null, missing or not a string.
 func (f fields) text(name string) string {
 	switch value := f.object[name]; kindOf(value) {
 	case '"':
@@ -69,7 +69,7 @@ func (f fields) requiredText(name string) string {
 	return ""
 }
 
-// scalar returns a string or a number as text, and "" for anything else: what is free-form has no faults.
+// scalar returns a string or a number as text, and "" for any other value: free-form data has no faults.
 func (f fields) scalar(name string) string {
 	switch value := f.object[name]; kindOf(value) {
 	case '"':
@@ -95,7 +95,7 @@ func (f fields) timestamp(name string) time.Time {
 	return timestamp.UTC().Truncate(time.Microsecond)
 }
 
-// kindOf is the kind of a value, where a missing one counts as null.
+// kindOf returns the kind of a value; a missing one is null.
 func kindOf(value jsontext.Value) jsontext.Kind {
 	if value == nil {
 		return 'n'
@@ -126,7 +126,7 @@ func describe(kind jsontext.Kind) string {
 	}
 }
 
-// invalid makes an error of faults, in a fixed order and each once.
+// invalid returns an error of sorted faults without duplicates.
 func invalid(faults []Fault) *InvalidError {
 	slices.SortFunc(faults, func(a, b Fault) int { return strings.Compare(a.Field+"\x00"+a.Message, b.Field+"\x00"+b.Message) })
 	return &InvalidError{Faults: slices.Compact(faults)}

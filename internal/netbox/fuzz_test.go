@@ -18,8 +18,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
-// FuzzDecode checks that a body is either refused in one of the ways that a sender can understand, or becomes an event whose
-// free-form JSON comes back from the API server's decoder as it went in, and whose body, made again, is of the same event.
+// FuzzDecode checks that a body is either refused with one of the documented errors, or decoded to an event whose free-form JSON survives
+// the API server's decoder, and whose restored body decodes to the same event.
 func FuzzDecode(f *testing.F) {
 	for i, delivery := range recorded(f) {
 		if i%40 == 0 && len(delivery.Body) < 10_000 {
@@ -97,7 +97,7 @@ func FuzzDecode(f *testing.F) {
 			cmp.Comparer(func(a, b netbox.Object) bool {
 				return (a == nil) == (b == nil) && reflect.DeepEqual(generic(t, a), generic(t, b))
 			})); diff != "" {
-			t.Fatalf("the body %s is of another event (-sent +made again):\n%s", again, diff)
+			t.Fatalf("the body %s is of another event (-sent +restored):\n%s", again, diff)
 		}
 	})
 }
@@ -157,7 +157,7 @@ func same(a, b any) bool {
 	}
 }
 
-// holds tells whether a member of a value, at any depth, is one that match wants.
+// holds reports whether match returns true for a member of a value, at any depth.
 func holds(value any, match func(name string, value any) bool) bool {
 	switch value := value.(type) {
 	case map[string]any:

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// survives tells whether the Kubernetes API server gives a JSON number back as it was. The API server reads an integer as
-// int64 and everything else as float64 (sigs.k8s.io/json), so an integer beyond int64 and a fraction with more digits than a
-// float64 holds do not survive. 14.0 comes back as 14 and does: its value is the same.
+// survives reports whether the Kubernetes API server preserves the value of a JSON number. The API server reads an integer as int64 and
+// everything else as float64 (sigs.k8s.io/json), so an integer beyond int64 and a fraction with more digits than a float64 holds do not
+// survive. 14.0 becomes 14 and survives: its value is the same.
 func survives(literal string) bool {
 	if len(literal) <= 15 && !strings.ContainsAny(literal, "eE") {
 		return true // at most 15 digits: any int64 and any float64 holds them
@@ -32,7 +32,7 @@ type decimal struct {
 	exponent int
 }
 
-// parseDecimal reads a JSON number. It fails only where the exponent does not fit an int.
+// parseDecimal reads a JSON number. It fails only if the exponent does not fit an int.
 func parseDecimal(literal string) (decimal, bool) {
 	mantissa, exponent, _ := strings.Cut(strings.ToLower(literal), "e")
 	rest, negative := strings.CutPrefix(mantissa, "-")

@@ -2,7 +2,7 @@ package netbox
 
 import "strings"
 
-// jobModels are the applications of what jobs run on. Up to NetBox 4.3 the body of a job event has the bare model and no URL.
+// jobModels maps the models that jobs run on to their applications. Up to NetBox 4.3 the body of a job event has the bare model and no URL.
 var jobModels = map[string]string{
 	"datasource":   "core",
 	"report":       "extras",
@@ -11,8 +11,8 @@ var jobModels = map[string]string{
 	"scriptmodule": "extras",
 }
 
-// objectType works out the object type and the model of an event. Bodies carry the object type from NetBox 4.4 on and the model up
-// to 4.4; the application is that of the object's URL, or what the object says of itself, as Nautobot's do.
+// objectType returns the object type and the model of an event. Bodies contain the object type from NetBox 4.4 on and the model up to 4.4;
+// the application is taken from the object's URL, or from its object_type in Nautobot.
 func objectType(event *Event, selfDescribed string) (objectType, model string) {
 	if event.ObjectType != "" {
 		last := event.ObjectType[strings.LastIndex(event.ObjectType, ".")+1:]
@@ -32,7 +32,7 @@ func objectType(event *Event, selfDescribed string) (objectType, model string) {
 }
 
 // application returns the Django application of an object's URL: "dcim" of /api/dcim/sites/14/, "netbox_dns" of
-// /api/plugins/netbox-dns/zones/1/. A plugin may serve under another name than its own; then only the body can tell.
+// /api/plugins/netbox-dns/zones/1/. A plugin may use a base URL that differs from its name; then only the body has the application.
 func application(url string) string {
 	_, path, found := strings.Cut(url, "/api/")
 	if !found {
@@ -49,7 +49,7 @@ func application(url string) string {
 	return app
 }
 
-// isLabel tells whether text can be the label of a Django application.
+// isLabel reports whether text is a valid label of a Django application.
 func isLabel(text string) bool {
 	return text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }

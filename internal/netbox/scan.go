@@ -10,14 +10,14 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// MaxDepth is how deeply objects and arrays of a body may be nested. NetBox's own bodies stay below 20.
+// MaxDepth limits the nesting of objects and arrays in a body. NetBox's own bodies stay below 20.
 const MaxDepth = 200
 
-// MaxValues is how many values a body may have, objects and arrays included. The largest body that was recorded from a NetBox has 27,100,
-// in 785 kB. An API server takes up to half a second of a processor to store 100,000.
+// MaxValues limits the values of a body, objects and arrays included. The largest recorded body of a NetBox has 27,100 in 785 kB. An API
+// server needs up to half a second of CPU time to store 100,000.
 const MaxValues = 100_000
 
-// Redacted stands in place of a value that is not stored.
+// Redacted replaces a value that is not stored.
 const Redacted = "[redacted]"
 
 // lenient reads a lone surrogate (`\ud800`), which Python writes and Kubernetes cannot keep, as U+FFFD instead of refusing it.
@@ -30,24 +30,25 @@ type edit struct {
 	replacement string
 }
 
-// edits is what has to change in a body before it can be stored.
+// edits are the changes to a body before it can be stored.
 type edits struct {
 	redacted, stringified []edit
-	// redactedAt and stringifiedAt are the JSON pointers, from the event, of the values changed.
+	// redactedAt and stringifiedAt are the JSON pointers, from the event, to the changed values.
 	redactedAt, stringifiedAt []string
 	pointerBytes              int // of both
 }
 
-// maxPointerBytes is the API server's limit for a request. A pointer repeats all names above a value, so that a body of 1 MB may have 2 GB.
+// maxPointerBytes is the API server's limit for a request. A pointer repeats all names above a value, so that a body of 1 MB may have 2 GB
+// of pointers.
 const maxPointerBytes = 3 << 20
 
-// scan checks that the body is one JSON object of a bounded size and finds what cannot be stored in it as it is.
+// scan checks that the body is one JSON object within the limits, and finds the values that must be redacted or stringified.
 func scan(body []byte, redact []string) (edits, error) {
 	var found edits
 	if err := checkEncoding(body); err != nil {
 		return found, err
 	}
-	var member string // of the body, in which the decoder is
+	var member string // current top-level member
 	var values int
 	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenient)
 	if kind := dec.PeekKind(); kind != '{' && kind != jsontext.KindInvalid {
@@ -74,7 +75,7 @@ func scan(body []byte, redact []string) (edits, error) {
 		case '}':
 			if dec.StackDepth() == 0 {
 				if rest := bytes.TrimLeft(body[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
-					return found, syntaxError(body, int64(len(body)-len(rest)), "something follows the JSON object")
+					return found, syntaxError(body, int64(len(body)-len(rest)), "unexpected data after the JSON object")
 				}
 				return found, nil
 			}
@@ -104,7 +105,7 @@ func scan(body []byte, redact []string) (edits, error) {
 	}
 }
 
-// redact reads the value of the name that was just read, and drops it unless it is empty.
+// redact reads the value of the name that was just read, and redacts it unless it is empty.
 func (e *edits) redact(dec *jsontext.Decoder) error {
 	value, err := dec.ReadValue()
 	if err != nil {
@@ -120,7 +121,7 @@ func (e *edits) redact(dec *jsontext.Decoder) error {
 	return err
 }
 
-// list adds the pointer to the value that was just read to one of the lists, or fails with ErrTooLarge.
+// list appends the pointer to the value that was just read to a list, or fails with ErrTooLarge.
 func (e *edits) list(pointers []string, dec *jsontext.Decoder) ([]string, error) {
 	pointer := eventPointer(dec.StackPointer())
 	if e.pointerBytes += len(pointer); e.pointerBytes > maxPointerBytes {
@@ -129,7 +130,7 @@ func (e *edits) list(pointers []string, dec *jsontext.Decoder) ([]string, error)
 	return append(pointers, pointer), nil
 }
 
-// isEmpty tells whether a value holds nothing that could be secret.
+// isEmpty reports whether a value is null or empty, and so cannot be secret.
 func isEmpty(value jsontext.Value) bool {
 	switch value.Kind() {
 	case 'n':
@@ -143,13 +144,13 @@ func isEmpty(value jsontext.Value) bool {
 	}
 }
 
-// atName tells whether the string that was just read names a member of an object.
+// atName reports whether the string that was just read is the name of a member.
 func atName(dec *jsontext.Decoder) bool {
 	kind, length := dec.StackIndex(dec.StackDepth())
 	return kind == '{' && length%2 == 1
 }
 
-// apply returns the body with all edits made, which must not overlap. Without edits it is the body itself.
+// apply returns the body with all edits applied, which must not overlap. Without edits it returns the body itself.
 func apply(body []byte, all []edit) []byte {
 	if len(all) == 0 {
 		return body
@@ -164,18 +165,18 @@ func apply(body []byte, all []edit) []byte {
 	return append(edited, body[at:]...)
 }
 
-// typedMembers are the members of a body that become text of their own, and are no free-form JSON.
+// typedMembers are the members of a body that become text fields of the event, and are not free-form JSON.
 var typedMembers = []string{"event", "timestamp", "object_type", "model", "username", "request_id"}
 
-// objectMembers are the members of a body that hold free-form JSON and that NetBox itself defines.
+// objectMembers are the members of a body that NetBox defines and that hold free-form JSON.
 var objectMembers = []string{"data", "snapshots", "context", "request"}
 
-// isDefined tells whether NetBox itself defines a member of a body, which is no field of an object then.
+// isDefined reports whether NetBox defines a top-level member of a body.
 func isDefined(name string) bool {
 	return slices.Contains(typedMembers, name) || slices.Contains(objectMembers, name)
 }
 
-// eventPointer turns a pointer into the body into one into the event, where members that NetBox does not define lie in extra.
+// eventPointer converts a pointer into the body to one into the event, whose extra holds the members that NetBox does not define.
 func eventPointer(pointer jsontext.Pointer) string {
 	if slices.Contains(objectMembers, firstToken(pointer)) {
 		return string(pointer)
@@ -206,7 +207,7 @@ func checkEncoding(body []byte) error {
 	}
 }
 
-// explain turns an error of the decoder into one that shows the place.
+// explain converts an error of the decoder to one with its position.
 func explain(body []byte, dec *jsontext.Decoder, err error) error {
 	if errors.Is(err, ErrTooLarge) {
 		return err
@@ -217,7 +218,7 @@ func explain(body []byte, dec *jsontext.Decoder, err error) error {
 	}
 	for _, word := range []string{"NaN", "Infinity"} {
 		if bytes.HasPrefix(body[min(syntactic.ByteOffset, int64(len(body))):], []byte(word)) {
-			return syntaxError(body, syntactic.ByteOffset, "not valid JSON: %s is no JSON number", word)
+			return syntaxError(body, syntactic.ByteOffset, "not valid JSON: %s is not a JSON number", word)
 		}
 	}
 	return syntaxError(body, syntactic.ByteOffset, "not valid JSON: %v", syntactic.Err)
