@@ -23,7 +23,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// server is a TLS server of events, and a Store that writes to it.
+// server is a TLS server for events, with a Store that writes to it.
 type server struct {
 	store  *Store
 	opened atomic.Int64 // connections
@@ -68,7 +68,7 @@ func (s *server) create(ctx context.Context) error {
 	return s.store.Create(ctx, &v1alpha1.NetBoxEvent{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "event"}})
 }
 
-// burst makes some writes at one time.
+// burst performs concurrent writes.
 func (s *server) burst(t *testing.T, writes int) {
 	t.Helper()
 	s.together.Add(writes)
@@ -83,7 +83,7 @@ func (s *server) burst(t *testing.T, writes int) {
 	writers.Wait()
 }
 
-// unanswered makes a write that the server does not answer within a time.
+// unanswered performs a write that the server does not answer before its deadline.
 func (s *server) unanswered(t *testing.T, limit time.Duration) {
 	t.Helper()
 	s.hangs.Store(true)
@@ -91,12 +91,12 @@ func (s *server) unanswered(t *testing.T, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	if err := s.create(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a write that is not answered: %v", err)
+		t.Errorf("unanswered write: %v", err)
 	}
 }
 
-// TestConnectionsAreKept makes as many writes at one time as a receiver and a controller may, and counts the connections. Between two bursts a
-// write fails whose caller has no time left, which says nothing about the server.
+// TestConnectionsAreKept counts the connections of as many concurrent writes as a receiver and a controller may have in flight. Between two
+// bursts a write fails by a short deadline, which must not close the others' connections.
 func TestConnectionsAreKept(t *testing.T) {
 	const atOnce, rounds = 64 + 32, 10
 	s := newServer(t)
@@ -104,13 +104,13 @@ func TestConnectionsAreKept(t *testing.T) {
 		s.burst(t, atOnce)
 		s.unanswered(t, 20*time.Millisecond)
 	}
-	// The connection of a write that was not answered cannot be used again.
+	// The connection of an unanswered write cannot be reused.
 	if opened := s.opened.Load(); opened > atOnce+rounds {
-		t.Errorf("%d connections were opened for %d writes at one time, %d times, want at most %d", opened, atOnce, rounds, atOnce+rounds)
+		t.Errorf("%d connections were opened for %d concurrent writes, %d times, want at most %d", opened, atOnce, rounds, atOnce+rounds)
 	}
 }
 
-// TestUnanswered lets a server take writes and answer none.
+// TestUnanswered uses a server that accepts writes without answering them.
 func TestUnanswered(t *testing.T) {
 	const atOnce = 8
 	s := newServer(t)
@@ -118,19 +118,19 @@ func TestUnanswered(t *testing.T) {
 	s.unanswered(t, unansweredTime+50*time.Millisecond)
 	s.burst(t, atOnce)
 	if opened := s.opened.Load(); opened != 2*atOnce {
-		t.Errorf("%d connections were opened, want %d: those to a server that is gone are not used again", opened, 2*atOnce)
+		t.Errorf("%d connections were opened, want %d: connections to a dead server are not reused", opened, 2*atOnce)
 	}
 	s.unanswered(t, unansweredTime+50*time.Millisecond)
 	s.burst(t, atOnce)
 	if opened := s.opened.Load(); opened != 2*atOnce+1 {
-		t.Errorf("%d connections were opened, want %d: a slow server gets no storm of them", opened, 2*atOnce+1)
+		t.Errorf("%d connections were opened, want %d: a slow server gets no connection storm", opened, 2*atOnce+1)
 	}
 }
 
-// longNumber is one that an event may hold as text alone, because a float64 does not.
+// longNumber matches numbers that events store as text, because a float64 cannot hold them.
 var longNumber = regexp.MustCompile(`\d{16}|\d\.\d{15}`)
 
-// FuzzStoredSize compares the size that is expected of an event with that of the JSON which the API server would make.
+// FuzzStoredSize compares storedSize with the length of the JSON that the API server would produce.
 func FuzzStoredSize(f *testing.F) {
 	for _, seed := range []string{
 		`[1e+20,1E20,-1e-7,1e21,1.5e300,0.1,14.0,-0,0e9,1e999]`, `{"a":"<é\"1e20","\\":[true,null,{}]}`, `"\u00e9\u2028\ud800"`, `1.7976931348623157e308`,
@@ -151,7 +151,7 @@ func FuzzStoredSize(f *testing.F) {
 			t.Fatal(err)
 		}
 		if size := storedSize(written); size < len(stored) {
-			t.Errorf("%s: %d bytes are expected, %d are stored: %s", sent, size, len(stored), stored)
+			t.Errorf("%s: storedSize is %d, want %d: %s", sent, size, len(stored), stored)
 		}
 	})
 }

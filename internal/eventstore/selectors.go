@@ -6,7 +6,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// Selectors of events by whether work is left on them. v1alpha1.Phase.IsFinished decides the same for one event.
+// Selectors of pending and finished events. v1alpha1.Phase.IsFinished is the same predicate for one event.
 var (
 	Pending  = InPhase(v1alpha1.PhasePending)
 	Finished = fields.OneTermNotEqualSelector("status.phase", string(v1alpha1.PhasePending))
@@ -20,7 +20,7 @@ func InPhase(phase v1alpha1.Phase) fields.Selector {
 	return fields.OneTermEqualSelector("status.phase", string(phase))
 }
 
-// OfSource selects the events of a source, which may be gone.
+// OfSource selects the events of a source, which may have been deleted.
 func OfSource(name string) fields.Selector {
 	return fields.OneTermEqualSelector("spec.sourceRef.name", name)
 }

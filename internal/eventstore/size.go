@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// storedSize returns the length of an event as the API server stores it, given its JSON as encoding/json writes it. The API server decodes
-// the JSON and encodes it again, also by encoding/json. Text keeps its length or becomes shorter ("\u00e9"). Numbers with an exponent
-// become longer: 1e20 is stored as 100000000000000000000.
+// storedSize returns the length of the JSON that the API server stores for an event, given the output of encoding/json. The API server
+// decodes it and encodes it again, also by encoding/json. Text keeps its length or becomes shorter ("\u00e9"). Numbers with an exponent
+// grow: 1e20 is stored as 100000000000000000000.
 func storedSize(event []byte) int {
 	size := len(event)
 	for at := 0; at < len(event); at++ {
@@ -26,7 +26,7 @@ func storedSize(event []byte) int {
 	return size
 }
 
-// endOfText returns the index of the quote that ends the text whose first quote is at an index.
+// endOfText returns the index of the closing quote of the text whose opening quote is at the given index.
 func endOfText(event []byte, at int) int {
 	for at++; at < len(event) && event[at] != '"'; at++ {
 		if event[at] == '\\' {
@@ -36,15 +36,15 @@ func endOfText(event []byte, at int) int {
 	return at
 }
 
-// growth returns how many bytes longer a number is stored than it is written.
+// growth returns the difference between the stored and the written length of a number.
 func growth(literal string) int {
 	if !strings.ContainsAny(literal, "eE") {
-		return 0 // an integer keeps its digits, and a fraction has as many or fewer
+		return 0 // integers keep their digits, and fractions never grow
 	}
 	var value float64
 	if err := json.Unmarshal([]byte(literal), &value); err != nil {
-		return 0 // beyond a float64, which the API server refuses
+		return 0 // out of range of a float64: the API server refuses it
 	}
-	stored, _ := json.Marshal(value) // a float64 that was read is finite
+	stored, _ := json.Marshal(value) // cannot fail: a parsed float64 is finite
 	return len(stored) - len(literal)
 }
