@@ -1,5 +1,5 @@
-// Package retention decides which finished events of a source go. It is pure: it sees what is known of events page by page, keeps no more
-// of them than it was allowed to, and knows neither Kubernetes nor a clock.
+// Package retention selects the finished events of a source to delete. It is pure: it evaluates the metadata of events page by page, within
+// a bounded memory, and imports neither Kubernetes nor a clock.
 package retention
 
 import (
@@ -7,33 +7,33 @@ import (
 	"time"
 )
 
-// Policy says how long a source's finished events are kept.
+// Policy limits the age and number of a source's finished events.
 type Policy struct {
-	// SucceededTTL and FailedTTL count from when all work on an event was done.
+	// SucceededTTL and FailedTTL start when an event was finished.
 	SucceededTTL, FailedTTL time.Duration
-	// MaxEvents is how many are kept; the oldest go first.
+	// MaxEvents is the maximum number of events; the oldest are deleted first.
 	MaxEvents int
-	// MaxAge is how old a delivery may be to be stored, 0 where there is no limit. An event that is younger stays, whatever the rest says:
-	// a request that is sent again is known by its event alone, and would be stored and acted on again.
+	// MaxAge is the maximum age of a delivery that is accepted, 0 for no limit. Younger events are protected from all other limits: a request
+	// that is sent again is deduplicated by its event alone, and would otherwise be stored and processed again.
 	MaxAge time.Duration
 }
 
-// clockSkew is how far NetBox's clock, by which deliveries grow too old, may be ahead of the API server's.
+// clockSkew is the tolerated difference by which NetBox's clock, which determines the age of deliveries, is ahead of the API server's.
 const clockSkew = 5 * time.Minute
 
-// Event is what a plan needs to know of a finished event.
+// Event is the metadata of a finished event.
 type Event struct {
 	Name string
-	// UID and Version tell the event from another of its name, and from what it has become since.
+	// UID and Version are preconditions of the deletion: the event was neither recreated nor changed.
 	UID, Version string
 	Failed       bool
-	// Created is when it was stored.
+	// Created is the time of its creation.
 	Created time.Time
-	// Finished is when all work on it was done.
+	// Finished is the time at which it was finished.
 	Finished time.Time
 }
 
-// expiry is when an event has been kept long enough.
+// expiry returns the time at which an event expires.
 func (p Policy) expiry(event Event) time.Time {
 	ttl := p.SucceededTTL
 	if event.Failed {
@@ -46,7 +46,7 @@ func (p Policy) expiry(event Event) time.Time {
 	return expiry
 }
 
-// protectedUntil is when the delivery of an event has become too old to be stored again.
+// protectedUntil returns the time from which the delivery of an event is too old to be accepted again.
 func (p Policy) protectedUntil(event Event) time.Time {
 	if p.MaxAge == 0 {
 		return time.Time{}
@@ -54,29 +54,29 @@ func (p Policy) protectedUntil(event Event) time.Time {
 	return event.Created.Add(p.MaxAge + clockSkew)
 }
 
-// Plan is one look at all finished events of a source. The zero Plan is not one: see New.
+// Plan is one evaluation of all finished events of a source. See New.
 type Plan struct {
 	policy Policy
 	now    time.Time
 	limit  int
 
 	kept   int
-	oldest oldestEvents // of those kept that are not protected, at most limit and one more
-	first  time.Time    // when the oldest of those kept was finished
-	next   time.Time    // when the next of those kept has been kept long enough
+	oldest oldestEvents // kept and unprotected, at most limit+1
+	first  time.Time    // Finished of the oldest kept event
+	next   time.Time    // next expiry of a kept event
 
-	protected      int       // of those kept: younger than MaxAge
-	protectedFirst time.Time // when the oldest of those was finished
-	release        time.Time // when the next of those is no longer protected
+	protected      int       // kept events younger than MaxAge
+	protectedFirst time.Time // Finished of the oldest of them
+	release        time.Time // next end of their protection
 }
 
-// New begins a plan. It keeps at most limit events in memory, and so lets at most as many go because there are too many.
+// New returns a plan that keeps at most limit events in memory, and therefore selects at most as many as excess.
 func New(policy Policy, now time.Time, limit int) *Plan {
 	return &Plan{policy: policy, now: now, limit: limit}
 }
 
-// Look takes a page of events, in any order, and returns those that have been kept long enough.
-func (p *Plan) Look(page []Event) (expired []Event) {
+// Evaluate adds a page of events, in any order, and returns the expired ones.
+func (p *Plan) Evaluate(page []Event) (expired []Event) {
 	for _, event := range page {
 		due := p.policy.expiry(event)
 		if !due.After(p.now) {
@@ -101,8 +101,8 @@ func (p *Plan) Look(page []Event) (expired []Event) {
 	return expired
 }
 
-// Excess returns the oldest of the events that are too many and not protected, when all pages were looked at, oldest first; limit at most.
-// More tells whether there are still too many of them.
+// Excess returns the unprotected events over MaxEvents, oldest first and at most limit, after all pages were evaluated. More reports
+// whether an excess is left.
 func (p *Plan) Excess() (excess []Event, more bool) {
 	tooMany := min(p.kept-p.policy.MaxEvents, p.kept-p.protected)
 	if tooMany <= 0 {
@@ -121,13 +121,13 @@ func (p *Plan) Excess() (excess []Event, more bool) {
 	return excess, more
 }
 
-// Kept is how many events stay: those that expired do not, nor does the excess once it was asked for.
+// Kept returns the number of kept events: without the expired ones, and without the excess after a call of Excess.
 func (p *Plan) Kept() int { return p.kept }
 
-// Oldest is when the oldest of those that stay was finished, zero where there is none.
+// Oldest returns the time at which the oldest kept event was finished, zero for none.
 func (p *Plan) Oldest() time.Time { return p.first }
 
-// Next is when the first of all that had not expired may go, zero where there was none.
+// Next returns the earliest time at which an event that had not expired may be deleted, zero for none.
 func (p *Plan) Next() time.Time {
 	if p.Protected() > p.policy.MaxEvents {
 		return earlier(p.next, p.release)
@@ -135,7 +135,7 @@ func (p *Plan) Next() time.Time {
 	return p.next
 }
 
-// Protected is how many of those that stay are younger than Policy.MaxAge. These may be more than Policy.MaxEvents.
+// Protected returns the number of kept events younger than Policy.MaxAge, which may exceed Policy.MaxEvents.
 func (p *Plan) Protected() int { return p.protected }
 
 func earlier(a, b time.Time) time.Time {
@@ -145,7 +145,7 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// oldestEvents is a heap with the youngest at its root, which is the first to make room.
+// oldestEvents is a heap with the youngest event at its root, which is replaced first.
 type oldestEvents []Event
 
 func (o oldestEvents) Len() int           { return len(o) }

@@ -24,12 +24,12 @@ func finished(ago time.Duration, failed bool) Event {
 
 func TestExpired(t *testing.T) {
 	plan := New(Policy{SucceededTTL: time.Hour, FailedTTL: 3 * time.Hour, MaxEvents: 100}, now, 10)
-	expired := plan.Look([]Event{
-		finished(time.Hour, false),             // at the very moment
+	expired := plan.Evaluate([]Event{
+		finished(time.Hour, false),             // at expiry
 		finished(time.Hour-time.Second, false), // a second later
 		finished(time.Hour, true),
 		finished(3*time.Hour, true),
-		finished(-time.Minute, false), // by another clock, in the future
+		finished(-time.Minute, false), // in the future, by clock skew
 	})
 	if want := []string{"1h0m0s-false", "3h0m0s-true"}; !slices.Equal(names(expired), want) {
 		t.Errorf("expired are %v, want %v", names(expired), want)
@@ -38,11 +38,11 @@ func TestExpired(t *testing.T) {
 		t.Errorf("excess are %v, more: %t", excess, more)
 	}
 	if plan.Kept() != 3 || !plan.Oldest().Equal(now.Add(-time.Hour)) || !plan.Next().Equal(now.Add(time.Second)) {
-		t.Errorf("%d stay, the oldest finished at %s, the next expires at %s", plan.Kept(), plan.Oldest(), plan.Next())
+		t.Errorf("%d are kept, the oldest finished at %s, the next expires at %s", plan.Kept(), plan.Oldest(), plan.Next())
 	}
 }
 
-// Whatever the order and the pages, those that go are the oldest, and exactly as many as are too many.
+// For any order and paging, the excess is the oldest events, and exactly as many as exceed MaxEvents.
 func TestExcess(t *testing.T) {
 	for _, test := range []struct{ events, maxEvents, limit, excess, kept int }{
 		{events: 100, maxEvents: 100, limit: 10, excess: 0, kept: 100},
@@ -65,7 +65,7 @@ func TestExcess(t *testing.T) {
 
 		plan := New(Policy{SucceededTTL: time.Hour, FailedTTL: time.Hour, MaxEvents: test.maxEvents}, now, test.limit)
 		for page := range slices.Chunk(events, 7) {
-			if expired := plan.Look(page); len(expired) != 0 {
+			if expired := plan.Evaluate(page); len(expired) != 0 {
 				t.Errorf("%+v: expired are %v", test, names(expired))
 			}
 		}
@@ -74,12 +74,12 @@ func TestExcess(t *testing.T) {
 			t.Errorf("%+v: excess are %v, more: %t; want %v", test, names(excess), more, names(oldest))
 		}
 		if plan.Kept() != test.kept || !plan.Oldest().Equal(stays) {
-			t.Errorf("%+v: %d stay, the oldest finished at %s, want %s", test, plan.Kept(), plan.Oldest(), stays)
+			t.Errorf("%+v: %d are kept, the oldest finished at %s, want %s", test, plan.Kept(), plan.Oldest(), stays)
 		}
 	}
 }
 
-// Events whose delivery could be stored again stay: beyond MaxEvents, and beyond their TTL while NetBox's clock may be ahead.
+// Events whose delivery could be accepted again are kept: beyond MaxEvents, and beyond their TTL by clockSkew.
 func TestMaxAge(t *testing.T) {
 	const maxAge, protected = time.Hour, time.Hour + clockSkew
 	event := func(name string, failed bool, created, finished time.Duration) Event {
@@ -99,18 +99,18 @@ func TestMaxAge(t *testing.T) {
 		{1, []Event{expired, skewed, old, young}, []string{"expired"}, []string{"old"}, 2, time.Second - protected, time.Second},
 		{2, []Event{expired, skewed, old, young}, []string{"expired"}, []string{"old"}, 2, time.Second - protected, time.Second},
 		{3, []Event{expired, skewed, old, young}, []string{"expired"}, []string{}, 2, -2 * time.Hour, time.Second},
-		{1, []Event{young, young}, []string{}, []string{}, 2, -20 * time.Minute, protected - 30*time.Minute}, // may go as too many
+		{1, []Event{young, young}, []string{}, []string{}, 2, -20 * time.Minute, protected - 30*time.Minute}, // may be deleted as excess
 		{2, []Event{young, young}, []string{}, []string{}, 2, -20 * time.Minute, 10*time.Hour - 20*time.Minute},
 	} {
 		plan := New(Policy{SucceededTTL: maxAge, FailedTTL: 10 * time.Hour, MaxEvents: test.maxEvents, MaxAge: maxAge}, now, 10)
-		gone := names(plan.Look(test.events))
+		gone := names(plan.Evaluate(test.events))
 		excess, more := plan.Excess()
 		if !slices.Equal(gone, test.expired) || !slices.Equal(names(excess), test.excess) || more {
 			t.Errorf("of %v, at most %d: expired are %v, excess are %v, more: %t", names(test.events), test.maxEvents, gone, names(excess), more)
 		}
 		oldest, next := plan.Oldest().Sub(now), plan.Next().Sub(now)
 		if plan.Protected() != test.protected || oldest != test.oldest || next != test.next {
-			t.Errorf("of %v, at most %d: %d are protected, the oldest finished %s from now, and the next may go %s from now",
+			t.Errorf("of %v, at most %d: %d are protected, the oldest finished %s from now, and the next may be deleted %s from now",
 				names(test.events), test.maxEvents, plan.Protected(), oldest, next)
 		}
 	}

@@ -357,7 +357,7 @@ func (s *sweep) run(ctx context.Context) (more bool, err error) {
 				return false, fmt.Errorf("listing events: %w", err)
 			}
 			page.Continue = list.Continue
-			if err := s.delete(ctx, reasonTTL, s.plan.Look(eventsOf(list, phase))); err != nil {
+			if err := s.delete(ctx, reasonTTL, s.plan.Evaluate(eventsOf(list, phase))); err != nil {
 				return false, err
 			}
 		}
