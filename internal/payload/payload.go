@@ -1,5 +1,5 @@
-// Package payload converts the free-form JSON of an event between the types of internal/netbox, which decodes bodies, and those of the API, in
-// which it is stored.
+// Package payload converts the free-form JSON of an event between the types of internal/netbox, which decodes bodies, and the types of the
+// API.
 package payload
 
 import (
@@ -7,7 +7,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 )
 
-// Stored returns an object as it is stored. Both share the memory of its values.
+// Stored converts a decoded object to its stored form. Both share the memory of the values.
 func Stored(object netbox.Object) v1alpha1.JSONObject {
 	if object == nil {
 		return nil
@@ -19,7 +19,7 @@ func Stored(object netbox.Object) v1alpha1.JSONObject {
 	return stored
 }
 
-// Body makes the body again that NetBox sent: equal as JSON, but for what was redacted.
+// Body restores the body that NetBox sent: equal as JSON, except for redacted values.
 func Body(event *v1alpha1.NetBoxEvent) ([]byte, error) {
 	spec := &event.Spec
 	sent := netbox.Event{
@@ -34,7 +34,7 @@ func Body(event *v1alpha1.NetBoxEvent) ([]byte, error) {
 	return sent.Body()
 }
 
-// decoded reverses Stored.
+// decoded is the inverse of Stored.
 func decoded(stored v1alpha1.JSONObject) netbox.Object {
 	if stored == nil {
 		return nil

@@ -15,13 +15,13 @@ import (
 
 // Key is one key of a Secret.
 type Key struct {
-	// Name is that of the entry. It is not confidential.
+	// Name is the name of the entry. It is not confidential.
 	Name  string
 	Value []byte
 }
 
-// Of returns the keys that ref selects of a Secret, in the order of their names. White space at the end of an entry is no part of the key:
-// NetBox's form strips it, and editors and echo add it. An entry that is empty otherwise is no key.
+// Of returns the keys of a Secret that ref selects, sorted by name. Trailing white space of an entry is not part of the key: NetBox's
+// form strips it, and editors and echo add it. Entries that are empty otherwise are ignored.
 func Of(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]Key, error) {
 	var keys []Key
 	for _, name := range slices.Sorted(maps.Keys(secret.Data)) {
@@ -36,6 +36,6 @@ func Of(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]Key, error)
 	case ref.Key != "":
 		return nil, fmt.Errorf("Secret %s has no entry %s, or it is empty", ref.Name, ref.Key)
 	default:
-		return nil, fmt.Errorf("Secret %s has no entry that is not empty", ref.Name)
+		return nil, fmt.Errorf("Secret %s has no non-empty entry", ref.Name)
 	}
 }

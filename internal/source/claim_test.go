@@ -16,7 +16,7 @@ import (
 
 func second(n int64) metav1.MicroTime { return metav1.NewMicroTime(time.Unix(n, 0)) }
 
-// claimant is a source with path /x.
+// claimant returns a source with path /x.
 func claimant(namespace string, created, generation int64, claim *v1alpha1.PathClaim) v1alpha1.NetBoxSource {
 	s := v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{
 		Namespace: namespace, Name: "netbox", UID: types.UID(namespace), Generation: generation, CreationTimestamp: metav1.Unix(created, 0),
@@ -36,12 +36,12 @@ func TestOwner(t *testing.T) {
 		sources []v1alpha1.NetBoxSource
 		want    string // a namespace
 	}{
-		{"nobody claims it", nil, ""},
-		{"alone, whatever is recorded", []v1alpha1.NetBoxSource{claimant("a", 1, 7, elsewhere)}, "a"},
+		{"no claimant", nil, ""},
+		{"a single claimant, regardless of records", []v1alpha1.NetBoxSource{claimant("a", 1, 7, elsewhere)}, "a"},
 		{"an older object takes the path of another", []v1alpha1.NetBoxSource{claimant("old", 1, 2, elsewhere), claimant("new", 5, 1, held(5))}, "new"},
 		{"the clock of another leader was slow", []v1alpha1.NetBoxSource{claimant("a", 1, 2, waiting(4)), claimant("b", 2, 2, held(5))}, "b"},
-		{"two leaders gave it away", []v1alpha1.NetBoxSource{claimant("a", 1, 2, held(6)), claimant("b", 2, 2, held(5))}, "b"},
-		{"its holder is gone: who waited longest", []v1alpha1.NetBoxSource{claimant("a", 1, 2, waiting(6)), claimant("b", 2, 2, waiting(5))}, "b"},
+		{"two recorded holders", []v1alpha1.NetBoxSource{claimant("a", 1, 2, held(6)), claimant("b", 2, 2, held(5))}, "b"},
+		{"the holder was deleted: the longest waiting claimant", []v1alpha1.NetBoxSource{claimant("a", 1, 2, waiting(6)), claimant("b", 2, 2, waiting(5))}, "b"},
 		{"neither changed since it was created", []v1alpha1.NetBoxSource{claimant("a", 6, 1, nil), claimant("b", 5, 1, nil)}, "b"},
 		{"created in one second", []v1alpha1.NetBoxSource{claimant("b", 5, 1, nil), claimant("a", 5, 1, nil)}, "a"},
 		{"changed, but created later", []v1alpha1.NetBoxSource{claimant("a", 5, 1, nil), claimant("b", 6, 2, nil)}, "a"},
@@ -62,15 +62,15 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// world is some sources that share a path, what the leader records of them, and who should be served at it.
+// world simulates sources that share a path, the leader's records of their claims, and the expected owner.
 type world struct {
 	random  *rand.Rand
 	now     int64
 	sources map[string]*v1alpha1.NetBoxSource // by namespace
-	changed map[string]int                    // the length of history when each was changed
+	changed map[string]int                    // length of history at the last change of each
 	history []map[string]v1alpha1.NetBoxSource
-	queue   []string // who claims the path, the first first
-	holder  string   // who was served last
+	queue   []string // claimants, in order
+	holder  string   // the last served source
 	log     []string
 }
 
@@ -107,7 +107,7 @@ func (w *world) did(namespace, what string) {
 	w.history = append(w.history, w.view())
 }
 
-// user has somebody create, change or delete a source.
+// user creates, changes or deletes a source.
 func (w *world) user(namespace string) {
 	s := w.sources[namespace]
 	switch {
@@ -128,7 +128,7 @@ func (w *world) user(namespace string) {
 			path = "/" + namespace
 		}
 		if s.Status.Claim != nil && s.Status.Claim.Path == path {
-			return // away and back again before the leader knew: it has not given up the path
+			return // changed and reverted before the leader saw it: the claim is kept
 		}
 		s.Spec.Path = path
 		s.Generation++
@@ -136,7 +136,7 @@ func (w *world) user(namespace string) {
 	}
 }
 
-// lose loses the status of a source.
+// lose removes the status of a source.
 func (w *world) lose(namespace string) {
 	if s := w.sources[namespace]; s != nil {
 		s.Status = v1alpha1.NetBoxSourceStatus{}
@@ -144,7 +144,7 @@ func (w *world) lose(namespace string) {
 	}
 }
 
-// leader records the claim of a source, by a cache that may lag behind: it does not know the last change to another source then.
+// leader records the claim of a source, from a cache that may be outdated: it may lack the last change to another source.
 func (w *world) leader(namespace string, lag bool) {
 	if w.sources[namespace] == nil || len(w.history) == 0 {
 		return
@@ -168,7 +168,7 @@ func (w *world) leader(namespace string, lag bool) {
 	w.did(namespace, fmt.Sprintf("is recorded: %+v", claim))
 }
 
-// Whatever happens, with a leader or without, nobody gets a path from the source that is served at it.
+// No sequence of changes, with a leader or without, takes a path away from the source that is served at it.
 func TestPathIsNotTaken(t *testing.T) {
 	served, unknown := 0, 0
 	for seed := range uint64(20000) {
@@ -196,7 +196,7 @@ func TestPathIsNotTaken(t *testing.T) {
 				served++
 				w.holder = owner.Namespace
 			default:
-				t.Fatalf("seed %d: %s gets the path of %s:\n%s", seed, owner.Namespace, w.holder, w.log)
+				t.Fatalf("seed %d: %s took the path from %s:\n%s", seed, owner.Namespace, w.holder, w.log)
 			}
 		}
 	}
@@ -205,14 +205,14 @@ func TestPathIsNotTaken(t *testing.T) {
 	}
 }
 
-// Where the leader records every change, the path belongs to the source that claims it longest, always.
+// If the leader records every change, the path always belongs to its first claimant.
 func TestPathBelongsToTheFirst(t *testing.T) {
 	for seed := range uint64(5000) {
 		w := &world{random: rand.New(rand.NewPCG(seed, 18)), sources: map[string]*v1alpha1.NetBoxSource{}, changed: map[string]int{}}
 		for range 20 {
 			w.now++
 			w.user(namespaces[w.random.IntN(len(namespaces))])
-			for range 2 { // what one record changes for the others is recorded in the second round
+			for range 2 { // the second round records effects of the first
 				for _, i := range w.random.Perm(len(namespaces)) {
 					w.leader(namespaces[i], false)
 				}

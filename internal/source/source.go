@@ -1,5 +1,5 @@
-// Package source holds what the receiver and the source controller must agree on: which path a source is served at, and which of two
-// sources with one path is served.
+// Package source holds the rules that the receiver and the source controller share: the path of a source, and the owner of a path that
+// several sources claim.
 package source
 
 import (
@@ -12,10 +12,10 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// PathIndex is the name of the cache's index of sources by Path.
+// PathIndex is the name of the cache index of sources by Path.
 const PathIndex = "path"
 
-// Path returns the path that a source is served at, without a slash at its end.
+// Path returns the path of a source, without a trailing slash.
 func Path(source *v1alpha1.NetBoxSource) string {
 	if source.Spec.Path != "" {
 		return CleanPath(source.Spec.Path)
@@ -23,7 +23,7 @@ func Path(source *v1alpha1.NetBoxSource) string {
 	return "/webhook/" + source.Namespace + "/" + source.Name
 }
 
-// CleanPath takes the slashes off the end of a path: they make no difference.
+// CleanPath removes trailing slashes, which are ignored.
 func CleanPath(path string) string {
 	if cleaned := strings.TrimRight(path, "/"); cleaned != "" {
 		return cleaned
@@ -31,10 +31,10 @@ func CleanPath(path string) string {
 	return "/"
 }
 
-// Owner returns the source that a path belongs to, of those that claim it: the one that holds it on record, or else the one that claimed it
-// first. It is nil where there is none, and where nothing tells who was first: a path is never handed over on a guess.
+// Owner returns the owner of a path among the sources that claim it: the recorded holder, or else the first claimant. It returns nil if
+// there is none, or if the first claimant is unknown: a path is never reassigned on a guess.
 //
-// It depends on the objects alone, so that all replicas come to the same result.
+// The result depends on the objects alone, so that all replicas agree.
 func Owner(sources []v1alpha1.NetBoxSource) *v1alpha1.NetBoxSource {
 	if len(sources) == 1 {
 		return &sources[0]
@@ -50,7 +50,7 @@ func Owner(sources []v1alpha1.NetBoxSource) *v1alpha1.NetBoxSource {
 	}
 	since, _ := claimedSince(first)
 	for i := range sources {
-		// Its claim may be as old as the object.
+		// The claim may be as old as the object.
 		if !isKnown(&sources[i]) && !sources[i].CreationTimestamp.After(since) {
 			return nil
 		}
@@ -58,8 +58,8 @@ func Owner(sources []v1alpha1.NetBoxSource) *v1alpha1.NetBoxSource {
 	return first
 }
 
-// Claim returns the claim that is to be recorded of a source, in view of the owner of its path: nil where the owner is unknown and
-// so is since when the source claims the path, because a record would decide what is unknown.
+// Claim returns the claim to record for a source, given the owner of its path. It returns nil if both the owner and the start of the
+// source's claim are unknown, because a record would decide the ownership.
 func Claim(source, owner *v1alpha1.NetBoxSource, now time.Time) *v1alpha1.PathClaim {
 	held := owner != nil && owner.UID == source.UID
 	since, known := claimedSince(source)
@@ -72,7 +72,7 @@ func Claim(source, owner *v1alpha1.NetBoxSource, now time.Time) *v1alpha1.PathCl
 	return &v1alpha1.PathClaim{Path: Path(source), Since: metav1.NewMicroTime(since), Held: held}
 }
 
-// recorded returns the claim on record, nil where the path has changed since.
+// recorded returns the recorded claim, or nil if the path has changed since.
 func recorded(source *v1alpha1.NetBoxSource) *v1alpha1.PathClaim {
 	if claim := source.Status.Claim; claim != nil && claim.Path == Path(source) {
 		return claim
@@ -80,8 +80,8 @@ func recorded(source *v1alpha1.NetBoxSource) *v1alpha1.PathClaim {
 	return nil
 }
 
-// claimedSince returns since when a source claims its path. Without a record it is known only where the spec has never changed: the API
-// server counts that in the generation, which no user can set.
+// claimedSince returns the start of a source's claim to its path. Without a record it is known only if the spec has never changed: the API
+// server counts changes in the generation, which users cannot set.
 func claimedSince(source *v1alpha1.NetBoxSource) (since time.Time, known bool) {
 	if claim := recorded(source); claim != nil {
 		return claim.Since.Time, true
@@ -99,8 +99,8 @@ func isHeld(source *v1alpha1.NetBoxSource) bool {
 	return claim != nil && claim.Held
 }
 
-// compareClaims orders sources whose claims are known: those that hold the path before the others, whatever the clocks of two leaders said,
-// then by age, and by name where that is the same.
+// compareClaims orders sources with known claims: holders of the path first, regardless of clock differences between leaders, then by age
+// and by name.
 func compareClaims(a, b *v1alpha1.NetBoxSource) int {
 	if aHeld := isHeld(a); aHeld != isHeld(b) {
 		if aHeld {
