@@ -11,6 +11,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -601,7 +602,8 @@ func (l *ledger) stored(e *entry, s *snapshot, version string) (finished bool, p
 	if !e.isStale(version) {
 		e.version = version
 	}
-	if e.status == s.taken { // nothing was delivered meanwhile
+	// Unless a delivery ended meanwhile. The watch may have reported this write before its answer came, and adopt merged it then.
+	if e.status == s.taken || equality.Semantic.DeepEqual(e.status.Rules, s.status.Rules) {
 		e.status = s.status
 		e.dirty = nil
 		l.clearUnsaved(e)
