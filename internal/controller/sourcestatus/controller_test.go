@@ -103,14 +103,16 @@ func TestStatus(t *testing.T) {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{CEL: "data.id == 1"} },
 			state{
 				"True Serving: deliveries that match spec.accept are stored; all others are answered with 200 and ignored",
-				"/webhook/" + namespace + "/choosy", []string{"a", "b"},
+				"/webhook/" + namespace + "/choosy",
+				[]string{"a", "b"},
 			},
 		},
 		"broken": {
 			func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{CEL: "date.id == 1"} },
 			state{
 				"False InvalidAccept: spec.accept.cel: 1:1: undeclared reference to 'date' (in container ''); deliveries are answered with 503",
-				"/webhook/" + namespace + "/broken", nil,
+				"/webhook/" + namespace + "/broken",
+				nil,
 			},
 		},
 		"suspended": {
