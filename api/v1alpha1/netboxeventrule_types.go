@@ -101,7 +101,7 @@ type Filter struct {
 	// +kubebuilder:validation:items:Pattern=`^[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+|\*)$`
 	ObjectTypes []string `json:"objectTypes,omitempty"`
 	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. NetBox tells what an update changed from 2.11 on; before, no update passes.
+	// or a deletion changes all fields. An update without a snapshot from before it does not pass: some have none, and all before NetBox 2.11.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1

@@ -34,7 +34,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 				cel.FunctionBinding(func(args ...ref.Val) ref.Val { return types.Bool(changed(args)) }))),
 			cel.Function(changedFunction("changedTo"), cel.Overload("changedTo", append(snapshots, cel.StringType, cel.DynType), cel.BoolType,
 				cel.FunctionBinding(func(args ...ref.Val) ref.Val {
-					return types.Bool(changed(args) && args[4].Equal(field(args[1], args[3])) == types.True)
+					return types.Bool(changed(args) && args[5].Equal(field(args[1], args[4])) == types.True)
 				}))),
 		},
 		ProgramOptions: []cel.ProgramOption{
@@ -90,13 +90,13 @@ func fields(types map[string]*apicel.DeclType) map[string]*apicel.DeclField {
 	return fields
 }
 
-// snapshots are the types of the arguments that changedMacro adds: prechange, postchange, and the event's changedFields.
-var snapshots = []*cel.Type{cel.DynType, cel.DynType, cel.ListType(cel.StringType)}
+// snapshots are the types of the arguments that changedMacro adds: prechange, postchange, and the event's event and changedFields.
+var snapshots = []*cel.Type{cel.DynType, cel.DynType, cel.StringType, cel.ListType(cel.StringType)}
 
 func changedFunction(name string) string { return "netbox." + name }
 
-// changedMacro turns changed("status") into netbox.changed(.prechange, .postchange, .event.changedFields, "status"): a function
-// sees its arguments alone. The leading dots avoid local variables of the same names in the expression.
+// changedMacro turns changed("status") into netbox.changed(.prechange, .postchange, .event.event, .event.changedFields, "status"): a
+// function sees its arguments alone. The leading dots avoid local variables of the same names in the expression.
 func changedMacro(name string, parameters ...string) cel.Macro {
 	return cel.GlobalVarArgMacro(name, func(expr cel.MacroExprFactory, _ ast.Expr, args []ast.Expr) (ast.Expr, *cel.Error) {
 		if len(args) != len(parameters) {
@@ -104,15 +104,20 @@ func changedMacro(name string, parameters ...string) cel.Macro {
 			return nil, expr.NewError(here.ID(), fmt.Sprintf("%s takes %s", name, strings.Join(parameters, " and ")))
 		}
 		return expr.NewCall(changedFunction(name), append([]ast.Expr{
-			expr.NewIdent(".prechange"), expr.NewIdent(".postchange"), expr.NewSelect(expr.NewIdent(".event"), "changedFields"),
+			expr.NewIdent(".prechange"), expr.NewIdent(".postchange"),
+			expr.NewSelect(expr.NewIdent(".event"), "event"), expr.NewSelect(expr.NewIdent(".event"), "changedFields"),
 		}, args...)...), nil
 	})
 }
 
 // changed reports whether a field differs between the snapshots; a missing field is null. Redacted values are equal in both, so changed
-// also consults the list of changed fields, which was computed before the redaction.
+// also consults the list of changed fields, which was computed before the redaction. An update without a prechange, which NetBox
+// and Nautobot send for side effects of another object's change among others, changes nothing that is known.
 func changed(args []ref.Val) bool {
-	before, after, list, name := args[0], args[1], args[2].(traits.Lister), args[3]
+	before, after, event, list, name := args[0], args[1], args[2], args[3].(traits.Lister), args[4]
+	if _, known := before.(traits.Mapper); !known && event == types.String("updated") {
+		return false
+	}
 	return list.Contains(name) == types.True || field(before, name).Equal(field(after, name)) != types.True
 }
 

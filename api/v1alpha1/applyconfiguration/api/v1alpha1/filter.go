@@ -28,7 +28,7 @@ type FilterApplyConfiguration struct {
 	// objectTypes are types of objects, or all of one application, for example ["dcim.device", "virtualization.*"].
 	ObjectTypes []string `json:"objectTypes,omitempty"`
 	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. NetBox tells what an update changed from 2.11 on; before, no update passes.
+	// or a deletion changes all fields. An update without a snapshot from before it does not pass: some have none, and all before NetBox 2.11.
 	ChangedFields []string `json:"changedFields,omitempty"`
 	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". Where it fails on
 	// an event, as where a key is missing, a rule does not match the event, whose status says so, and a source stores it.
