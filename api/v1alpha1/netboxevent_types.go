@@ -88,8 +88,8 @@ type NetBoxEventSpec struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	Timestamp metav1.MicroTime `json:"timestamp,omitzero"`
-	// changedFields are the fields in which the snapshots before and after an update differ, for example ["status"], without
-	// last_updated.
+	// changedFields are the fields in which the snapshots before and after an update differ, without last_updated, and the custom fields
+	// among them, for example ["custom_fields", "custom_fields.owner", "status"]. An update without a snapshot from before it has none.
 	// +optional
 	// +listType=atomic
 	ChangedFields []string `json:"changedFields,omitempty"`

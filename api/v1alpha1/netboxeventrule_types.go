@@ -100,8 +100,8 @@ type Filter struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:Pattern=`^[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+|\*)$`
 	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. An update without a snapshot from before it does not pass: some have none, and all before NetBox 2.11.
+	// changedFields narrows updates to those that changed one of these fields, for example ["status", "custom_fields.owner"]. Every other
+	// event passes: a creation or a deletion changes all fields. An update without a snapshot from before it does not pass: some have none, and all before NetBox 2.11.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1

@@ -121,13 +121,19 @@ func changed(args []ref.Val) bool {
 	return list.Contains(name) == types.True || field(before, name).Equal(field(after, name)) != types.True
 }
 
-func field(snapshot, name ref.Val) ref.Val {
-	if fields, ok := snapshot.(traits.Mapper); ok {
-		if value, ok := fields.Find(name); ok {
-			return value
+// field returns the value of a field, or of a member of it, such as custom_fields.owner.
+func field(snapshot, path ref.Val) ref.Val {
+	text, _ := path.(types.String)
+	for name := range strings.SplitSeq(string(text), ".") {
+		fields, ok := snapshot.(traits.Mapper)
+		if !ok {
+			return types.NullValue
+		}
+		if snapshot, ok = fields.Find(types.String(name)); !ok {
+			return types.NullValue
 		}
 	}
-	return types.NullValue
+	return snapshot
 }
 
 // expression is a compiled expression.

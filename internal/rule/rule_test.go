@@ -175,7 +175,8 @@ func TestUnknownBefore(t *testing.T) {
 		{"a creation has nothing before", "created", `null`, true},
 	} {
 		for _, filter := range []v1alpha1.Filter{
-			{CEL: `changedTo("status", "active")`}, {CEL: `changed("status")`}, {ChangedFields: []string{"status"}},
+			{CEL: `changedTo("status", "active")`}, {CEL: `changed("status")`}, {CEL: `changed("custom_fields.owner")`},
+			{ChangedFields: []string{"status"}}, {ChangedFields: []string{"custom_fields.owner"}},
 		} {
 			body := fmt.Sprintf(`{"event": %q, "timestamp": "2026-11-26T11:30:00Z", "object_type": "dcim.device", "data": {"id": 901}, "snapshots": %s}`,
 				test.event, fmt.Sprintf(snapshots, test.before))
@@ -184,6 +185,45 @@ func TestUnknownBefore(t *testing.T) {
 			if got, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); got != test.want || err != nil {
 				t.Errorf("%s: %q, %q matched: %t, error: %v; want %t", test.reason, filter.CEL, filter.ChangedFields, got, err, test.want)
 			}
+		}
+	}
+}
+
+// TestChangedPath checks fields within fields.
+func TestChangedPath(t *testing.T) {
+	event := deliver(t, `{"event": "updated", "timestamp": "2026-11-26T11:31:00Z", "object_type": "dcim.device", "data": {"id": 902},
+		"snapshots": {
+			"prechange": {"custom_fields": {"monitored": false, "owner": "a", "auth_psk": "old", "spec": {"ports": [1], "name": "x"}}, "local_context_data": {"ntp": ["a"]}},
+			"postchange": {"custom_fields": {"monitored": true, "owner": "a", "auth_psk": "new", "spec": {"ports": [1, 2], "name": "x"}, "added": null}, "local_context_data": {"ntp": ["b"]}}}}`)
+	for path, want := range map[string]bool{
+		"custom_fields":              true,
+		"custom_fields.monitored":    true,
+		"custom_fields.owner":        false,
+		"custom_fields.auth_psk":     true, // redacted
+		"custom_fields.added":        false,
+		"custom_fields.nothing":      false,
+		"custom_fields.spec.ports":   true,
+		"custom_fields.spec.name":    false,
+		"custom_fields.spec.name.no": false,
+		"local_context_data.ntp":     true,
+		"monitored":                  false,
+	} {
+		for _, filter := range []v1alpha1.Filter{{ChangedFields: []string{path}}, {CEL: fmt.Sprintf("changed(%q)", path)}} {
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: filter}})
+			if got, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); got != want || err != nil {
+				t.Errorf("%q, %q matched: %t, error: %v; want %t", filter.CEL, filter.ChangedFields, got, err, want)
+			}
+		}
+	}
+	for expression, want := range map[string]bool{
+		`changedTo("custom_fields.monitored", true)`:  true,
+		`changedTo("custom_fields.monitored", false)`: false,
+		`changedTo("custom_fields.owner", "a")`:       false,
+		`event.changedFields.exists(f, f == "custom_fields.monitored") && event.changedFields.exists(f, f == "custom_fields")`: true,
+	} {
+		compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: expression}}})
+		if got, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); got != want || err != nil {
+			t.Errorf("%s is %t, error: %v; want %t", expression, got, err, want)
 		}
 	}
 }

@@ -27,8 +27,8 @@ type FilterApplyConfiguration struct {
 	Events []string `json:"events,omitempty"`
 	// objectTypes are types of objects, or all of one application, for example ["dcim.device", "virtualization.*"].
 	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields narrows updates to those that changed one of these fields, for example ["status"]. Every other event passes: a creation
-	// or a deletion changes all fields. An update without a snapshot from before it does not pass: some have none, and all before NetBox 2.11.
+	// changedFields narrows updates to those that changed one of these fields, for example ["status", "custom_fields.owner"]. Every other
+	// event passes: a creation or a deletion changes all fields. An update without a snapshot from before it does not pass: some have none, and all before NetBox 2.11.
 	ChangedFields []string `json:"changedFields,omitempty"`
 	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". Where it fails on
 	// an event, as where a key is missing, a rule does not match the event, whose status says so, and a source stores it.

@@ -55,8 +55,8 @@ type NetBoxEventSpecApplyConfiguration struct {
 	Request *apiv1alpha1.JSONObject `json:"request,omitempty"`
 	// timestamp is when NetBox made the delivery, for example 2020-10-26T18:14:18.764443Z.
 	Timestamp *v1.MicroTime `json:"timestamp,omitempty"`
-	// changedFields are the fields in which the snapshots before and after an update differ, for example ["status"], without
-	// last_updated.
+	// changedFields are the fields in which the snapshots before and after an update differ, without last_updated, and the custom fields
+	// among them, for example ["custom_fields", "custom_fields.owner", "status"]. An update without a snapshot from before it has none.
 	ChangedFields []string `json:"changedFields,omitempty"`
 	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is what the
 	// job put out. It is absent where NetBox sent null.
