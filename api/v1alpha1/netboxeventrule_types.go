@@ -69,7 +69,7 @@ type NetBoxEventRuleSpec struct {
 	Actions []Action `json:"actions,omitempty"`
 }
 
-// Match says which events matter to a rule.
+// Match says which events matter to a rule. Upper and lower case make no difference in its lists.
 type Match struct {
 	// sources are names of NetBoxSources, for example ["netbox"].
 	// +optional
@@ -82,7 +82,8 @@ type Match struct {
 	Filter  `json:",inline"`
 }
 
-// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing.
+// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing. Upper and lower case make no
+// difference in the lists.
 type Filter struct {
 	// events are what happened, for example ["created", "updated"].
 	// +optional
@@ -379,7 +380,7 @@ const (
 	// ConditionAccepted is True while events are matched against the rule.
 	ConditionAccepted = "Accepted"
 
-	// ReasonCompiled says that the rule's expressions and templates are good.
+	// ReasonCompiled says that the rule's expressions and templates are good. The message says what of spec.match can fit no event.
 	ReasonCompiled = "Compiled"
 	// ReasonInvalid says that an expression or a template is not good.
 	ReasonInvalid = "Invalid"

@@ -56,12 +56,13 @@ func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Inp
 func (f *Filter) matchObjectType(objectType string) bool {
 	return len(f.spec.ObjectTypes) == 0 || slices.ContainsFunc(f.spec.ObjectTypes, func(wanted string) bool {
 		prefix, isPrefix := strings.CutSuffix(wanted, "*") // ends in a dot
-		return wanted == objectType || isPrefix && strings.HasPrefix(objectType, prefix)
+		return strings.EqualFold(wanted, objectType) ||
+			isPrefix && len(objectType) >= len(prefix) && strings.EqualFold(objectType[:len(prefix)], prefix)
 	})
 }
 
 func (f *Filter) matchChangedFields(spec *v1alpha1.NetBoxEventSpec, in *Input) bool {
 	return len(f.spec.ChangedFields) == 0 || spec.Event != "updated" || slices.ContainsFunc(f.spec.ChangedFields, func(field string) bool {
-		return slices.Contains(spec.ChangedFields, field) || strings.Contains(field, ".") && in.changed(spec, field)
+		return contains(spec.ChangedFields, field) || strings.Contains(field, ".") && in.changed(spec, field)
 	})
 }

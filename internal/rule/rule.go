@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/cel-go/cel"
 
@@ -133,4 +134,9 @@ func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input
 	return r.filter.Match(ctx, event, in)
 }
 
-func oneOf(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
+// oneOf reports whether a list has a text, in upper or lower case, or is empty.
+func oneOf(list []string, text string) bool { return len(list) == 0 || contains(list, text) }
+
+func contains(list []string, text string) bool {
+	return slices.ContainsFunc(list, func(entry string) bool { return strings.EqualFold(entry, text) })
+}

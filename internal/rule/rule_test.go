@@ -105,6 +105,13 @@ func TestMatch(t *testing.T) {
 				ChangedFields: []string{"name", "status"},
 			},
 		}},
+		{reason: "upper and lower case make no difference", event: device, want: true, match: v1alpha1.Match{
+			Sources: []string{"NetBox"}, Filter: v1alpha1.Filter{
+				Events: []string{"Updated"}, ObjectTypes: []string{"DCIM.Device"}, ChangedFields: []string{"Status"},
+			},
+		}},
+		{reason: "an application in upper case", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"DCIM.*"}}}, want: true},
+		{reason: "names that NetBox does not send", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"update", "object_updated"}}}},
 		{reason: "another source", event: device, match: v1alpha1.Match{Sources: []string{"netbox2"}}},
 		{reason: "another event", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"created", "deleted"}}}},
 		{reason: "another type", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"dcim.devicetype", "dcim.devic"}}}},
@@ -262,6 +269,9 @@ func TestMatchRecorded(t *testing.T) {
 			if got {
 				counts[name]++
 			}
+		}
+		if warnings := rule.Warnings("", &v1alpha1.Filter{Events: []string{event.Spec.Event}, ObjectTypes: []string{event.Spec.ObjectType}}); warnings != nil {
+			t.Errorf("%s: %q", delivery, warnings)
 		}
 		body := bodies[delivery]
 		data, _ := body["data"].(map[string]any)

@@ -7,6 +7,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -177,6 +178,9 @@ func (r *Reconciler) ready(ctx context.Context, from, owner *v1alpha1.NetBoxSour
 			return not(v1alpha1.ReasonInvalidAccept, "%v; deliveries are answered with 503", err), nil
 		}
 		serving.Message = "deliveries that fit spec.accept are stored, and others are answered with 200 and ignored"
+		if warnings := rule.Warnings("spec.accept", from.Spec.Accept); warnings != nil {
+			serving.Message = oneline.Of(serving.Message+"; but "+strings.Join(warnings, "; "), maxMessageBytes)
+		}
 	}
 	if from.Spec.SecretRef == nil {
 		serving.Message += "; anybody can send them, because the source has no secretRef"

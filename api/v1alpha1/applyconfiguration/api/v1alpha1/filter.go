@@ -21,7 +21,8 @@ package v1alpha1
 // FilterApplyConfiguration represents a declarative configuration of the Filter type for use
 // with apply.
 //
-// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing.
+// Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing. Upper and lower case make no
+// difference in the lists.
 type FilterApplyConfiguration struct {
 	// events are what happened, for example ["created", "updated"].
 	Events []string `json:"events,omitempty"`

@@ -21,7 +21,7 @@ package v1alpha1
 // MatchApplyConfiguration represents a declarative configuration of the Match type for use
 // with apply.
 //
-// Match says which events matter to a rule.
+// Match says which events matter to a rule. Upper and lower case make no difference in its lists.
 type MatchApplyConfiguration struct {
 	// sources are names of NetBoxSources, for example ["netbox"].
 	Sources                  []string `json:"sources,omitempty"`
