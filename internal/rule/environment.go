@@ -23,7 +23,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0),
 		DeclTypes:         []*apicel.DeclType{eventType},
-		EnvOptions: []cel.EnvOption{
+		EnvOptions: append(mixedArithmetic(),
 			cel.Variable("event", eventType.CelType()),
 			cel.Variable("data", cel.DynType),
 			cel.Variable("prechange", cel.DynType),
@@ -36,7 +36,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 				cel.FunctionBinding(func(args ...ref.Val) ref.Val {
 					return types.Bool(changed(args) && args[5].Equal(field(args[1], args[4])) == types.True)
 				}))),
-		},
+		),
 		ProgramOptions: []cel.ProgramOption{
 			cel.InterruptCheckFrequency(1), // after each iteration: one can be slow
 			cel.CustomDecoratorV2(bounds.decorate),
