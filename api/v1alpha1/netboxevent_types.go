@@ -69,6 +69,9 @@ type NetBoxEventSpec struct {
 	// objectName is what NetBox displays for the object, else its name, for example Test_site.
 	// +optional
 	ObjectName string `json:"objectName,omitempty"`
+	// branch is the branch of the plugin netbox-branching in which the change was made, for example Rack move. It is empty for main.
+	// +optional
+	Branch string `json:"branch,omitempty"`
 	// username is who made the change in NetBox, for example admin.
 	// +optional
 	Username string `json:"username,omitempty"`

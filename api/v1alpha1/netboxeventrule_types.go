@@ -79,7 +79,16 @@ type Match struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	Sources []string `json:"sources,omitempty"`
-	Filter  `json:",inline"`
+	// branches are branches of the plugin netbox-branching, for example ["main", "Rack move"], or ["*"] for all. Absent: main alone, because a
+	// change in a branch is not in effect before the branch is merged.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	Branches []string `json:"branches,omitempty"`
+	Filter   `json:",inline"`
 }
 
 // Filter selects events. Each list asks for any of its entries; a list that is absent asks for nothing. Upper and lower case make no

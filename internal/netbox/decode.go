@@ -30,6 +30,8 @@ type Event struct {
 	ObjectURL string
 	// ObjectName is data.display (from NetBox 2.11), else data.name.
 	ObjectName string
+	// Branch is the branch of netbox-branching in which the change was made, "" for main.
+	Branch string
 	// Username is who made the change; request.user from NetBox 4.7.
 	Username string
 	// RequestID is the UUID of the HTTP request to NetBox that made the change; request.id from NetBox 4.7. All changes of
@@ -92,6 +94,7 @@ func Decode(body []byte, redact []string) (*Event, error) {
 		Digest:      sha256.Sum256(apply(body, found.redacted)),
 	}
 	event.ObjectType, event.Model = objectType(event, data.scalar("object_type"))
+	event.Branch = first(branch(event.Context), branch(event.Data))
 
 	if len(found.redacted) > 0 { // that a redacted value changed is seen in the body as it was sent
 		sent, err := members(body)
@@ -117,6 +120,12 @@ func Decode(body []byte, redact []string) (*Event, error) {
 		return nil, invalid(faults)
 	}
 	return event, nil
+}
+
+// branch returns the name of the active branch, {"active_branch": {"id": 2, "name": "Rack move", "schema_id": "td5smq0f"}}, which
+// netbox-branching adds to the context, and, if it is configured to, to the data.
+func branch(object Object) string {
+	return fields{object: object, faults: new([]Fault)}.child("active_branch").scalar("name")
 }
 
 // members decodes an object that scan has found to be good.

@@ -390,6 +390,24 @@ func TestDecodeChangedFields(t *testing.T) {
 	}
 }
 
+func TestDecodeBranch(t *testing.T) {
+	const members = `{"event":"updated","timestamp":"2026-11-26T11:31:00Z","object_type":"dcim.rack",`
+	for _, test := range []struct{ reason, members, want string }{
+		{"in the context", `"data":{},"context":{"active_branch":{"id":2,"name":"Rack move"}}}`, "Rack move"},
+		{"in the data", `"data":{"active_branch":{"id":2,"name":"Rack move"}},"context":null}`, "Rack move"},
+		{"main", `"data":{},"context":{"active_branch":null}}`, ""},
+		{"another shape", `"data":{"active_branch":"x"},"context":{"active_branch":[{"name":"x"}]}}`, ""},
+	} {
+		event, err := netbox.Decode([]byte(members+test.members), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.Branch != test.want {
+			t.Errorf("%s: the branch is %q, want %q", test.reason, event.Branch, test.want)
+		}
+	}
+}
+
 func TestDecodeObjectType(t *testing.T) {
 	for _, test := range []struct{ reason, members, want string }{
 		{"from the URL", `"model":"vminterface","data":{"url":"/api/virtualization/interfaces/1/"}`, "virtualization.vminterface"},

@@ -60,6 +60,7 @@ var eventType = apicel.NewObjectType("NetBoxEvent", fields(map[string]*apicel.De
 	"objectID":      apicel.StringType,
 	"objectURL":     apicel.StringType,
 	"objectName":    apicel.StringType,
+	"branch":        apicel.StringType,
 	"username":      apicel.StringType,
 	"requestID":     apicel.StringType,
 	"request":       apicel.DynType,

@@ -58,6 +58,7 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 		"objectID":      spec.ObjectID,
 		"objectURL":     spec.ObjectURL,
 		"objectName":    spec.ObjectName,
+		"branch":        spec.Branch,
 		"username":      spec.Username,
 		"requestID":     spec.RequestID,
 		"request":       object(spec.Request),

@@ -235,6 +235,38 @@ func TestChangedPath(t *testing.T) {
 	}
 }
 
+// TestBranches checks changes that netbox-branching reports from a branch.
+func TestBranches(t *testing.T) {
+	const branch = `{"id": 2, "name": "Rack move", "schema_id": "td5smq0f"}`
+	for _, test := range []struct{ reason, members, branch string }{
+		{"a branch in the context", `"data": {"id": 1}, "context": {"active_branch": ` + branch + `}`, "Rack move"},
+		{"a branch in the data", `"data": {"id": 1, "active_branch": ` + branch + `}`, "Rack move"},
+		{"main", `"data": {"id": 1}, "context": {"active_branch": null}`, ""},
+		{"no netbox-branching", `"data": {"id": 1}`, ""},
+		{"a field of another plugin", `"data": {"id": 1, "active_branch": "x"}`, ""},
+	} {
+		event := deliver(t, `{"event": "updated", "timestamp": "2026-11-26T11:31:00Z", "object_type": "dcim.rack", `+test.members+`}`)
+		inBranch := test.branch != ""
+		for _, match := range []struct {
+			v1alpha1.Match
+			want bool
+		}{
+			{v1alpha1.Match{}, !inBranch},
+			{v1alpha1.Match{Branches: []string{"*"}}, true},
+			{v1alpha1.Match{Branches: []string{"rack move"}}, inBranch},
+			{v1alpha1.Match{Branches: []string{"other"}}, false},
+			{v1alpha1.Match{Branches: []string{"Main"}}, !inBranch},
+			{v1alpha1.Match{Branches: []string{"main", "Rack move"}}, true},
+			{v1alpha1.Match{Branches: []string{"*"}, Filter: v1alpha1.Filter{CEL: fmt.Sprintf("event.branch == %q", test.branch)}}, true},
+		} {
+			compiled := compile(t, &v1alpha1.NetBoxEventRuleSpec{Match: match.Match})
+			if got, err := compiled.Match(t.Context(), event, rule.NewInput(event, now)); got != match.want || err != nil {
+				t.Errorf("%s: %v matched: %t, error: %v; want %t", test.reason, match.Match, got, err, match.want)
+			}
+		}
+	}
+}
+
 // deliver returns the event of a body.
 func deliver(t testing.TB, body string) *v1alpha1.NetBoxEvent {
 	t.Helper()

@@ -45,6 +45,8 @@ type NetBoxEventSpecApplyConfiguration struct {
 	ObjectURL *string `json:"objectURL,omitempty"`
 	// objectName is what NetBox displays for the object, else its name, for example Test_site.
 	ObjectName *string `json:"objectName,omitempty"`
+	// branch is the branch of the plugin netbox-branching in which the change was made, for example Rack move. It is empty for main.
+	Branch *string `json:"branch,omitempty"`
 	// username is who made the change in NetBox, for example admin.
 	Username *string `json:"username,omitempty"`
 	// requestID is NetBox's id of the request that made the change, for example b3dc3247-883f-4810-ad01-0f50ee6b722d. All changes of a
@@ -131,6 +133,14 @@ func (b *NetBoxEventSpecApplyConfiguration) WithObjectURL(value string) *NetBoxE
 // If called multiple times, the ObjectName field is set to the value of the last call.
 func (b *NetBoxEventSpecApplyConfiguration) WithObjectName(value string) *NetBoxEventSpecApplyConfiguration {
 	b.ObjectName = &value
+	return b
+}
+
+// WithBranch sets the Branch field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Branch field is set to the value of the last call.
+func (b *NetBoxEventSpecApplyConfiguration) WithBranch(value string) *NetBoxEventSpecApplyConfiguration {
+	b.Branch = &value
 	return b
 }
 
