@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -346,5 +347,58 @@ func eventually(t *testing.T, what string, done func() error) {
 			t.Errorf("%s: %v", what, err)
 			return
 		}
+	}
+}
+
+// warnings collects the warnings of the API server.
+type warnings struct {
+	mu   sync.Mutex
+	seen []string
+}
+
+// HandleWarningHeader collects a warning.
+func (w *warnings) HandleWarningHeader(_ int, _, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = append(w.seen, text)
+}
+
+// TestWarnings writes rules and sources that can match nothing, which the API server takes.
+func TestWarnings(t *testing.T) {
+	installPolicies(t)
+	namespace := plane.Namespace(t)
+	for i, test := range []struct {
+		kind, spec string
+		want       []string // parts of the warnings
+	}{
+		{"NetBoxEventRule", `{"match":{"events":["object_updated","Updated"],"objectTypes":["DCIM.Device"]},"actions":[{"name":"a","log":{"message":"m"}}]}`, []string{`"object_updated"`}},
+		{"NetBoxEventRule", `{"match":{"events":["Update"],"objectTypes":["DCIM.Devices"]},"actions":[{"name":"a","log":{"message":"m"}}]}`, []string{`"Update"`, `"DCIM.Devices"`}},
+		{"NetBoxEventRule", `{"match":{"events":["branch_merged","Created"],"objectTypes":["plugin.zones","ipam.ipaddress","dcim.*"]},"actions":[{"name":"a","log":{"message":"m"}}]}`, nil},
+		{"NetBoxEventRule", `{"actions":[{"name":"a","log":{"message":"m"}}]}`, nil},
+		{"NetBoxSource", `{"unsigned":"Accept","accept":{"events":["job_failed"],"objectTypes":["ipam.ip-addresses"]}}`, []string{`"job_failed"`, `"ipam.ip-addresses"`}},
+		{"NetBoxSource", `{"unsigned":"Accept"}`, nil},
+	} {
+		eventually(t, test.spec, func() error {
+			var got warnings
+			config := rest.CopyConfig(plane.Config)
+			config.WarningHandler = &got
+			writer, err := client.New(config, client.Options{Scheme: plane.Client.Scheme(), Mapper: plane.Client.RESTMapper()})
+			if err != nil {
+				return err
+			}
+			if err := writer.Create(t.Context(), object(t, test.kind, namespace, fmt.Sprintf("warned-%d", i), test.spec), client.DryRunAll); err != nil {
+				return err
+			}
+			if len(got.seen) != len(test.want) {
+				return fmt.Errorf("warnings: %q, want %q", got.seen, test.want)
+			}
+			slices.Sort(got.seen) // of events first
+			for i, part := range test.want {
+				if !strings.Contains(got.seen[i], part) {
+					return fmt.Errorf("warnings: %q, want %q", got.seen, test.want)
+				}
+			}
+			return nil
+		})
 	}
 }

@@ -69,6 +69,9 @@ type NetBoxEventSpec struct {
 	// objectName is the display name of the object, or else its name, for example Test_site.
 	// +optional
 	ObjectName string `json:"objectName,omitempty"`
+	// branch is the branch of the plugin netbox-branching in which the change was made, for example Rack move. It is empty for main.
+	// +optional
+	Branch string `json:"branch,omitempty"`
 	// username is the NetBox user who made the change, for example admin.
 	// +optional
 	Username string `json:"username,omitempty"`
@@ -88,8 +91,8 @@ type NetBoxEventSpec struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	Timestamp metav1.MicroTime `json:"timestamp,omitzero"`
-	// changedFields are the names of the fields that an update changed according to its snapshots, for example ["status"], without
-	// last_updated.
+	// changedFields are the fields in which the snapshots before and after an update differ, without last_updated, and the custom fields
+	// among them, for example ["custom_fields", "custom_fields.owner", "status"]. An update without a snapshot from before it has none.
 	// +optional
 	// +listType=atomic
 	ChangedFields []string `json:"changedFields,omitempty"`

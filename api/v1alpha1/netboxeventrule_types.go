@@ -69,7 +69,7 @@ type NetBoxEventRuleSpec struct {
 	Actions []Action `json:"actions,omitempty"`
 }
 
-// Match selects the events of a rule.
+// Match selects the events of a rule. Upper and lower case make no difference in its lists.
 type Match struct {
 	// sources are the names of NetBoxSources, for example ["netbox"].
 	// +optional
@@ -79,10 +79,20 @@ type Match struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	Sources []string `json:"sources,omitempty"`
-	Filter  `json:",inline"`
+	// branches are branches of the plugin netbox-branching, for example ["main", "Rack move"], or ["*"] for all. Absent: main alone, because a
+	// change in a branch is not in effect before the branch is merged.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	Branches []string `json:"branches,omitempty"`
+	Filter   `json:",inline"`
 }
 
-// Filter selects events. Each list matches if any of its entries does; an absent list matches all events.
+// Filter selects events. Each list matches if any of its entries does; an absent list matches all events. Upper and lower case make no
+// difference in the lists.
 type Filter struct {
 	// events are the kinds of events, for example ["created", "updated"].
 	// +optional
@@ -100,8 +110,9 @@ type Filter struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:Pattern=`^[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+|\*)$`
 	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields limits updates to those that changed one of these fields, for example ["status"]. All other events match: a creation or a
-	// deletion changes all fields. NetBox sends the changes of an update from 2.11 on; earlier updates never match.
+	// changedFields limits updates to those that changed one of these fields, for example ["status", "custom_fields.owner"]. All other events
+	// match: a creation or a deletion changes all fields. An update without a snapshot from before it does not match: some have none, and all
+	// before NetBox 2.11.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -380,7 +391,8 @@ const (
 	// ConditionAccepted is True while events are matched against the rule.
 	ConditionAccepted = "Accepted"
 
-	// ReasonCompiled means that the rule's expressions and templates are valid.
+	// ReasonCompiled means that the rule's expressions and templates are valid. The message names the entries of spec.match that match no
+	// event.
 	ReasonCompiled = "Compiled"
 	// ReasonInvalid means that an expression or a template is invalid.
 	ReasonInvalid = "Invalid"

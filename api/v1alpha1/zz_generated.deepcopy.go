@@ -340,6 +340,11 @@ func (in *Match) DeepCopyInto(out *Match) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Branches != nil {
+		in, out := &in.Branches, &out.Branches
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	in.Filter.DeepCopyInto(&out.Filter)
 }
 

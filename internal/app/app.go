@@ -302,6 +302,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	backlog.Events, backlog.Synced = engine, engine.Synced
 	ruleReconciler := &rulestatus.Reconciler{
 		Rules:    inner.GetAPIReader(),
+		Cached:   inner.GetClient(),
 		Compiled: shared.compiled,
 		Tally:    tally,
 		Sinks:    engine,

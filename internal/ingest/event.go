@@ -39,6 +39,7 @@ func newEvent(event *netbox.Event, d delivery) *v1alpha1.NetBoxEvent {
 			ObjectID:      bounded(event.ObjectID),
 			ObjectURL:     bounded(event.ObjectURL),
 			ObjectName:    bounded(event.ObjectName),
+			Branch:        bounded(event.Branch),
 			Username:      bounded(event.Username),
 			RequestID:     bounded(event.RequestID),
 			Request:       payload.Stored(event.Request),

@@ -2,6 +2,7 @@ package netbox
 
 import (
 	"crypto/sha256"
+	"maps"
 	"slices"
 	"time"
 
@@ -29,12 +30,15 @@ type Event struct {
 	ObjectURL string
 	// ObjectName is data.display (from NetBox 2.11), else data.name.
 	ObjectName string
+	// Branch is the branch of netbox-branching in which the change was made, "" for main.
+	Branch string
 	// Username is the user who made the change; request.user from NetBox 4.7.
 	Username string
 	// RequestID is the UUID of the HTTP request to NetBox that made the change; request.id from NetBox 4.7. All changes of
 	// a bulk edit share it. It is empty for job events.
 	RequestID string
-	// ChangedFields are the names of the fields in which the snapshots of an update differ, sorted, without last_updated.
+	// ChangedFields are the names of the fields in which the snapshots of an update differ, sorted, without last_updated. Custom fields are
+	// among them as custom_fields.owner, beside custom_fields.
 	ChangedFields []string
 
 	// Data, Snapshots, Context and Request are the members of these names.
@@ -90,6 +94,7 @@ func Decode(body []byte, redact []string) (*Event, error) {
 		Digest:      sha256.Sum256(apply(body, found.redacted)),
 	}
 	event.ObjectType, event.Model = objectType(event, data.scalar("object_type"))
+	event.Branch = first(branch(event.Context), branch(event.Data))
 
 	if len(found.redacted) > 0 { // changes of redacted values show only in the original body
 		sent, err := members(body)
@@ -117,6 +122,12 @@ func Decode(body []byte, redact []string) (*Event, error) {
 	return event, nil
 }
 
+// branch returns the name of the active branch, {"active_branch": {"id": 2, "name": "Rack move", "schema_id": "td5smq0f"}}, which
+// netbox-branching adds to the context, and, if it is configured to, to the data.
+func branch(object Object) string {
+	return fields{object: object, faults: new([]Fault)}.child("active_branch").scalar("name")
+}
+
 // members decodes an object that scan has validated.
 func members(body []byte) (Object, error) {
 	var object Object
@@ -141,26 +152,51 @@ func only(members Object, wanted func(name string) bool) Object {
 	return found
 }
 
-// changedFields returns the sorted names of the fields that differ. Without both snapshots it returns nil: an update that is only a side
-// effect of another object's change has no prechange.
+// changedFields returns the sorted names of the fields that differ, and of the custom fields that differ, as custom_fields.<name>. Without
+// both snapshots it returns nil: an update that is only a side effect of another object's change has no prechange.
 func changedFields(before, after Object) []string {
 	if before == nil || after == nil {
 		return nil
 	}
 	var changed []string
-	for name, value := range before {
-		if other, ok := after[name]; !ok || !equal(value, other) {
+	for _, name := range names(before, after) {
+		value, ok := before[name]
+		other, okOther := after[name]
+		if name != "last_updated" && (ok != okOther || !equal(value, other)) {
 			changed = append(changed, name)
 		}
 	}
-	for name := range after {
-		if _, ok := before[name]; !ok {
-			changed = append(changed, name)
+	if slices.Contains(changed, customFields) {
+		before, after := custom(before), custom(after)
+		for _, name := range names(before, after) {
+			if !equal(orNull(before[name]), orNull(after[name])) { // an object that was not saved since a field was added lacks it
+				changed = append(changed, customFields+"."+name)
+			}
 		}
 	}
-	changed = slices.DeleteFunc(changed, func(name string) bool { return name == "last_updated" })
 	slices.Sort(changed)
 	return changed
+}
+
+const customFields = "custom_fields"
+
+// custom returns the custom fields of a snapshot, nil for none.
+func custom(snapshot Object) Object {
+	return fields{object: snapshot, faults: new([]Fault)}.child(customFields).object
+}
+
+// names returns the names of the members of two objects, each once.
+func names(a, b Object) []string {
+	all := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func orNull(value jsontext.Value) jsontext.Value {
+	if value == nil {
+		return jsontext.Value("null")
+	}
+	return value
 }
 
 // equal compares two values of one sender: it ignores the order of members and the escaping of text, but 1.0 is not 1.

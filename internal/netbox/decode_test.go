@@ -372,6 +372,10 @@ func TestDecodeChangedFields(t *testing.T) {
 		{"order and escaping do not matter", "updated", `{"a":{"x":1,"y":"\u00fc"},"last_updated":1}`, `{"last_updated":2,"a":{"y":"ü", "x":1}}`, nil},
 		{"added, removed and changed, sorted", "updated", `{"b":1,"a":1,"c":null}`, `{"b":2,"d":1,"c":null}`, []string{"a", "b", "d"}},
 		{"long integers differ", "updated", `{"a":100000000000000000000000}`, `{"a":100000000000000000000001}`, []string{"a"}},
+		{"custom fields, where missing is null", "updated", `{"custom_fields":{"a":1,"b":{"c":1},"d":null}}`, `{"custom_fields":{"a":1.5,"b":{"c":1},"e":null,"f":"x"}}`,
+			[]string{"custom_fields", "custom_fields.a", "custom_fields.f"}},
+		{"no custom fields before", "updated", `{"custom_fields":null}`, `{"custom_fields":{"a":1,"b":null}}`, []string{"custom_fields", "custom_fields.a"}},
+		{"custom fields that are no object", "updated", `{"custom_fields":1}`, `{"custom_fields":2}`, []string{"custom_fields"}},
 		{"a creation changes everything", "created", `null`, `{"a":1}`, nil},
 		{"a side effect has no prechange", "updated", `null`, `{"a":1}`, nil},
 	} {
@@ -382,6 +386,24 @@ func TestDecodeChangedFields(t *testing.T) {
 		}
 		if diff := cmp.Diff(test.want, event.ChangedFields, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.reason, diff)
+		}
+	}
+}
+
+func TestDecodeBranch(t *testing.T) {
+	const members = `{"event":"updated","timestamp":"2026-11-26T11:31:00Z","object_type":"dcim.rack",`
+	for _, test := range []struct{ reason, members, want string }{
+		{"in the context", `"data":{},"context":{"active_branch":{"id":2,"name":"Rack move"}}}`, "Rack move"},
+		{"in the data", `"data":{"active_branch":{"id":2,"name":"Rack move"}},"context":null}`, "Rack move"},
+		{"main", `"data":{},"context":{"active_branch":null}}`, ""},
+		{"another shape", `"data":{"active_branch":"x"},"context":{"active_branch":[{"name":"x"}]}}`, ""},
+	} {
+		event, err := netbox.Decode([]byte(members+test.members), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.Branch != test.want {
+			t.Errorf("%s: the branch is %q, want %q", test.reason, event.Branch, test.want)
 		}
 	}
 }

@@ -234,6 +234,7 @@ var measured = map[string]measure{
 	"reverse":               measureElements,
 	"slice":                 measureElements,
 	"sort":                  measureElements,
+	"sum":                   measureElements,
 	"@sortByAssociatedKeys": measureElements,
 	"optional.unwrap":       measureElements,
 	"unwrapOpt":             measureElements,
@@ -273,7 +274,7 @@ var measured = map[string]measure{
 var unmeasured = strings.Fields(`
 	!_ -_ _%_ _&&_ _*_ _-_ _/_ _<=_ _<_ _>=_ _>_ _?_:_ _||_ @not_strictly_false __not_strictly_false__
 	_?._ _[?_] _[_] optional.none optional.of optional.ofNonZeroValue or orValue value hasValue
-	size contains startsWith endsWith trim dyn type first last isSorted max min sum
+	size contains startsWith endsWith trim dyn type first last isSorted max min
 	add sub sign compareTo isGreaterThan isLessThan isInteger asInteger asApproximateFloat major minor patch
 	family masked prefixLength isGlobalUnicast isLinkLocalMulticast isLinkLocalUnicast isLoopback isUnspecified
 	netbox.changed netbox.changedTo
@@ -318,6 +319,10 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 		}
 		if measure, ok := measured[node.Function()]; ok && isUnbounded(node) {
 			return b.call(node, measure)
+		}
+		if isArithmetic(node) {
+			return interpreter.NewCall(node.ID(), node.Function(), node.OverloadID(), node.Args(),
+				mixed(b.implementation(node.Function(), node.OverloadID()))), nil
 		}
 	case interpreter.InterpretableAttribute:
 		// The type is not exported.
@@ -436,7 +441,7 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 			return search(compiled, function, args)
 		}
 	}
-	if add := run; function == "_+_" {
+	if add := mixed(run); function == "_+_" {
 		run = func(args ...ref.Val) ref.Val {
 			first, ok := args[0].(traits.Lister)
 			second, okSecond := args[1].(traits.Lister)
@@ -445,6 +450,9 @@ func (b *bounds) call(call interpreter.InterpretableCall, measure measure) (inte
 			}
 			return add(args...)
 		}
+	}
+	if function == "sum" || function == "sort" || function == "@sortByAssociatedKeys" {
+		run = listed(function, run)
 	}
 	after := func(*usage, ref.Val) {}
 	if function == "findAll" {

@@ -23,7 +23,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0),
 		DeclTypes:         []*apicel.DeclType{eventType},
-		EnvOptions: []cel.EnvOption{
+		EnvOptions: append(mixedArithmetic(),
 			cel.Variable("event", eventType.CelType()),
 			cel.Variable("data", cel.DynType),
 			cel.Variable("prechange", cel.DynType),
@@ -34,9 +34,9 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 				cel.FunctionBinding(func(args ...ref.Val) ref.Val { return types.Bool(changed(args)) }))),
 			cel.Function(changedFunction("changedTo"), cel.Overload("changedTo", append(snapshots, cel.StringType, cel.DynType), cel.BoolType,
 				cel.FunctionBinding(func(args ...ref.Val) ref.Val {
-					return types.Bool(changed(args) && args[4].Equal(field(args[1], args[3])) == types.True)
+					return types.Bool(changed(args) && args[5].Equal(field(args[1], args[4])) == types.True)
 				}))),
-		},
+		),
 		ProgramOptions: []cel.ProgramOption{
 			cel.InterruptCheckFrequency(1), // after each iteration: one can be slow
 			cel.CustomDecoratorV2(bounds.decorate),
@@ -60,6 +60,7 @@ var eventType = apicel.NewObjectType("NetBoxEvent", fields(map[string]*apicel.De
 	"objectID":      apicel.StringType,
 	"objectURL":     apicel.StringType,
 	"objectName":    apicel.StringType,
+	"branch":        apicel.StringType,
 	"username":      apicel.StringType,
 	"requestID":     apicel.StringType,
 	"request":       apicel.DynType,
@@ -90,13 +91,13 @@ func fields(types map[string]*apicel.DeclType) map[string]*apicel.DeclField {
 	return fields
 }
 
-// snapshots are the types of the arguments that changedMacro adds: prechange, postchange, and the event's changedFields.
-var snapshots = []*cel.Type{cel.DynType, cel.DynType, cel.ListType(cel.StringType)}
+// snapshots are the types of the arguments that changedMacro adds: prechange, postchange, and the event's event and changedFields.
+var snapshots = []*cel.Type{cel.DynType, cel.DynType, cel.StringType, cel.ListType(cel.StringType)}
 
 func changedFunction(name string) string { return "netbox." + name }
 
-// changedMacro turns changed("status") into netbox.changed(.prechange, .postchange, .event.changedFields, "status"): a function
-// sees its arguments alone. The leading dots avoid local variables of the same names in the expression.
+// changedMacro turns changed("status") into netbox.changed(.prechange, .postchange, .event.event, .event.changedFields, "status"): a
+// function sees its arguments alone. The leading dots avoid local variables of the same names in the expression.
 func changedMacro(name string, parameters ...string) cel.Macro {
 	return cel.GlobalVarArgMacro(name, func(expr cel.MacroExprFactory, _ ast.Expr, args []ast.Expr) (ast.Expr, *cel.Error) {
 		if len(args) != len(parameters) {
@@ -104,25 +105,36 @@ func changedMacro(name string, parameters ...string) cel.Macro {
 			return nil, expr.NewError(here.ID(), fmt.Sprintf("%s takes %s", name, strings.Join(parameters, " and ")))
 		}
 		return expr.NewCall(changedFunction(name), append([]ast.Expr{
-			expr.NewIdent(".prechange"), expr.NewIdent(".postchange"), expr.NewSelect(expr.NewIdent(".event"), "changedFields"),
+			expr.NewIdent(".prechange"), expr.NewIdent(".postchange"),
+			expr.NewSelect(expr.NewIdent(".event"), "event"), expr.NewSelect(expr.NewIdent(".event"), "changedFields"),
 		}, args...)...), nil
 	})
 }
 
 // changed reports whether a field differs between the snapshots; a missing field is null. Redacted values are equal in both, so changed
-// also consults the list of changed fields, which was computed before the redaction.
+// also consults the list of changed fields, which was computed before the redaction. An update without a prechange, which NetBox
+// and Nautobot send for side effects of another object's change among others, changes nothing that is known.
 func changed(args []ref.Val) bool {
-	before, after, list, name := args[0], args[1], args[2].(traits.Lister), args[3]
+	before, after, event, list, name := args[0], args[1], args[2], args[3].(traits.Lister), args[4]
+	if _, known := before.(traits.Mapper); !known && event == types.String("updated") {
+		return false
+	}
 	return list.Contains(name) == types.True || field(before, name).Equal(field(after, name)) != types.True
 }
 
-func field(snapshot, name ref.Val) ref.Val {
-	if fields, ok := snapshot.(traits.Mapper); ok {
-		if value, ok := fields.Find(name); ok {
-			return value
+// field returns the value of a field, or of a member of it, such as custom_fields.owner.
+func field(snapshot, path ref.Val) ref.Val {
+	text, _ := path.(types.String)
+	for name := range strings.SplitSeq(string(text), ".") {
+		fields, ok := snapshot.(traits.Mapper)
+		if !ok {
+			return types.NullValue
+		}
+		if snapshot, ok = fields.Find(types.String(name)); !ok {
+			return types.NullValue
 		}
 	}
-	return types.NullValue
+	return snapshot
 }
 
 // expression is a compiled expression.

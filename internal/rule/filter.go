@@ -36,7 +36,7 @@ func (c *compiler) filter(path string, spec *v1alpha1.Filter) *Filter {
 
 // Match reports whether an event passes the filter. An event on which the expression fails does not, and Match returns the error.
 func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
-	if !oneOf(f.spec.Events, event.Spec.Event) || !f.matchObjectType(event.Spec.ObjectType) || !f.matchChangedFields(&event.Spec) {
+	if !oneOf(f.spec.Events, event.Spec.Event) || !f.matchObjectType(event.Spec.ObjectType) || !f.matchChangedFields(&event.Spec, in) {
 		return false, nil
 	}
 	if f.expression == nil {
@@ -56,11 +56,13 @@ func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Inp
 func (f *Filter) matchObjectType(objectType string) bool {
 	return len(f.spec.ObjectTypes) == 0 || slices.ContainsFunc(f.spec.ObjectTypes, func(wanted string) bool {
 		prefix, isPrefix := strings.CutSuffix(wanted, "*") // ends in a dot
-		return wanted == objectType || isPrefix && strings.HasPrefix(objectType, prefix)
+		return strings.EqualFold(wanted, objectType) ||
+			isPrefix && len(objectType) >= len(prefix) && strings.EqualFold(objectType[:len(prefix)], prefix)
 	})
 }
 
-func (f *Filter) matchChangedFields(spec *v1alpha1.NetBoxEventSpec) bool {
-	return len(f.spec.ChangedFields) == 0 || spec.Event != "updated" ||
-		slices.ContainsFunc(f.spec.ChangedFields, func(field string) bool { return slices.Contains(spec.ChangedFields, field) })
+func (f *Filter) matchChangedFields(spec *v1alpha1.NetBoxEventSpec, in *Input) bool {
+	return len(f.spec.ChangedFields) == 0 || spec.Event != "updated" || slices.ContainsFunc(f.spec.ChangedFields, func(field string) bool {
+		return contains(spec.ChangedFields, field) || strings.Contains(field, ".") && in.changed(spec, field)
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
 	"k8s.io/apimachinery/pkg/util/json"
 
@@ -57,6 +58,7 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 		"objectID":      spec.ObjectID,
 		"objectURL":     spec.ObjectURL,
 		"objectName":    spec.ObjectName,
+		"branch":        spec.Branch,
 		"username":      spec.Username,
 		"requestID":     spec.RequestID,
 		"request":       object(spec.Request),
@@ -78,6 +80,18 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 			"traceparent": spec.Delivery.Traceparent,
 		},
 	}
+}
+
+// changed is the function changed of expressions.
+func (in *Input) changed(spec *v1alpha1.NetBoxEventSpec, field string) bool {
+	snapshot := func(name string) ref.Val {
+		value, _ := in.evaluation.Activation.ResolveName(name)
+		return types.DefaultTypeAdapter.NativeToValue(value)
+	}
+	return changed([]ref.Val{
+		snapshot("prechange"), snapshot("postchange"), types.String(spec.Event),
+		types.NewStringList(types.DefaultTypeAdapter, spec.ChangedFields), types.String(field),
+	})
 }
 
 // object decodes free-form JSON: integers as int64, and nil as nil.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/cel-go/cel"
 
@@ -16,8 +17,9 @@ import (
 type Rule struct {
 	Actions []Action
 
-	sources []string // empty means all
-	filter  *Filter
+	sources  []string // empty means all
+	branches []string
+	filter   *Filter
 }
 
 // Action is a compiled action. The fields of other kinds of actions are empty.
@@ -38,7 +40,12 @@ type Action struct {
 func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 	defer recoverCompiler(&err)
 	var c compiler
-	compiled = &Rule{sources: spec.Match.Sources, filter: c.filter("spec.match", &spec.Match.Filter)}
+	compiled = &Rule{
+		sources: spec.Match.Sources, branches: spec.Match.Branches, filter: c.filter("spec.match", &spec.Match.Filter),
+	}
+	if len(compiled.branches) == 0 {
+		compiled.branches = []string{mainBranch}
+	}
 	for i := range spec.Actions {
 		compiled.Actions = append(compiled.Actions, c.action(&spec.Actions[i]))
 	}
@@ -127,10 +134,25 @@ func bounded(err error) error {
 
 // Match reports whether the rule matches an event. An event on which the expression fails does not match, and Match returns the error.
 func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
-	if !oneOf(r.sources, event.Spec.SourceRef.Name) {
+	if !oneOf(r.sources, event.Spec.SourceRef.Name) || !r.matchBranch(event.Spec.Branch) {
 		return false, nil
 	}
 	return r.filter.Match(ctx, event, in)
 }
 
-func oneOf(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
+// mainBranch is the name of NetBox's main branch, which events do not name.
+const mainBranch = "main"
+
+func (r *Rule) matchBranch(branch string) bool {
+	if branch == "" {
+		branch = mainBranch
+	}
+	return contains(r.branches, branch) || contains(r.branches, "*")
+}
+
+// oneOf reports whether a list has a text, in upper or lower case, or is empty.
+func oneOf(list []string, text string) bool { return len(list) == 0 || contains(list, text) }
+
+func contains(list []string, text string) bool {
+	return slices.ContainsFunc(list, func(entry string) bool { return strings.EqualFold(entry, text) })
+}

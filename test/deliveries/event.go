@@ -33,7 +33,7 @@ func (d Delivery) Event(namespace string, redact []string) (*v1alpha1.NetBoxEven
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: strings.ReplaceAll(d.String(), "/", "-")},
 		Spec: v1alpha1.NetBoxEventSpec{
 			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: decoded.Event, ObjectType: decoded.ObjectType, Model: decoded.Model,
-			ObjectID: decoded.ObjectID, ObjectURL: decoded.ObjectURL, ObjectName: decoded.ObjectName, Username: decoded.Username,
+			ObjectID: decoded.ObjectID, ObjectURL: decoded.ObjectURL, ObjectName: decoded.ObjectName, Branch: decoded.Branch, Username: decoded.Username,
 			RequestID: decoded.RequestID, Request: object(decoded.Request), Timestamp: metav1.NewMicroTime(decoded.Timestamp),
 			ChangedFields: decoded.ChangedFields, Data: object(decoded.Data), Snapshots: object(decoded.Snapshots),
 			Context: object(decoded.Context), Extra: object(decoded.Extra),

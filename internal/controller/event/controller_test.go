@@ -79,7 +79,7 @@ func startWith(
 	}
 	engine := event.NewEngine(options)
 	rules := &rulestatus.Reconciler{
-		Rules: mgr.GetAPIReader(), Compiled: compiled, Tally: tally, Sinks: engine, Status: mgr.GetClient(), Clock: clock.RealClock{},
+		Rules: mgr.GetAPIReader(), Cached: mgr.GetClient(), Compiled: compiled, Tally: tally, Sinks: engine, Status: mgr.GetClient(), Clock: clock.RealClock{},
 	}
 	replays := &replay.Reconciler{Events: events, Status: store, Namespaces: []string{namespace}, Log: log}
 	err = errors.Join(

@@ -194,7 +194,7 @@ func TestStatus(t *testing.T) {
 		for _, rule := range list.Items {
 			rules[rule.Name] = rule.Status
 		}
-		return rules["failing"].Failed > 0 && rules["good"].Matched > 0 && rules["lacking"].ExpressionErrors > 0
+		return len(rules["other"].Conditions) > 0 && rules["failing"].Failed > 0 && rules["good"].Matched > 0 && rules["lacking"].ExpressionErrors > 0
 	})
 	got := map[string]string{}
 	for name, status := range rules {
@@ -206,7 +206,7 @@ func TestStatus(t *testing.T) {
 	wantRules := map[string]string{
 		"good":    "True 1/0/0 " + accepted,
 		"failing": "True 1/1/0 " + accepted,
-		"other":   "True 0/0/0 " + accepted,
+		"other":   "True 0/0/0 " + accepted + `; but spec.match.sources: there is no NetBoxSource "another" in namespace "` + namespace + `"`,
 		"lacking": "True 0/0/1 " + accepted + name + `: no such key: role in "data.role.slug == \"leaf\""`,
 		"broken":  "False 0/0/0 spec.match.cel: 1:1: undeclared reference to 'evnt' (in container '')",
 	}
@@ -863,4 +863,39 @@ func TestBurst(t *testing.T) {
 	eventually(t, "the metric of pending events is wrong", 5*time.Second, func() bool {
 		return counts(t, logged.metrics)["netbox_events_pending_events "+namespace+"/netbox"] == 2*burst
 	})
+}
+
+// TestWarned checks that the condition of a rule names what of its match fits no event, also after a source comes.
+func TestWarned(t *testing.T) {
+	namespace := plane.Namespace(t)
+	made := newRule(namespace, "typo", func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Match.Sources = []string{"nosuch"}
+		spec.Match.Events, spec.Match.ObjectTypes = []string{"update", "Updated"}, []string{"DCIM.Device", "dcim.devices"}
+	})
+	plane.Create(t, made)
+	start(t, plane.Config, namespace, 0)
+	var message string
+	accepted := func() bool {
+		var stored v1alpha1.NetBoxEventRule
+		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(made), &stored); err != nil {
+			t.Fatal(err)
+		}
+		condition := meta.FindStatusCondition(stored.Status.Conditions, v1alpha1.ConditionAccepted)
+		if condition == nil || condition.Status != metav1.ConditionTrue {
+			return false
+		}
+		message = condition.Message
+		return true
+	}
+	eventually(t, "the rule is not accepted", 10*time.Second, accepted)
+	const source = `; spec.match.sources: there is no NetBoxSource "nosuch" in namespace `
+	for _, part := range []string{`has the event "update"`, `no object type "dcim.devices"`, source} {
+		if !strings.Contains(message, part) {
+			t.Errorf("message is %q, want one with %q", message, part)
+		}
+	}
+	plane.Create(t, &v1alpha1.NetBoxSource{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nosuch"}, Spec: v1alpha1.NetBoxSourceSpec{Unsigned: v1alpha1.UnsignedAccept},
+	})
+	eventually(t, "the warning of the source stays", 10*time.Second, func() bool { return accepted() && !strings.Contains(message, source) })
 }

@@ -5,6 +5,8 @@ package rulestatus
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -25,11 +29,13 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/conditions"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
 // RBAC of the controller:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxeventrules/status,verbs=patch
 
 const fieldOwner = "netbox-event-operator"
@@ -38,6 +44,8 @@ const fieldOwner = "netbox-event-operator"
 type Reconciler struct {
 	// Rules reads NetBoxEventRules from the API server, not from a cache: counts must be added to the stored ones.
 	Rules client.Reader
+	// Cached reads NetBoxEventRules and NetBoxSources from a cache.
+	Cached client.Reader
 	// Compiled compiles them.
 	Compiled *rule.Cache
 	// Tally has the counts that are not stored yet.
@@ -60,11 +68,31 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("rule").
 		For(&v1alpha1.NetBoxEventRule{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.NetBoxSource{}, handler.EnqueueRequestsFromMapFunc(r.naming), builder.WithPredicates(predicate.Funcs{
+			UpdateFunc: func(event.UpdateEvent) bool { return false },
+		})).
 		WatchesRawSource(source.Func(r.Tally.setQueue)).
 		WithOptions(controller.Options{
 			SkipNameValidation: new(true), // a new manager starts after leadership is lost
 		}).
 		Complete(r)
+}
+
+// naming returns requests for the rules that name a source, which was created or deleted.
+func (r *Reconciler) naming(ctx context.Context, named client.Object) []reconcile.Request {
+	var rules v1alpha1.NetBoxEventRuleList
+	if err := r.Cached.List(ctx, &rules, client.InNamespace(named.GetNamespace())); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "cannot list the rules that name a source")
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range rules.Items {
+		names := rules.Items[i].Spec.Match.Sources
+		if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, named.GetName()) }) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&rules.Items[i])})
+		}
+	}
+	return requests
 }
 
 // Reconcile writes the status of a rule if it changed.
@@ -82,7 +110,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	if counted != nil {
 		counted.addTo(&status)
 	}
-	accepted := r.accepted(&rule)
+	accepted, err := r.accepted(ctx, &rule)
+	if err != nil {
+		r.Tally.restore(request.NamespacedName, counted)
+		return reconcile.Result{}, err
+	}
 	accepted.ObservedGeneration, accepted.LastTransitionTime = rule.Generation, metav1.NewTime(r.Clock.Now())
 	meta.SetStatusCondition(&status.Conditions, accepted)
 	r.setSinkAvailable(&status, request.NamespacedName, rule.Generation)
@@ -108,18 +140,35 @@ func (r *Reconciler) setSinkAvailable(status *v1alpha1.NetBoxEventRuleStatus, ru
 }
 
 // accepted returns the condition Accepted.
-func (r *Reconciler) accepted(rule *v1alpha1.NetBoxEventRule) metav1.Condition {
-	if _, err := r.Compiled.Get(rule); err != nil {
+func (r *Reconciler) accepted(ctx context.Context, eventRule *v1alpha1.NetBoxEventRule) (metav1.Condition, error) {
+	if _, err := r.Compiled.Get(eventRule); err != nil {
 		return metav1.Condition{
 			Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalid,
 			Message: strings.ReplaceAll(err.Error(), "\n", "; "),
+		}, nil
+	}
+	warnings := rule.Warnings("spec.match", &eventRule.Spec.Match.Filter)
+	for _, name := range eventRule.Spec.Match.Sources {
+		var named v1alpha1.NetBoxSource
+		err := r.Cached.Get(ctx, types.NamespacedName{Namespace: eventRule.Namespace, Name: strings.ToLower(name)}, &named)
+		if apierrors.IsNotFound(err) {
+			warnings = append(warnings, fmt.Sprintf("spec.match.sources: there is no NetBoxSource %q in namespace %q", name, eventRule.Namespace))
+		} else if err != nil {
+			return metav1.Condition{}, err
 		}
 	}
-	return metav1.Condition{
+	accepted := metav1.Condition{
 		Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
 		Message: "events are matched against the rule",
 	}
+	if warnings != nil {
+		accepted.Message = oneline.Of(accepted.Message+"; but "+strings.Join(warnings, "; "), maxMessageBytes)
+	}
+	return accepted, nil
 }
+
+// maxMessageBytes bounds the message of a condition: the API server takes 32 KiB.
+const maxMessageBytes = 16 << 10
 
 func (r *Reconciler) write(ctx context.Context, rule *v1alpha1.NetBoxEventRule, status *v1alpha1.NetBoxEventRuleStatus) error {
 	desired := apply.NetBoxEventRuleStatus().

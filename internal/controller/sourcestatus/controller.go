@@ -7,6 +7,7 @@ package sourcestatus
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -178,6 +179,9 @@ func (r *Reconciler) ready(ctx context.Context, netbox, owner *v1alpha1.NetBoxSo
 			return notReady(v1alpha1.ReasonInvalidAccept, "%v; deliveries are answered with 503", err), nil
 		}
 		serving.Message = "deliveries that match spec.accept are stored; all others are answered with 200 and ignored"
+		if warnings := rule.Warnings("spec.accept", netbox.Spec.Accept); warnings != nil {
+			serving.Message = oneline.Of(serving.Message+"; but "+strings.Join(warnings, "; "), maxMessageBytes)
+		}
 	}
 	if netbox.Spec.SecretRef == nil {
 		serving.Message += "; any client can send them, because the source has no secretRef"

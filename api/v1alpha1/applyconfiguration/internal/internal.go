@@ -258,6 +258,12 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Match
   map:
     fields:
+    - name: branches
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
     - name: cel
       type:
         scalar: string
@@ -382,6 +388,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventSpec
   map:
     fields:
+    - name: branch
+      type:
+        scalar: string
     - name: changedFields
       type:
         list:

@@ -21,14 +21,16 @@ package v1alpha1
 // FilterApplyConfiguration represents a declarative configuration of the Filter type for use
 // with apply.
 //
-// Filter selects events. Each list matches if any of its entries does; an absent list matches all events.
+// Filter selects events. Each list matches if any of its entries does; an absent list matches all events. Upper and lower case make no
+// difference in the lists.
 type FilterApplyConfiguration struct {
 	// events are the kinds of events, for example ["created", "updated"].
 	Events []string `json:"events,omitempty"`
 	// objectTypes are types of objects, or all of one application, for example ["dcim.device", "virtualization.*"].
 	ObjectTypes []string `json:"objectTypes,omitempty"`
-	// changedFields limits updates to those that changed one of these fields, for example ["status"]. All other events match: a creation or a
-	// deletion changes all fields. NetBox sends the changes of an update from 2.11 on; earlier updates never match.
+	// changedFields limits updates to those that changed one of these fields, for example ["status", "custom_fields.owner"]. All other events
+	// match: a creation or a deletion changes all fields. An update without a snapshot from before it does not match: some have none, and all
+	// before NetBox 2.11.
 	ChangedFields []string `json:"changedFields,omitempty"`
 	// cel is an expression in CEL that must be true, for example changedTo("status", "active") && data.role.slug == "leaf". If it fails on an
 	// event, for example because of a missing key, a rule does not match the event, and reports the error in the event's status; a source

@@ -21,10 +21,13 @@ package v1alpha1
 // MatchApplyConfiguration represents a declarative configuration of the Match type for use
 // with apply.
 //
-// Match selects the events of a rule.
+// Match selects the events of a rule. Upper and lower case make no difference in its lists.
 type MatchApplyConfiguration struct {
 	// sources are the names of NetBoxSources, for example ["netbox"].
-	Sources                  []string `json:"sources,omitempty"`
+	Sources []string `json:"sources,omitempty"`
+	// branches are branches of the plugin netbox-branching, for example ["main", "Rack move"], or ["*"] for all. Absent: main alone, because a
+	// change in a branch is not in effect before the branch is merged.
+	Branches                 []string `json:"branches,omitempty"`
 	FilterApplyConfiguration `json:""`
 }
 
@@ -40,6 +43,16 @@ func Match() *MatchApplyConfiguration {
 func (b *MatchApplyConfiguration) WithSources(values ...string) *MatchApplyConfiguration {
 	for i := range values {
 		b.Sources = append(b.Sources, values[i])
+	}
+	return b
+}
+
+// WithBranches adds the given value to the Branches field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Branches field.
+func (b *MatchApplyConfiguration) WithBranches(values ...string) *MatchApplyConfiguration {
+	for i := range values {
+		b.Branches = append(b.Branches, values[i])
 	}
 	return b
 }

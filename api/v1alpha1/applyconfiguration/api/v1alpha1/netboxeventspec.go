@@ -45,6 +45,8 @@ type NetBoxEventSpecApplyConfiguration struct {
 	ObjectURL *string `json:"objectURL,omitempty"`
 	// objectName is the display name of the object, or else its name, for example Test_site.
 	ObjectName *string `json:"objectName,omitempty"`
+	// branch is the branch of the plugin netbox-branching in which the change was made, for example Rack move. It is empty for main.
+	Branch *string `json:"branch,omitempty"`
 	// username is the NetBox user who made the change, for example admin.
 	Username *string `json:"username,omitempty"`
 	// requestID is NetBox's id of the request that made the change, for example b3dc3247-883f-4810-ad01-0f50ee6b722d. All changes of a
@@ -55,8 +57,8 @@ type NetBoxEventSpecApplyConfiguration struct {
 	Request *apiv1alpha1.JSONObject `json:"request,omitempty"`
 	// timestamp is the time at which NetBox created the delivery, for example 2020-10-26T18:14:18.764443Z.
 	Timestamp *v1.MicroTime `json:"timestamp,omitempty"`
-	// changedFields are the names of the fields that an update changed according to its snapshots, for example ["status"], without
-	// last_updated.
+	// changedFields are the fields in which the snapshots before and after an update differ, without last_updated, and the custom fields
+	// among them, for example ["custom_fields", "custom_fields.owner", "status"]. An update without a snapshot from before it has none.
 	ChangedFields []string `json:"changedFields,omitempty"`
 	// data is the object as NetBox's REST API shows it, for example {"id": 14, "name": "Test_site", …}; for job events it is the job's output.
 	// It is absent if NetBox sent null.
@@ -131,6 +133,14 @@ func (b *NetBoxEventSpecApplyConfiguration) WithObjectURL(value string) *NetBoxE
 // If called multiple times, the ObjectName field is set to the value of the last call.
 func (b *NetBoxEventSpecApplyConfiguration) WithObjectName(value string) *NetBoxEventSpecApplyConfiguration {
 	b.ObjectName = &value
+	return b
+}
+
+// WithBranch sets the Branch field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Branch field is set to the value of the last call.
+func (b *NetBoxEventSpecApplyConfiguration) WithBranch(value string) *NetBoxEventSpecApplyConfiguration {
+	b.Branch = &value
 	return b
 }
 
