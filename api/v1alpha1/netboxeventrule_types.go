@@ -304,6 +304,8 @@ type HTTPTLS struct {
 }
 
 // ApplyAction makes Kubernetes objects, as the rule's service account.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
 type ApplyAction struct {
 	// template is an object, or a List of apiVersion v1 with several in its items. Its texts may hold templates: where ${…} is the whole
 	// text, the value keeps its type; where it is part of it, it becomes text. Names are the same for the same event: without a
@@ -316,10 +318,13 @@ type ApplyAction struct {
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
 	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
-	// another field manager owns a field of it; Create makes them if they are not there, and fails where one is there that another event made.
+	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made.
 	// +optional
 	// +kubebuilder:default=Apply
 	Operation ApplyOperation `json:"operation,omitempty"`
+	// force takes over the fields of the template from any field manager that owns them, for example true.
+	// +optional
+	Force bool `json:"force,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
 	// namespace.
 	// +optional

@@ -49,6 +49,7 @@ func TestRuleRules(t *testing.T) {
 		"an empty template":               {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{}}}]}`, "at least 1 properties"},
 		"a template that is a list":       {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":[]}}]}`, "must be of type object"},
 		"an unknown operation":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Delete"}}]}`, "Unsupported value"},
+		"force without effect":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Create","force":true}}]}`, "force has no effect"},
 		"an event without reason":         {action(`"event":{"message":"m"}`), "reason"},
 		"a reason of two words":           {action(`"event":{"reason":"a b","message":"m"}`), "reason"},
 		"an unknown type of event":        {action(`"event":{"type":"Error","reason":"A","message":"m"}`), "Unsupported value"},

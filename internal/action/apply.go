@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -123,7 +124,7 @@ func (a *applier) write(
 	if spec.Operation == v1alpha1.OperationCreate {
 		err = create(ctx, resource, task, object)
 	} else {
-		err = apply(ctx, resource, task, object.GetName(), manifest.body)
+		err = apply(ctx, resource, task, spec, manifest)
 	}
 	if err != nil {
 		return "", explain(describe(object), err)
@@ -213,33 +214,55 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// apply applies an object server-side. It does not force conflicts with other field managers, except for our labels, which name the last
-// rule and event that applied it: otherwise an object could not have fields of two actions.
-func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, body []byte) error {
+// apply applies an object server-side. It takes over fields from other rules and actions of this operator, also from those that were renamed
+// or deleted since, and with force from any field manager.
+func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, spec *v1alpha1.ApplyAction, manifest manifest) error {
 	patch := func(force bool) error {
-		_, err := resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
+		_, err := resource.Patch(ctx, manifest.object.GetName(), types.ApplyPatchType, manifest.body, metav1.PatchOptions{
 			FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict, Force: &force,
 		})
 		return err
 	}
-	err := patch(false)
-	if isLabelConflict(err) {
+	err := patch(spec.Force)
+	if own, foreign := conflicts(err); len(own) > 0 && len(foreign) == 0 {
 		err = patch(true)
 	}
 	return err
 }
 
-// isLabelConflict reports whether an error is a conflict of our labels alone.
-func isLabelConflict(err error) bool {
+// managerPrefix begins the field managers of all rules.
+const managerPrefix = "netbox-events.io/"
+
+// conflicts returns the conflicts in an error of a server-side apply: with the field managers of this operator's rules, and with others.
+func conflicts(err error) (own, foreign []metav1.StatusCause) {
 	refusal, ok := errors.AsType[*apierrors.StatusError](err)
 	if !ok || refusal.ErrStatus.Reason != metav1.StatusReasonConflict || refusal.ErrStatus.Details == nil {
-		return false
+		return nil, nil
 	}
-	causes := refusal.ErrStatus.Details.Causes
-	return len(causes) > 0 && !slices.ContainsFunc(causes, func(cause metav1.StatusCause) bool {
-		label := strings.TrimPrefix(cause.Field, ".metadata.labels.")
-		return cause.Type != metav1.CauseTypeFieldManagerConflict || label != v1alpha1.LabelEvent && label != v1alpha1.LabelRule
-	})
+	for _, cause := range refusal.ErrStatus.Details.Causes {
+		if strings.HasPrefix(cause.Message, conflictPrefix+`"`+managerPrefix) && cause.Type == metav1.CauseTypeFieldManagerConflict {
+			own = append(own, cause)
+		} else {
+			foreign = append(foreign, cause)
+		}
+	}
+	return own, foreign
+}
+
+// conflictPrefix begins the message of a conflict at the API server. The quoted name of the field manager follows.
+const conflictPrefix = "conflict with "
+
+// conflictText names the fields that other field managers own, and these managers. It is empty for another error.
+func conflictText(err error) string {
+	if !apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
+		return ""
+	}
+	_, foreign := conflicts(err)
+	fields := make([]string, len(foreign))
+	for i, cause := range foreign {
+		fields[i] = cause.Field + " (" + strings.TrimPrefix(cause.Message, conflictPrefix) + ")"
+	}
+	return "other field managers own fields of the template: " + strings.Join(fields, ", ")
 }
 
 // create creates an object. It succeeds if the same event and rule already created it.
@@ -267,7 +290,7 @@ func explain(object string, err error) error {
 		return nil
 	}
 	isPermanent, advice := classify(err)
-	text := object + ": " + oneline.Of(err.Error(), maxTextBytes/2) // leaves room for the advice
+	text := object + ": " + oneline.Of(cmp.Or(conflictText(err), err.Error()), maxTextBytes/2) // leaves room for the advice
 	if advice != "" {
 		text += "; " + advice
 	}
@@ -318,7 +341,7 @@ func classify(err error) (isPermanent bool, advice string) {
 		}
 	case metav1.StatusReasonConflict:
 		if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
-			return true, "remove these fields from the template, or use the name of another object"
+			return true, "remove these fields from the template, use the name of another object, or set apply.force to take them over"
 		}
 		return false, "" // a concurrent change of the object
 	case metav1.StatusReasonAlreadyExists:

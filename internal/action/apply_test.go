@@ -456,9 +456,38 @@ func TestConflict(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = do(t, runner, task)
-	expect(t, err, permanent, "ConfigMap "+namespace+"/a: ", "Apply failed with 3 conflicts", `"a person" using v1: - .data.name`, "remove these fields from the template")
+	expect(t, err, permanent, "ConfigMap "+namespace+"/a: other field managers own fields of the template: .data.name (\"a person\" using v1); ",
+		"remove these fields from the template", "apply.force")
 	if diff := cmp.Diff(map[string]string{"name": "mine", "id": "14", "note": "mine"}, data()); diff != "" {
 		t.Errorf("data after a conflict (-want +got):\n%s", diff)
+	}
+
+	task.Action.Spec.Apply.Force = true
+	_, err = do(t, runner, task)
+	expect(t, err, done)
+	if diff := cmp.Diff(map[string]string{"name": "leaf1", "id": "14", "note": "mine"}, data()); diff != "" {
+		t.Errorf("data after a forced apply (-want +got):\n%s", diff)
+	}
+}
+
+// TestRename applies an object again after its action, and then its rule, got another name.
+func TestRename(t *testing.T) {
+	namespace, runner := newNamespace(t), newRunner(t)
+	spec := newApply(t, configMap(`"metadata": {"name": "a"}, "data": {"name": "${data.name}"}`))
+	task := newTask(t, device(t, namespace, "one"), spec)
+	_, err := do(t, runner, task)
+	expect(t, err, done)
+
+	task.Action.Spec.Name = "renamed"
+	_, err = do(t, runner, withEvent(task, device(t, namespace, "two")))
+	expect(t, err, done)
+	if got := list[corev1.ConfigMapList](t, namespace).Items[0].Data["name"]; got != "two" {
+		t.Errorf("the data of the renamed action is %s", got)
+	}
+	_, err = do(t, runner, newTask(t, device(t, namespace, "three"), spec))
+	expect(t, err, done)
+	if got := list[corev1.ConfigMapList](t, namespace).Items[0].Data["name"]; got != "three" {
+		t.Errorf("the data of the renamed rule is %s", got)
 	}
 }
 

@@ -84,6 +84,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyAction
   map:
     fields:
+    - name: force
+      type:
+        scalar: boolean
     - name: operation
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation

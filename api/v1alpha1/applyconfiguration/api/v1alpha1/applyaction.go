@@ -32,8 +32,10 @@ type ApplyActionApplyConfiguration struct {
 	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
 	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
-	// another field manager owns a field of it; Create makes them if they are not there, and fails where one is there that another event made.
+	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
+	// force takes over the fields of the template from any field manager that owns them, for example true.
+	Force *bool `json:"force,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
 	// namespace.
 	OwnedByEvent *bool `json:"ownedByEvent,omitempty"`
@@ -58,6 +60,14 @@ func (b *ApplyActionApplyConfiguration) WithTemplate(value apiv1alpha1.JSONObjec
 // If called multiple times, the Operation field is set to the value of the last call.
 func (b *ApplyActionApplyConfiguration) WithOperation(value apiv1alpha1.ApplyOperation) *ApplyActionApplyConfiguration {
 	b.Operation = &value
+	return b
+}
+
+// WithForce sets the Force field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Force field is set to the value of the last call.
+func (b *ApplyActionApplyConfiguration) WithForce(value bool) *ApplyActionApplyConfiguration {
+	b.Force = &value
 	return b
 }
 
