@@ -145,7 +145,7 @@ func TestTemplates(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		object, err := compiled.Actions[0].Objects[0].Render(t.Context(), rule.NewInput(event, time.Now()))
+		object, _, err := compiled.Actions[0].Objects[0].Render(t.Context(), rule.NewInput(event, time.Now()))
 		if err != nil {
 			t.Error(err)
 			continue

@@ -68,6 +68,8 @@ type manifest struct {
 	body   []byte
 	// isDefaultNamespace means that the template has no namespace.
 	isDefaultNamespace bool
+	// manager is the field manager.
+	manager string
 }
 
 // do writes the objects of an apply action in order, and stops at the first failure. It returns a summary of the written objects.
@@ -122,9 +124,9 @@ func (a *applier) write(
 			describe(object), task.Event.Namespace))
 	}
 	if spec.Operation == v1alpha1.OperationCreate {
-		err = create(ctx, resource, task, object)
+		err = create(ctx, resource, manifest)
 	} else {
-		err = apply(ctx, resource, task, spec, manifest)
+		err = apply(ctx, resource, spec.Force, manifest)
 	}
 	if err != nil {
 		return "", explain(describe(object), err)
@@ -150,7 +152,7 @@ func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*m
 func newManifest(
 	ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
 ) (manifest, error) {
-	rendered, err := template.Render(ctx, task.Input)
+	rendered, hasOwnFields, err := template.Render(ctx, task.Input)
 	if err != nil {
 		return manifest{}, renderError(ctx, err)
 	}
@@ -191,7 +193,7 @@ func newManifest(
 	if err != nil {
 		return manifest{}, permanent(err)
 	}
-	return manifest{object, body, isDefaultNamespace}, nil
+	return manifest{object, body, isDefaultNamespace, fieldManager(task, hasOwnFields)}, nil
 }
 
 // checkName validates a field that becomes part of a URL path at the API server. An absent field is valid.
@@ -216,18 +218,56 @@ const maxNameBytes = 253
 
 // apply applies an object server-side. It takes over fields from other rules and actions of this operator, also from those that were renamed
 // or deleted since, and with force from any field manager.
-func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, spec *v1alpha1.ApplyAction, manifest manifest) error {
-	patch := func(force bool) error {
-		_, err := resource.Patch(ctx, manifest.object.GetName(), types.ApplyPatchType, manifest.body, metav1.PatchOptions{
-			FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict, Force: &force,
-		})
+func apply(ctx context.Context, resource dynamic.ResourceInterface, isForced bool, manifest manifest) error {
+	applied, err := patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, isForced)
+	if own, foreign := conflicts(err); len(own) > 0 && len(foreign) == 0 {
+		applied, err = patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, true)
+	}
+	if err != nil || objectKey(manifest.manager) == "" || countObjects(applied) <= maxObjects {
 		return err
 	}
-	err := patch(spec.Force)
-	if own, foreign := conflicts(err); len(own) > 0 && len(foreign) == 0 {
-		err = patch(true)
+	if err := release(ctx, resource, applied, manifest.manager); err != nil {
+		return err
 	}
+	return permanent(fmt.Errorf("it has fields of %d NetBox objects, and can have no more; include ${event.objectID} in metadata.name", maxObjects))
+}
+
+// maxObjects bounds the number of NetBox objects with fields in one Kubernetes object. Each takes about 350 bytes in managedFields, and an
+// object of more than 1.5 MB cannot be stored.
+const maxObjects = 500
+
+// countObjects returns the number of NetBox objects with fields in an object.
+func countObjects(object *unstructured.Unstructured) int {
+	keys := map[string]bool{}
+	for _, entry := range object.GetManagedFields() {
+		if key := objectKey(entry.Manager); key != "" {
+			keys[key] = true
+		}
+	}
+	return len(keys)
+}
+
+// release removes the fields that only one field manager owns.
+func release(ctx context.Context, resource dynamic.ResourceInterface, object *unstructured.Unstructured, manager string) error {
+	empty := &unstructured.Unstructured{}
+	empty.SetGroupVersionKind(object.GroupVersionKind())
+	empty.SetName(object.GetName())
+	empty.SetNamespace(object.GetNamespace())
+	empty.SetUID(object.GetUID()) // never creates another
+	body, err := empty.MarshalJSON()
+	if err != nil {
+		return permanent(err)
+	}
+	_, err = patch(ctx, resource, object.GetName(), manager, body, true)
 	return err
+}
+
+func patch(
+	ctx context.Context, resource dynamic.ResourceInterface, name, manager string, body []byte, isForced bool,
+) (*unstructured.Unstructured, error) {
+	return resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
+		FieldManager: manager, FieldValidation: metav1.FieldValidationStrict, Force: &isForced,
+	})
 }
 
 // managerPrefix begins the field managers of all rules.
@@ -266,9 +306,10 @@ func conflictText(err error) string {
 }
 
 // create creates an object. It succeeds if the same event and rule already created it.
-func create(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
+func create(ctx context.Context, resource dynamic.ResourceInterface, manifest manifest) error {
+	object := manifest.object
 	_, err := resource.Create(ctx, object, metav1.CreateOptions{
-		FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict,
+		FieldManager: manifest.manager, FieldValidation: metav1.FieldValidationStrict,
 	})
 	if !apierrors.IsAlreadyExists(err) {
 		return err
@@ -288,6 +329,9 @@ func create(ctx context.Context, resource dynamic.ResourceInterface, task Task, 
 func explain(object string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if _, ok := errors.AsType[*Failure](err); ok {
+		return fmt.Errorf("%s: %w", object, err)
 	}
 	isPermanent, advice := classify(err)
 	text := object + ": " + oneline.Of(cmp.Or(conflictText(err), err.Error()), maxTextBytes/2) // leaves room for the advice
@@ -370,20 +414,42 @@ func generatedName(task Task, index int, prefix string) string {
 
 // digest returns 16 hex digits that identify a task.
 func digest(task Task, more string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
-	return hex.EncodeToString(sum[:8])
+	return hashOf(fmt.Sprintf("%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
 }
 
-// fieldManager returns the field manager of an action. Each action has its own, so that two do not overwrite each other's fields.
-func fieldManager(task Task) string {
-	const maxBytes = 128 // at the API server
-	name := "netbox-events.io/" + task.Rule.Name + "/" + task.Action.Spec.Name
-	if len(name) <= maxBytes {
-		return name
+// fieldManager returns the field manager of an action: each action has its own, so that two can apply different fields of one object. An
+// apply removes the fields that its manager applied before. So where the fields depend on the event, each NetBox object has a manager of its
+// own, which ends with a colon and the object's key.
+func fieldManager(task Task, hasOwnFields bool) string {
+	const maxBytes = 128 - 1 - 2*hashBytes // at the API server, less the key
+	name := managerPrefix + task.Rule.Namespace + "/" + task.Rule.Name + "/" + task.Action.Spec.Name
+	if len(name) > maxBytes {
+		hash := hashOf(name)
+		name = name[:maxBytes-len(hash)] + hash
 	}
-	sum := sha256.Sum256([]byte(name))
-	hash := hex.EncodeToString(sum[:8])
-	return name[:maxBytes-len(hash)] + hash
+	if hasOwnFields {
+		spec := task.Event.Spec
+		name += ":" + hashOf(fmt.Sprintf("%q %q %q %q", task.Event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID))
+	}
+	return name
+}
+
+// objectKey returns the key of the NetBox object in a field manager of this operator, empty without one.
+func objectKey(manager string) string {
+	if !strings.HasPrefix(manager, managerPrefix) {
+		return ""
+	}
+	_, key, _ := strings.Cut(manager, ":")
+	return key
+}
+
+// hashBytes bounds the probability that two names have the same hash.
+const hashBytes = 8
+
+// hashOf returns 16 hex digits that identify a text.
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:hashBytes])
 }
 
 const maxLabelBytes = 63

@@ -146,7 +146,7 @@ func TestApplyJob(t *testing.T) {
 			if args := written.Spec.Template.Spec.Containers[0].Args; len(args) != 1 || args[0] != "leaf1" {
 				t.Errorf("args are %q", args)
 			}
-			if manager := written.ManagedFields[0].Manager; manager != "netbox-events.io/"+task.Rule.Name+"/do" {
+			if manager := written.ManagedFields[0].Manager; !strings.HasPrefix(manager, "netbox-events.io/"+namespace+"/"+task.Rule.Name+"/do:") {
 				t.Errorf("the field manager is %s", manager)
 			}
 			if written.Generation != 1 {
@@ -489,6 +489,83 @@ func TestRename(t *testing.T) {
 	if got := list[corev1.ConfigMapList](t, namespace).Items[0].Data["name"]; got != "three" {
 		t.Errorf("the data of the renamed rule is %s", got)
 	}
+}
+
+// site returns an event of a site with an id and a name.
+func site(t *testing.T, namespace, event string, id int, name string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	return decode(t, namespace, fmt.Sprintf(`{"event":%q,"timestamp":"2027-07-28T09:30:00.123456+00:00","object_type":"dcim.site","username":"admin",
+		"request_id":"b3dc3247-883f-4810-ad01-0f50ee6b722d","data":{"id":%d,"url":"/api/dcim/sites/%d/","name":%q}}`, event, id, id, name))
+}
+
+// sharedConfigMap is a ConfigMap with a key for each NetBox object.
+const sharedConfigMap = `"metadata": {"name": "all"}, "data": "${ {'s' + event.objectID: string(data.name)} }"`
+
+// TestSharedObject applies fields of several NetBox objects to one object.
+func TestSharedObject(t *testing.T) {
+	namespace, runner := newNamespace(t), newRunner(t)
+	task := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(sharedConfigMap)))
+	for _, event := range []*v1alpha1.NetBoxEvent{
+		task.Event, site(t, namespace, "created", 802, "two"), site(t, namespace, "updated", 801, "three"),
+	} {
+		_, err := do(t, runner, withEvent(task, event))
+		expect(t, err, done)
+	}
+	got := list[corev1.ConfigMapList](t, namespace).Items[0]
+	if diff := cmp.Diff(map[string]string{"s801": "three", "s802": "two"}, got.Data); diff != "" {
+		t.Errorf("data (-want +got):\n%s", diff)
+	}
+	if len(got.ManagedFields) != 2 {
+		t.Errorf("%d field managers, want one for each site", len(got.ManagedFields))
+	}
+
+	t.Run("with elements of a list", func(t *testing.T) {
+		grant(t, namespace, serviceAccount, namespace, "", "services", "create", "patch")
+		task := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, `{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "all"},
+			"spec": {"ports": [{"port": "${int(event.objectID)}", "name": "p${event.objectID}"}]}}`))
+		for _, id := range []int{801, 802} {
+			_, err := do(t, runner, withEvent(task, site(t, namespace, "created", id, "one")))
+			expect(t, err, done)
+		}
+		if got := list[corev1.ServiceList](t, namespace).Items[0].Spec.Ports; len(got) != 2 {
+			t.Errorf("ports are %v, want 801 and 802", got)
+		}
+	})
+	t.Run("with the same fields", func(t *testing.T) { // managedFields must not grow
+		namespace := newNamespace(t)
+		task := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(`"metadata": {"name": "last"}, "data": {"name": "${data.name}"}`)))
+		for _, id := range []int{801, 802} {
+			_, err := do(t, runner, withEvent(task, site(t, namespace, "created", id, "one")))
+			expect(t, err, done)
+		}
+		if got := list[corev1.ConfigMapList](t, namespace).Items[0].ManagedFields; len(got) != 1 {
+			t.Errorf("%d field managers, want 1", len(got))
+		}
+	})
+	t.Run("of too many", func(t *testing.T) {
+		namespace := newNamespace(t)
+		full := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "all"}}
+		full.Data = map[string]string{}
+		var managers []metav1.ManagedFieldsEntry
+		for i := range 500 {
+			key := fmt.Sprint("k", i)
+			full.Data[key] = "x"
+			managers = append(managers, metav1.ManagedFieldsEntry{
+				Manager: fmt.Sprintf("netbox-events.io/a/b/c:%016x", i), Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: new(metav1.Now()),
+				FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:` + key + `":{}}}`)},
+			})
+		}
+		plane.Create(t, full)
+		full.ManagedFields = managers
+		if err := plane.Client.Update(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+		_, err := do(t, runner, newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(sharedConfigMap))))
+		expect(t, err, permanent, "ConfigMap "+namespace+"/all: it has fields of 500 NetBox objects", "${event.objectID}")
+		if got := list[corev1.ConfigMapList](t, namespace).Items[0]; len(got.Data) != 500 || got.Data["s801"] != "" {
+			t.Errorf("%d keys, want the 500 from before: %v", len(got.Data), got.Data["s801"])
+		}
+	})
 }
 
 // TestAppliedByEvents applies one object for several events of a rule: the last one owns it.

@@ -79,38 +79,53 @@ func (c *compiler) node(path string, value any) node {
 }
 
 // Render returns the object with the values of its expressions. A value replaces its expression, and cannot change anything else.
-func (o Object) Render(ctx context.Context, in *Input) (map[string]any, error) {
-	remaining := budget(maxRendered)
-	rendered, err := render(ctx, in, &remaining, o.root)
+//
+// It also reports whether values decide which fields the object has: a map or a list is a value, or a value can be the key of an element of a
+// list. Then the objects of two events can have different fields.
+func (o Object) Render(ctx context.Context, in *Input) (object map[string]any, hasOwnFields bool, err error) {
+	r := renderer{in: in, remaining: maxRendered}
+	rendered, err := r.render(ctx, o.root)
 	if err != nil {
-		return nil, fmt.Errorf("template%w", err)
+		return nil, false, fmt.Errorf("template%w", err)
 	}
-	return rendered.(map[string]any), nil
+	return rendered.(map[string]any), r.hasOwnFields, nil
+}
+
+// renderer renders one object.
+type renderer struct {
+	in           *Input
+	remaining    budget
+	hasOwnFields bool
 }
 
 // render returns the value of a node. Its error begins with the path to the failed node.
-func render(ctx context.Context, in *Input, remaining *budget, at node) (any, error) {
+func (r *renderer) render(ctx context.Context, at node) (any, error) {
 	switch at := at.(type) {
 	case *Text:
-		value, err := at.value(ctx, in, remaining)
+		value, err := at.value(ctx, r.in, &r.remaining)
 		if err != nil {
 			return nil, fmt.Errorf(": %w", err)
+		}
+		switch value.(type) {
+		case []any, map[string]any:
+			r.hasOwnFields = true
 		}
 		return value, nil
 	case []node:
 		list := make([]any, len(at))
 		for i, element := range at {
-			rendered, err := render(ctx, in, remaining, element)
+			rendered, err := r.render(ctx, element)
 			if err != nil {
 				return nil, fmt.Errorf("[%d]%w", i, err)
 			}
 			list[i] = rendered
+			r.hasOwnFields = r.hasOwnFields || hasVariableKey(element)
 		}
 		return list, nil
 	case map[string]node:
 		object := make(map[string]any, len(at))
 		for _, name := range slices.Sorted(maps.Keys(at)) {
-			rendered, err := render(ctx, in, remaining, at[name])
+			rendered, err := r.render(ctx, at[name])
 			if err != nil {
 				return nil, fmt.Errorf(".%s%w", name, err)
 			}
@@ -120,4 +135,20 @@ func render(ctx context.Context, in *Input, remaining *budget, at node) (any, er
 	default:
 		return at, nil
 	}
+}
+
+// hasVariableKey reports whether an expression can be the key of an element of a list: it is the element, or one of its fields. Which fields
+// are keys is in the schema of the kind; a field value, as of an environment variable, is not.
+func hasVariableKey(element node) bool {
+	switch element := element.(type) {
+	case *Text:
+		return element.isVariable()
+	case map[string]node:
+		for name, field := range element {
+			if text, ok := field.(*Text); ok && name != "value" && text.isVariable() {
+				return true
+			}
+		}
+	}
+	return false
 }
