@@ -16,7 +16,7 @@ type Object struct {
 	root node
 }
 
-// node is a node of a template: map[string]node, []node, *Text, or a constant.
+// node is a node of a template: map[string]node, []node, *Text, expandedText, or a constant.
 type node any
 
 // objects compiles the template of an object, or of the items of a List.
@@ -51,17 +51,21 @@ func (c *compiler) object(path string, fields map[string]any) Object {
 	if _, ok := fields["metadata"].(map[string]any); !ok && fields["metadata"] != nil {
 		c.addError(path+".metadata", errors.New("must be an object"))
 	}
-	return Object{c.node(path, fields)}
+	return Object{c.node(path, fields, expandedFields(fields["apiVersion"], fields["kind"]))}
 }
 
-func (c *compiler) node(path string, value any) node {
+// node compiles a value. The fields say where Kubernetes expands variables in it, nil for nowhere.
+func (c *compiler) node(path string, value any, fields *expandable) node {
 	switch value := value.(type) {
 	case string:
+		if fields != nil {
+			return expandedText{c.text(path, value), fields}
+		}
 		return c.text(path, value)
 	case []any:
 		compiled := make([]node, len(value))
 		for i, element := range value {
-			compiled[i] = c.node(fmt.Sprintf("%s[%d]", path, i), element)
+			compiled[i] = c.node(fmt.Sprintf("%s[%d]", path, i), element, fields.element())
 		}
 		return compiled
 	case map[string]any:
@@ -70,7 +74,7 @@ func (c *compiler) node(path string, value any) node {
 			if strings.Contains(name, "${") {
 				c.addError(path, fmt.Errorf("the key %.40q must not contain an expression", name))
 			}
-			compiled[name] = c.node(path+"."+name, value[name])
+			compiled[name] = c.node(path+"."+name, value[name], fields.field(name))
 		}
 		return compiled
 	default:
@@ -102,15 +106,9 @@ type renderer struct {
 func (r *renderer) render(ctx context.Context, at node) (any, error) {
 	switch at := at.(type) {
 	case *Text:
-		value, err := at.value(ctx, r.in, &r.remaining)
-		if err != nil {
-			return nil, fmt.Errorf(": %w", err)
-		}
-		switch value.(type) {
-		case []any, map[string]any:
-			r.hasOwnFields = true
-		}
-		return value, nil
+		return r.text(at.value(ctx, r.in, &r.remaining))
+	case expandedText:
+		return r.text(at.value(ctx, r.in, &r.remaining))
 	case []node:
 		list := make([]any, len(at))
 		for i, element := range at {
@@ -137,18 +135,39 @@ func (r *renderer) render(ctx context.Context, at node) (any, error) {
 	}
 }
 
+// text returns the value of a text, and notes whether it decides about fields.
+func (r *renderer) text(value any, err error) (any, error) {
+	if err != nil {
+		return nil, fmt.Errorf(": %w", err)
+	}
+	switch value.(type) {
+	case []any, map[string]any:
+		r.hasOwnFields = true
+	}
+	return value, nil
+}
+
 // hasVariableKey reports whether an expression can be the key of an element of a list: it is the element, or one of its fields. Which fields
 // are keys is in the schema of the kind; a field value, as of an environment variable, is not.
 func hasVariableKey(element node) bool {
-	switch element := element.(type) {
-	case *Text:
-		return element.isVariable()
-	case map[string]node:
-		for name, field := range element {
-			if text, ok := field.(*Text); ok && name != "value" && text.isVariable() {
+	if fields, ok := element.(map[string]node); ok {
+		for name, field := range fields {
+			if name != "value" && isVariable(field) {
 				return true
 			}
 		}
 	}
-	return false
+	return isVariable(element)
+}
+
+// isVariable reports whether a node is a text with an expression.
+func isVariable(at node) bool {
+	switch at := at.(type) {
+	case *Text:
+		return at.isVariable()
+	case expandedText:
+		return at.isVariable()
+	default:
+		return false
+	}
 }
