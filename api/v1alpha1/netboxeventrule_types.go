@@ -12,6 +12,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nber,categories=netbox
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Matched",type=integer,JSONPath=`.status.matched`
@@ -193,14 +194,12 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	URL string `json:"url,omitempty"`
-	// format is what is sent, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
+	// format is what is sent, CloudEvent where it is absent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
 	// binary mode, both with the event's spec as data; NetBox is the body as NetBox sent it.
 	// +optional
-	// +kubebuilder:default=CloudEvent
 	Format HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example POST.
+	// method of the request, for example PUT. Absent: POST.
 	// +optional
-	// +kubebuilder:default=POST
 	// +kubebuilder:validation:Enum=POST;PUT;PATCH;DELETE
 	Method string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
@@ -317,10 +316,9 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
+	// operation is Apply or Create, Apply where it is absent: Apply makes the objects what the template says, by server-side apply, and fails where
 	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made.
 	// +optional
-	// +kubebuilder:default=Apply
 	Operation ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, for example true.
 	// +optional
@@ -353,9 +351,8 @@ const (
 
 // EventAction writes a Kubernetes Event on the NetBoxEvent.
 type EventAction struct {
-	// type is Normal or Warning, for example Normal.
+	// type is Normal or Warning, for example Warning. Absent: Normal.
 	// +optional
-	// +kubebuilder:default=Normal
 	// +kubebuilder:validation:Enum=Normal;Warning
 	Type string `json:"type,omitempty"`
 	// reason is a word for machines, for example DeviceActive.
@@ -404,7 +401,8 @@ const (
 // NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
 // was counted since is lost where the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; and, once a sink was not
+	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; Ready, which is the same for
+	// tools that ask for that; and, once a sink was not
 	// available, SinkAvailable: False with reason Unavailable or AskedToWait, since when and why.
 	// +optional
 	// +listType=map

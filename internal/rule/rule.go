@@ -22,7 +22,7 @@ type Rule struct {
 
 // Action is a compiled action. The fields of other kinds of actions are empty.
 type Action struct {
-	// Spec is the source of the action.
+	// Spec is the source of the action, with defaults.
 	Spec *v1alpha1.Action
 	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers, and nil for a value in a Secret.
 	URL     *URL
@@ -97,6 +97,7 @@ func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 }
 
 func (c *compiler) action(spec *v1alpha1.Action) Action {
+	spec = withDefaults(spec)
 	action, path := Action{Spec: spec}, fmt.Sprintf("spec.actions[%s]", spec.Name)
 	switch {
 	case spec.HTTP != nil:

@@ -90,7 +90,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: operation
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
-      default: Apply
     - name: ownedByEvent
       type:
         scalar: boolean
@@ -170,7 +169,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: type
       type:
         scalar: string
-      default: Normal
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Filter
   map:
     fields:
@@ -201,7 +199,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: format
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
-      default: CloudEvent
     - name: headers
       type:
         list:
@@ -213,7 +210,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: method
       type:
         scalar: string
-      default: POST
     - name: signingSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference

@@ -31,7 +31,7 @@ type ApplyActionApplyConfiguration struct {
 	// text, the value keeps its type; where it is part of it, it becomes text. Names are the same for the same event: without a
 	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
-	// operation is Apply or Create, for example Apply: Apply makes the objects what the template says, by server-side apply, and fails where
+	// operation is Apply or Create, Apply where it is absent: Apply makes the objects what the template says, by server-side apply, and fails where
 	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, for example true.

@@ -31,10 +31,10 @@ type HTTPActionApplyConfiguration struct {
 	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of
 	// the query, whatever it holds.
 	URL *string `json:"url,omitempty"`
-	// format is what is sent, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
+	// format is what is sent, CloudEvent where it is absent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
 	// binary mode, both with the event's spec as data; NetBox is the body as NetBox sent it.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example POST.
+	// method of the request, for example PUT. Absent: POST.
 	Method *string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
 	// "authorization"}}}].

@@ -29,7 +29,8 @@ import (
 // NetBoxEventRuleStatus says whether a rule is in use, and how often it was. The counts are brought up to date every 15 s or sooner; what
 // was counted since is lost where the operator stops.
 type NetBoxEventRuleStatusApplyConfiguration struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; and, once a sink was not
+	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and what is wrong where; Ready, which is the same for
+	// tools that ask for that; and, once a sink was not
 	// available, SinkAvailable: False with reason Unavailable or AskedToWait, since when and why.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// matched is how many events matched, for example 12.
