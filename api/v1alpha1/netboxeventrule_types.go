@@ -304,6 +304,7 @@ type HTTPTLS struct {
 
 // ApplyAction makes Kubernetes objects, as the rule's service account.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Delete'",message="ownedByEvent has no effect on the operation Delete: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
 type ApplyAction struct {
 	// template is an object, or a List of apiVersion v1 with several in its items. Its texts may hold templates: where ${…} is the whole
@@ -316,11 +317,13 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply or Create, Apply where it is absent: Apply makes the objects what the template says, by server-side apply, and fails where
-	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made.
+	// operation is Apply, Create or Delete, Apply where it is absent: Apply makes the objects what the template says, by server-side apply, and fails where
+	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made;
+	// Delete deletes them, of which the template needs kind and name alone, if rules of this operator made them, or any with force; it succeeds
+	// where they are not there.
 	// +optional
 	Operation ApplyOperation `json:"operation,omitempty"`
-	// force takes over the fields of the template from any field manager that owns them, for example true.
+	// force takes over the fields of the template from any field manager that owns them, or deletes an object whoever made it, for example true.
 	// +optional
 	Force bool `json:"force,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
@@ -329,9 +332,9 @@ type ApplyAction struct {
 	OwnedByEvent bool `json:"ownedByEvent,omitempty"`
 }
 
-// ApplyOperation is how objects are made.
+// ApplyOperation is what is done about objects.
 //
-// +kubebuilder:validation:Enum=Apply;Create
+// +kubebuilder:validation:Enum=Apply;Create;Delete
 type ApplyOperation string
 
 const (
@@ -339,6 +342,8 @@ const (
 	OperationApply ApplyOperation = "Apply"
 	// OperationCreate is a creation.
 	OperationCreate ApplyOperation = "Create"
+	// OperationDelete is a deletion.
+	OperationDelete ApplyOperation = "Delete"
 )
 
 // Labels of what an apply action made. A name that is too long for a label is cut.

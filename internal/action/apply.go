@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -72,7 +73,7 @@ type manifest struct {
 	manager string
 }
 
-// do writes the objects of an apply action in order, and stops at the first failure. It returns a summary of the written objects.
+// do writes or deletes the objects of an apply action in order, and stops at the first failure. It returns a summary of these objects.
 func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (string, error) {
 	manifests := make([]manifest, len(task.Action.Objects))
 	for i, template := range task.Action.Objects {
@@ -97,7 +98,7 @@ func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction)
 	return strings.Join(written, ", "), nil
 }
 
-// write creates or applies one object, and returns its description.
+// write creates, applies or deletes one object, and returns its description.
 func (a *applier) write(
 	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, manifest manifest,
 ) (string, error) {
@@ -118,6 +119,9 @@ func (a *applier) write(
 			return "", permanent(err)
 		}
 		resource = client.Resource(mapping.Resource)
+	}
+	if spec.Operation == v1alpha1.OperationDelete {
+		return describe(object), explain(describe(object), remove(ctx, resource, task, object.GetName(), spec.Force))
 	}
 	if spec.OwnedByEvent && object.GetNamespace() != task.Event.Namespace {
 		return "", permanent(fmt.Errorf("%s: an event can own only objects in its own namespace, %s; remove ownedByEvent",
@@ -272,6 +276,78 @@ func patch(
 
 // managerPrefix begins the field managers of all rules.
 const managerPrefix = "netbox-events.io/"
+
+// remove deletes an object that rules of this operator created, or any with force. Where it has fields of other NetBox objects, it removes
+// those of this one alone. An object that does not exist is deleted.
+func remove(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, isForced bool) error {
+	object, err := resource.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if reason := notOurs(object); reason != "" && !isForced {
+		return permanent(fmt.Errorf("it is not deleted, because %s; set apply.force to delete it nevertheless", reason))
+	}
+	key := objectKey(fieldManager(task, true))
+	var managers []string // of this NetBox object
+	hasOthers := false
+	for _, entry := range object.GetManagedFields() {
+		switch objectKey(entry.Manager) {
+		case "":
+		case key:
+			managers = append(managers, entry.Manager)
+		default:
+			hasOthers = true
+		}
+	}
+	if !hasOthers {
+		version := object.GetResourceVersion()
+		err := resource.Delete(ctx, name, metav1.DeleteOptions{
+			Preconditions:     &metav1.Preconditions{UID: new(object.GetUID()), ResourceVersion: &version}, // what was checked
+			PropagationPolicy: new(metav1.DeletePropagationBackground),                                     // a Job's default orphans its pods
+		})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	for _, manager := range managers {
+		if err := release(ctx, resource, object, manager); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and nobody else
+// owns any, but for the status and the control plane.
+func notOurs(object *unstructured.Unstructured) string {
+	isOurs := false
+	for _, entry := range object.GetManagedFields() {
+		switch {
+		case strings.HasPrefix(entry.Manager, managerPrefix):
+			isOurs = true
+		case entry.Subresource == "" && entry.Manager != "kube-controller-manager" && !isOfStatus(entry.FieldsV1):
+			return fmt.Sprintf("the field manager %q owns fields of it", entry.Manager)
+		}
+	}
+	if !isOurs || object.GetLabels()[v1alpha1.LabelRule] == "" {
+		return "no rule of this operator created it"
+	}
+	return ""
+}
+
+// isOfStatus reports whether fields are of the status alone.
+func isOfStatus(fields *metav1.FieldsV1) bool {
+	var names map[string]json.RawMessage
+	if fields == nil || json.Unmarshal(fields.Raw, &names) != nil {
+		return false
+	}
+	delete(names, "f:status")
+	return len(names) == 0
+}
 
 // conflicts returns the conflicts in an error of a server-side apply: with the field managers of this operator's rules, and with others.
 func conflicts(err error) (own, foreign []metav1.StatusCause) {

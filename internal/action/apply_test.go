@@ -568,6 +568,98 @@ func TestSharedObject(t *testing.T) {
 	})
 }
 
+// TestDelete deletes objects with the NetBox object that they were made for.
+func TestDelete(t *testing.T) {
+	runner := newRunner(t)
+	newDelete := func(t *testing.T, template string) v1alpha1.Action {
+		t.Helper()
+		spec := newApply(t, template)
+		spec.Apply.Operation = v1alpha1.OperationDelete
+		return spec
+	}
+	newNamespace := func(t *testing.T) string {
+		t.Helper()
+		namespace := newNamespace(t)
+		grant(t, namespace, serviceAccount, namespace, "", "configmaps", "delete")
+		return namespace
+	}
+	const template = `"metadata": {"name": "site-${event.objectID}"}`
+
+	t.Run("applied and created by rules", func(t *testing.T) {
+		for _, operation := range []v1alpha1.ApplyOperation{v1alpha1.OperationApply, v1alpha1.OperationCreate} {
+			namespace := newNamespace(t)
+			made := newApply(t, configMap(template+`, "data": {"name": "${data.name}"}`))
+			made.Apply.Operation = operation
+			task := newTask(t, site(t, namespace, "created", 801, "one"), made)
+			for _, id := range []int{801, 802} {
+				_, err := do(t, runner, withEvent(task, site(t, namespace, "created", id, "one")))
+				expect(t, err, done)
+			}
+			gone := newTask(t, site(t, namespace, "deleted", 801, "one"), newDelete(t, configMap(template)))
+			for range 2 { // a retry: it does not exist any more
+				response, err := do(t, runner, gone)
+				expect(t, err, done)
+				if response != "ConfigMap "+namespace+"/site-801" {
+					t.Errorf("response is %q", response)
+				}
+			}
+			if got := names(t, namespace); len(got) != 1 || got[0] != "site-802" {
+				t.Errorf("%s: left %q, want site-802", operation, got)
+			}
+		}
+	})
+	t.Run("of other people", func(t *testing.T) {
+		namespace := newNamespace(t)
+		plane.Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "site-801"}, Data: map[string]string{"mine": "x"}})
+		task := newTask(t, site(t, namespace, "deleted", 801, "one"), newDelete(t, configMap(template)))
+		_, err := do(t, runner, task)
+		expect(t, err, permanent, "ConfigMap "+namespace+"/site-801: it is not deleted", "owns fields of it", "apply.force")
+
+		_, err = do(t, runner, newTask(t, task.Event, newApply(t, configMap(template+`, "data": {"name": "${data.name}"}`))))
+		expect(t, err, done)
+		_, err = do(t, runner, task)
+		expect(t, err, permanent, "it is not deleted", "owns fields of it") // although a rule owns one of them
+		if got := names(t, namespace); len(got) != 1 {
+			t.Errorf("left %q", got)
+		}
+
+		task.Action.Spec.Apply.Force = true
+		_, err = do(t, runner, task)
+		expect(t, err, done)
+		if got := names(t, namespace); len(got) != 0 {
+			t.Errorf("left %q", got)
+		}
+	})
+	t.Run("of several NetBox objects", func(t *testing.T) {
+		namespace := newNamespace(t)
+		shared := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(sharedConfigMap)))
+		for _, id := range []int{801, 802} {
+			_, err := do(t, runner, withEvent(shared, site(t, namespace, "created", id, "one")))
+			expect(t, err, done)
+		}
+		gone := newTask(t, site(t, namespace, "deleted", 802, "one"), newDelete(t, configMap(`"metadata": {"name": "all"}`)))
+		_, err := do(t, runner, gone)
+		expect(t, err, done)
+		if diff := cmp.Diff(map[string]string{"s801": "one"}, list[corev1.ConfigMapList](t, namespace).Items[0].Data); diff != "" {
+			t.Errorf("data (-want +got):\n%s", diff)
+		}
+		_, err = do(t, runner, withEvent(gone, site(t, namespace, "deleted", 801, "one")))
+		expect(t, err, done)
+		if got := names(t, namespace); len(got) != 0 {
+			t.Errorf("left %q", got)
+		}
+	})
+	t.Run("without permission", func(t *testing.T) {
+		namespace := plane.Namespace(t)
+		grant(t, namespace, serviceAccount, namespace, "", "configmaps", "create", "patch", "get")
+		event := site(t, namespace, "deleted", 801, "one")
+		_, err := do(t, runner, newTask(t, event, newApply(t, configMap(template))))
+		expect(t, err, done)
+		_, err = do(t, runner, newTask(t, event, newDelete(t, configMap(template))))
+		expect(t, err, permanent, `cannot delete resource "configmaps"`, "grant this permission to the service account")
+	})
+}
+
 // TestAppliedByEvents applies one object for several events of a rule: the last one owns it.
 func TestAppliedByEvents(t *testing.T) {
 	namespace, runner := newNamespace(t), newRunner(t)

@@ -20,10 +20,10 @@ type Object struct {
 type node any
 
 // objects compiles the template of an object, or of the items of a List.
-func (c *compiler) objects(path string, template v1alpha1.JSONObject) []Object {
-	decoded, _ := object(template).(map[string]any)
+func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) []Object {
+	decoded, _ := object(spec.Template).(map[string]any)
 	if decoded["apiVersion"] != "v1" || decoded["kind"] != "List" {
-		return []Object{c.object(path, decoded)}
+		return []Object{c.object(path, decoded, spec.Operation)}
 	}
 	items, ok := decoded["items"].([]any)
 	if !ok || len(items) == 0 {
@@ -37,12 +37,12 @@ func (c *compiler) objects(path string, template v1alpha1.JSONObject) []Object {
 			c.addError(path, errors.New("must be an object"))
 			continue
 		}
-		objects = append(objects, c.object(path, fields))
+		objects = append(objects, c.object(path, fields, spec.Operation))
 	}
 	return objects
 }
 
-func (c *compiler) object(path string, fields map[string]any) Object {
+func (c *compiler) object(path string, fields map[string]any, operation v1alpha1.ApplyOperation) Object {
 	for _, name := range []string{"apiVersion", "kind"} {
 		if text, ok := fields[name].(string); !ok || text == "" || strings.Contains(text, "${") {
 			c.addError(path+"."+name, errors.New("must be a string without expressions"))
@@ -50,6 +50,9 @@ func (c *compiler) object(path string, fields map[string]any) Object {
 	}
 	if _, ok := fields["metadata"].(map[string]any); !ok && fields["metadata"] != nil {
 		c.addError(path+".metadata", errors.New("must be an object"))
+	}
+	if metadata, _ := fields["metadata"].(map[string]any); operation == v1alpha1.OperationDelete && metadata["name"] == nil {
+		c.addError(path+".metadata.name", errors.New("must name the object to delete"))
 	}
 	return Object{c.node(path, fields, expandedFields(fields["apiVersion"], fields["kind"]))}
 }

@@ -109,7 +109,7 @@ func (c *compiler) action(spec *v1alpha1.Action) Action {
 			}
 		}
 	case spec.Apply != nil:
-		action.Objects = c.objects(path+".apply.template", spec.Apply.Template)
+		action.Objects = c.objects(path+".apply.template", spec.Apply)
 	case spec.Event != nil:
 		action.Message = c.text(path+".event.message", spec.Event.Message)
 	case spec.Log != nil:

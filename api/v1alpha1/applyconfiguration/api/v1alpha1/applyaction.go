@@ -31,10 +31,12 @@ type ApplyActionApplyConfiguration struct {
 	// text, the value keeps its type; where it is part of it, it becomes text. Names are the same for the same event: without a
 	// metadata.name, one is made of metadata.generateName, or else of the rule's name, and of a hash of the event.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
-	// operation is Apply or Create, Apply where it is absent: Apply makes the objects what the template says, by server-side apply, and fails where
-	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made.
+	// operation is Apply, Create or Delete, Apply where it is absent: Apply makes the objects what the template says, by server-side apply, and fails where
+	// a field manager other than the rules of this operator owns a field of it, unless force is set; Create makes them if they are not there, and fails where one is there that another event made;
+	// Delete deletes them, of which the template needs kind and name alone, if rules of this operator made them, or any with force; it succeeds
+	// where they are not there.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
-	// force takes over the fields of the template from any field manager that owns them, for example true.
+	// force takes over the fields of the template from any field manager that owns them, or deletes an object whoever made it, for example true.
 	Force *bool `json:"force,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, which are then deleted with it, for example true. They must be in the event's
 	// namespace.
