@@ -4,12 +4,15 @@ package docs_test
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -83,6 +86,57 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestThreeWayDiff compares the samples, and the rules of the page, with what the API server stores of them, as GitOps tools do: a merge patch
+// of the last applied manifest, the manifest and the stored object has to be empty.
+func TestThreeWayDiff(t *testing.T) {
+	files, err := filepath.Glob("../config/samples/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var manifests []string
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifests = append(manifests, strings.Split(string(content), "\n---\n")...)
+	}
+	_, blocks := read(t, "rules.md")
+	for _, block := range blocks {
+		if block.language == "yaml" {
+			manifests = append(manifests, block.text)
+		}
+	}
+	compared := 0
+	for _, manifest := range manifests {
+		var object unstructured.Unstructured
+		if err := yaml.Unmarshal([]byte(manifest), &object.Object); err != nil {
+			t.Fatal(err)
+		}
+		if object.GroupVersionKind().Group != v1alpha1.SchemeGroupVersion.Group {
+			continue
+		}
+		compared++
+		object.SetNamespace(plane.Namespace(t))
+		git, err := json.Marshal(object.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plane.Create(t, &object)
+		live, err := json.Marshal(object.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patch, err := jsonmergepatch.CreateThreeWayJSONMergePatch(git, git, live)
+		if err != nil || string(patch) != "{}" {
+			t.Errorf("%s: %s, %v", object.GetName(), patch, err)
+		}
+	}
+	if compared < 8 {
+		t.Errorf("compared %d objects, want all samples and those of the page", compared)
+	}
+}
+
 // TestCookbook evaluates each expression on the deliveries that its block names.
 func TestCookbook(t *testing.T) {
 	_, blocks := read(t, "rules.md")
@@ -145,7 +199,7 @@ func TestTemplates(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		object, err := compiled.Actions[0].Objects[0].Render(t.Context(), rule.NewInput(event, time.Now()))
+		object, _, err := compiled.Actions[0].Objects[0].Render(t.Context(), rule.NewInput(event, time.Now()))
 		if err != nil {
 			t.Error(err)
 			continue

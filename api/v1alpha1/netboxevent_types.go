@@ -9,6 +9,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nbe,categories=netbox
 // +kubebuilder:selectablefield:JSONPath=`.spec.objectType`
 // +kubebuilder:selectablefield:JSONPath=`.spec.objectID`

@@ -12,6 +12,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nber,categories=netbox
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Matched",type=integer,JSONPath=`.status.matched`
@@ -205,14 +206,12 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	URL string `json:"url,omitempty"`
-	// format is the format of the request, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary
+	// format is the format of the request. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
 	// one in binary mode, both with the event's spec as data; NetBox is the original body.
 	// +optional
-	// +kubebuilder:default=CloudEvent
 	Format HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example POST.
+	// method of the request, for example PUT. Absent: POST.
 	// +optional
-	// +kubebuilder:default=POST
 	// +kubebuilder:validation:Enum=POST;PUT;PATCH;DELETE
 	Method string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
@@ -316,6 +315,9 @@ type HTTPTLS struct {
 }
 
 // ApplyAction creates or updates Kubernetes objects, as the rule's service account.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Delete'",message="ownedByEvent has no effect on the operation Delete: remove it"
+// +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
 type ApplyAction struct {
 	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
@@ -327,11 +329,16 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply or Create, for example Apply: Apply creates or updates the objects by server-side apply, and fails if another field
-	// manager owns a field of the template; Create creates missing objects, and fails if an object exists that another event created.
+	// operation is Apply, Create or Delete. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
+	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
+	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
+	// that rules of this operator created, or any with force; it succeeds if they do not exist.
 	// +optional
-	// +kubebuilder:default=Apply
 	Operation ApplyOperation `json:"operation,omitempty"`
+	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for
+	// example true.
+	// +optional
+	Force bool `json:"force,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
 	// event's namespace.
 	// +optional
@@ -340,7 +347,7 @@ type ApplyAction struct {
 
 // ApplyOperation is the operation of an apply action.
 //
-// +kubebuilder:validation:Enum=Apply;Create
+// +kubebuilder:validation:Enum=Apply;Create;Delete
 type ApplyOperation string
 
 const (
@@ -348,6 +355,8 @@ const (
 	OperationApply ApplyOperation = "Apply"
 	// OperationCreate is a creation.
 	OperationCreate ApplyOperation = "Create"
+	// OperationDelete is a deletion.
+	OperationDelete ApplyOperation = "Delete"
 )
 
 // Labels of the objects of apply actions. A name that is too long for a label is truncated.
@@ -360,9 +369,8 @@ const (
 
 // EventAction writes a Kubernetes Event on the NetBoxEvent.
 type EventAction struct {
-	// type is Normal or Warning, for example Normal.
+	// type is Normal or Warning, for example Warning. Absent: Normal.
 	// +optional
-	// +kubebuilder:default=Normal
 	// +kubebuilder:validation:Enum=Normal;Warning
 	Type string `json:"type,omitempty"`
 	// reason is a machine-readable word, for example DeviceActive.
@@ -413,8 +421,8 @@ const (
 // NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
 // the last update are lost when the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; and, once a sink was unavailable,
-	// SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
+	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; Ready, the same for tools that wait
+	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -11,6 +11,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nbsrc,categories=netbox
 // +kubebuilder:printcolumn:name="Path",type=string,JSONPath=`.status.path`,description="The path of the URL that NetBox posts to"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
@@ -179,7 +180,7 @@ func DefaultRetention() Retention {
 
 // Conditions of a NetBoxSource and their reasons.
 const (
-	// ConditionReady is True while deliveries to the source are stored.
+	// ConditionReady is True while deliveries to the source are stored, and while a rule is accepted. Tools such as Flux go by it.
 	ConditionReady = "Ready"
 
 	// ReasonServing means that deliveries are stored.

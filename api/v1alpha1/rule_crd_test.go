@@ -3,7 +3,6 @@ package v1alpha1_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 
@@ -48,7 +47,9 @@ func TestRuleRules(t *testing.T) {
 		"a service account that is none":  {spec(`"serviceAccountName":"a:b"`), "spec.serviceAccountName"},
 		"an empty template":               {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{}}}]}`, "at least 1 properties"},
 		"a template that is a list":       {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":[]}}]}`, "must be of type object"},
-		"an unknown operation":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Delete"}}]}`, "Unsupported value"},
+		"an unknown operation":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Replace"}}]}`, "Unsupported value"},
+		"an owner of nothing":             {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Delete","ownedByEvent":true}}]}`, "ownedByEvent has no effect"},
+		"force without effect":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Create","force":true}}]}`, "force has no effect"},
 		"an event without reason":         {action(`"event":{"message":"m"}`), "reason"},
 		"a reason of two words":           {action(`"event":{"reason":"a b","message":"m"}`), "reason"},
 		"an unknown type of event":        {action(`"event":{"type":"Error","reason":"A","message":"m"}`), "Unsupported value"},
@@ -132,8 +133,7 @@ func TestRuleDefaults(t *testing.T) {
 		retry, actions := stored.Spec.Retry, stored.Spec.Actions
 		got := fmt.Sprint(retry.For.Duration, retry.MaxAttempts, retry.Backoff.Duration, retry.MaxBackoff.Duration, retry.Timeout.Duration)
 		if got != test.want || stored.Spec.Order != v1alpha1.OrderPerObject ||
-			actions[0].HTTP.Format != v1alpha1.FormatCloudEvent || actions[0].HTTP.Method != http.MethodPost ||
-			actions[1].Apply.Operation != v1alpha1.OperationApply || actions[2].Event.Type != "Normal" {
+			actions[0].HTTP.Format != "" || actions[0].HTTP.Method != "" || actions[1].Apply.Operation != "" || actions[2].Event.Type != "" {
 			t.Errorf("%s: %+v", name, stored.Spec)
 		}
 	}

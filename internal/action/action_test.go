@@ -75,7 +75,7 @@ func device(t *testing.T, namespace, name string) *v1alpha1.NetBoxEvent {
 
 const serviceAccount = "provisioner"
 
-// newTask creates a rule with an action at the API server, which sets the defaults, and returns a task of it.
+// newTask creates a rule with an action at the API server and returns a task of it.
 func newTask(t *testing.T, event *v1alpha1.NetBoxEvent, spec v1alpha1.Action) action.Task {
 	t.Helper()
 	spec.Name = "do"

@@ -1,9 +1,11 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -67,9 +69,11 @@ type manifest struct {
 	body   []byte
 	// isDefaultNamespace means that the template has no namespace.
 	isDefaultNamespace bool
+	// manager is the field manager.
+	manager string
 }
 
-// do writes the objects of an apply action in order, and stops at the first failure. It returns a summary of the written objects.
+// do writes or deletes the objects of an apply action in order, and stops at the first failure. It returns a summary of these objects.
 func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (string, error) {
 	manifests := make([]manifest, len(task.Action.Objects))
 	for i, template := range task.Action.Objects {
@@ -94,7 +98,7 @@ func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction)
 	return strings.Join(written, ", "), nil
 }
 
-// write creates or applies one object, and returns its description.
+// write creates, applies or deletes one object, and returns its description.
 func (a *applier) write(
 	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, manifest manifest,
 ) (string, error) {
@@ -116,14 +120,17 @@ func (a *applier) write(
 		}
 		resource = client.Resource(mapping.Resource)
 	}
+	if spec.Operation == v1alpha1.OperationDelete {
+		return describe(object), explain(describe(object), remove(ctx, resource, task, object.GetName(), spec.Force))
+	}
 	if spec.OwnedByEvent && object.GetNamespace() != task.Event.Namespace {
 		return "", permanent(fmt.Errorf("%s: an event can own only objects in its own namespace, %s; remove ownedByEvent",
 			describe(object), task.Event.Namespace))
 	}
 	if spec.Operation == v1alpha1.OperationCreate {
-		err = create(ctx, resource, task, object)
+		err = create(ctx, resource, manifest)
 	} else {
-		err = apply(ctx, resource, task, object.GetName(), manifest.body)
+		err = apply(ctx, resource, spec.Force, manifest)
 	}
 	if err != nil {
 		return "", explain(describe(object), err)
@@ -149,7 +156,7 @@ func (a *applier) mapping(ctx context.Context, kind schema.GroupVersionKind) (*m
 func newManifest(
 	ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
 ) (manifest, error) {
-	rendered, err := template.Render(ctx, task.Input)
+	rendered, hasOwnFields, err := template.Render(ctx, task.Input)
 	if err != nil {
 		return manifest{}, renderError(ctx, err)
 	}
@@ -190,7 +197,7 @@ func newManifest(
 	if err != nil {
 		return manifest{}, permanent(err)
 	}
-	return manifest{object, body, isDefaultNamespace}, nil
+	return manifest{object, body, isDefaultNamespace, fieldManager(task, hasOwnFields)}, nil
 }
 
 // checkName validates a field that becomes part of a URL path at the API server. An absent field is valid.
@@ -213,39 +220,172 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// apply applies an object server-side. It does not force conflicts with other field managers, except for our labels, which name the last
-// rule and event that applied it: otherwise an object could not have fields of two actions.
-func apply(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, body []byte) error {
-	patch := func(force bool) error {
-		_, err := resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
-			FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict, Force: &force,
-		})
+// apply applies an object server-side. It takes over fields from other rules and actions of this operator, also from those that were renamed
+// or deleted since, and with force from any field manager.
+func apply(ctx context.Context, resource dynamic.ResourceInterface, isForced bool, manifest manifest) error {
+	applied, err := patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, isForced)
+	if own, foreign := conflicts(err); len(own) > 0 && len(foreign) == 0 {
+		applied, err = patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, true)
+	}
+	if err != nil || objectKey(manifest.manager) == "" || countObjects(applied) <= maxObjects {
 		return err
 	}
-	err := patch(false)
-	if isLabelConflict(err) {
-		err = patch(true)
+	if err := release(ctx, resource, applied, manifest.manager); err != nil {
+		return err
 	}
+	return permanent(fmt.Errorf("it has fields of %d NetBox objects, and can have no more; include ${event.objectID} in metadata.name", maxObjects))
+}
+
+// maxObjects bounds the number of NetBox objects with fields in one Kubernetes object. Each takes about 350 bytes in managedFields, and an
+// object of more than 1.5 MB cannot be stored.
+const maxObjects = 500
+
+// countObjects returns the number of NetBox objects with fields in an object.
+func countObjects(object *unstructured.Unstructured) int {
+	keys := map[string]bool{}
+	for _, entry := range object.GetManagedFields() {
+		if key := objectKey(entry.Manager); key != "" {
+			keys[key] = true
+		}
+	}
+	return len(keys)
+}
+
+// release removes the fields that only one field manager owns.
+func release(ctx context.Context, resource dynamic.ResourceInterface, object *unstructured.Unstructured, manager string) error {
+	empty := &unstructured.Unstructured{}
+	empty.SetGroupVersionKind(object.GroupVersionKind())
+	empty.SetName(object.GetName())
+	empty.SetNamespace(object.GetNamespace())
+	empty.SetUID(object.GetUID()) // never creates another
+	body, err := empty.MarshalJSON()
+	if err != nil {
+		return permanent(err)
+	}
+	_, err = patch(ctx, resource, object.GetName(), manager, body, true)
 	return err
 }
 
-// isLabelConflict reports whether an error is a conflict of our labels alone.
-func isLabelConflict(err error) bool {
-	refusal, ok := errors.AsType[*apierrors.StatusError](err)
-	if !ok || refusal.ErrStatus.Reason != metav1.StatusReasonConflict || refusal.ErrStatus.Details == nil {
-		return false
-	}
-	causes := refusal.ErrStatus.Details.Causes
-	return len(causes) > 0 && !slices.ContainsFunc(causes, func(cause metav1.StatusCause) bool {
-		label := strings.TrimPrefix(cause.Field, ".metadata.labels.")
-		return cause.Type != metav1.CauseTypeFieldManagerConflict || label != v1alpha1.LabelEvent && label != v1alpha1.LabelRule
+func patch(
+	ctx context.Context, resource dynamic.ResourceInterface, name, manager string, body []byte, isForced bool,
+) (*unstructured.Unstructured, error) {
+	return resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
+		FieldManager: manager, FieldValidation: metav1.FieldValidationStrict, Force: &isForced,
 	})
 }
 
+// managerPrefix begins the field managers of all rules.
+const managerPrefix = "netbox-events.io/"
+
+// remove deletes an object that rules of this operator created, or any with force. Where it has fields of other NetBox objects, it removes
+// those of this one alone. An object that does not exist is deleted.
+func remove(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, isForced bool) error {
+	object, err := resource.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if reason := notOurs(object); reason != "" && !isForced {
+		return permanent(fmt.Errorf("it is not deleted, because %s; set apply.force to delete it nevertheless", reason))
+	}
+	key := objectKey(fieldManager(task, true))
+	var managers []string // of this NetBox object
+	hasOthers := false
+	for _, entry := range object.GetManagedFields() {
+		switch objectKey(entry.Manager) {
+		case "":
+		case key:
+			managers = append(managers, entry.Manager)
+		default:
+			hasOthers = true
+		}
+	}
+	if !hasOthers {
+		version := object.GetResourceVersion()
+		err := resource.Delete(ctx, name, metav1.DeleteOptions{
+			Preconditions:     &metav1.Preconditions{UID: new(object.GetUID()), ResourceVersion: &version}, // what was checked
+			PropagationPolicy: new(metav1.DeletePropagationBackground),                                     // a Job's default orphans its pods
+		})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	for _, manager := range managers {
+		if err := release(ctx, resource, object, manager); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and nobody else
+// owns any, but for the status and the control plane.
+func notOurs(object *unstructured.Unstructured) string {
+	isOurs := false
+	for _, entry := range object.GetManagedFields() {
+		switch {
+		case strings.HasPrefix(entry.Manager, managerPrefix):
+			isOurs = true
+		case entry.Subresource == "" && entry.Manager != "kube-controller-manager" && !isOfStatus(entry.FieldsV1):
+			return fmt.Sprintf("the field manager %q owns fields of it", entry.Manager)
+		}
+	}
+	if !isOurs || object.GetLabels()[v1alpha1.LabelRule] == "" {
+		return "no rule of this operator created it"
+	}
+	return ""
+}
+
+// isOfStatus reports whether fields are of the status alone.
+func isOfStatus(fields *metav1.FieldsV1) bool {
+	var names map[string]json.RawMessage
+	if fields == nil || json.Unmarshal(fields.Raw, &names) != nil {
+		return false
+	}
+	delete(names, "f:status")
+	return len(names) == 0
+}
+
+// conflicts returns the conflicts in an error of a server-side apply: with the field managers of this operator's rules, and with others.
+func conflicts(err error) (own, foreign []metav1.StatusCause) {
+	refusal, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok || refusal.ErrStatus.Reason != metav1.StatusReasonConflict || refusal.ErrStatus.Details == nil {
+		return nil, nil
+	}
+	for _, cause := range refusal.ErrStatus.Details.Causes {
+		if strings.HasPrefix(cause.Message, conflictPrefix+`"`+managerPrefix) && cause.Type == metav1.CauseTypeFieldManagerConflict {
+			own = append(own, cause)
+		} else {
+			foreign = append(foreign, cause)
+		}
+	}
+	return own, foreign
+}
+
+// conflictPrefix begins the message of a conflict at the API server. The quoted name of the field manager follows.
+const conflictPrefix = "conflict with "
+
+// conflictText names the fields that other field managers own, and these managers. It is empty for another error.
+func conflictText(err error) string {
+	if !apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
+		return ""
+	}
+	_, foreign := conflicts(err)
+	fields := make([]string, len(foreign))
+	for i, cause := range foreign {
+		fields[i] = cause.Field + " (" + strings.TrimPrefix(cause.Message, conflictPrefix) + ")"
+	}
+	return "other field managers own fields of the template: " + strings.Join(fields, ", ")
+}
+
 // create creates an object. It succeeds if the same event and rule already created it.
-func create(ctx context.Context, resource dynamic.ResourceInterface, task Task, object *unstructured.Unstructured) error {
+func create(ctx context.Context, resource dynamic.ResourceInterface, manifest manifest) error {
+	object := manifest.object
 	_, err := resource.Create(ctx, object, metav1.CreateOptions{
-		FieldManager: fieldManager(task), FieldValidation: metav1.FieldValidationStrict,
+		FieldManager: manifest.manager, FieldValidation: metav1.FieldValidationStrict,
 	})
 	if !apierrors.IsAlreadyExists(err) {
 		return err
@@ -266,8 +406,11 @@ func explain(object string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if _, ok := errors.AsType[*Failure](err); ok {
+		return fmt.Errorf("%s: %w", object, err)
+	}
 	isPermanent, advice := classify(err)
-	text := object + ": " + oneline.Of(err.Error(), maxTextBytes/2) // leaves room for the advice
+	text := object + ": " + oneline.Of(cmp.Or(conflictText(err), err.Error()), maxTextBytes/2) // leaves room for the advice
 	if advice != "" {
 		text += "; " + advice
 	}
@@ -318,7 +461,7 @@ func classify(err error) (isPermanent bool, advice string) {
 		}
 	case metav1.StatusReasonConflict:
 		if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
-			return true, "remove these fields from the template, or use the name of another object"
+			return true, "remove these fields from the template, use the name of another object, or set apply.force to take them over"
 		}
 		return false, "" // a concurrent change of the object
 	case metav1.StatusReasonAlreadyExists:
@@ -347,20 +490,42 @@ func generatedName(task Task, index int, prefix string) string {
 
 // digest returns 16 hex digits that identify a task.
 func digest(task Task, more string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
-	return hex.EncodeToString(sum[:8])
+	return hashOf(fmt.Sprintf("%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
 }
 
-// fieldManager returns the field manager of an action. Each action has its own, so that two do not overwrite each other's fields.
-func fieldManager(task Task) string {
-	const maxBytes = 128 // at the API server
-	name := "netbox-events.io/" + task.Rule.Name + "/" + task.Action.Spec.Name
-	if len(name) <= maxBytes {
-		return name
+// fieldManager returns the field manager of an action: each action has its own, so that two can apply different fields of one object. An
+// apply removes the fields that its manager applied before. So where the fields depend on the event, each NetBox object has a manager of its
+// own, which ends with a colon and the object's key.
+func fieldManager(task Task, hasOwnFields bool) string {
+	const maxBytes = 128 - 1 - 2*hashBytes // at the API server, less the key
+	name := managerPrefix + task.Rule.Namespace + "/" + task.Rule.Name + "/" + task.Action.Spec.Name
+	if len(name) > maxBytes {
+		hash := hashOf(name)
+		name = name[:maxBytes-len(hash)] + hash
 	}
-	sum := sha256.Sum256([]byte(name))
-	hash := hex.EncodeToString(sum[:8])
-	return name[:maxBytes-len(hash)] + hash
+	if hasOwnFields {
+		spec := task.Event.Spec
+		name += ":" + hashOf(fmt.Sprintf("%q %q %q %q", task.Event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID))
+	}
+	return name
+}
+
+// objectKey returns the key of the NetBox object in a field manager of this operator, empty without one.
+func objectKey(manager string) string {
+	if !strings.HasPrefix(manager, managerPrefix) {
+		return ""
+	}
+	_, key, _ := strings.Cut(manager, ":")
+	return key
+}
+
+// hashBytes bounds the probability that two names have the same hash.
+const hashBytes = 8
+
+// hashOf returns 16 hex digits that identify a text.
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:hashBytes])
 }
 
 const maxLabelBytes = 63

@@ -146,7 +146,7 @@ func TestApplyJob(t *testing.T) {
 			if args := written.Spec.Template.Spec.Containers[0].Args; len(args) != 1 || args[0] != "leaf1" {
 				t.Errorf("args are %q", args)
 			}
-			if manager := written.ManagedFields[0].Manager; manager != "netbox-events.io/"+task.Rule.Name+"/do" {
+			if manager := written.ManagedFields[0].Manager; !strings.HasPrefix(manager, "netbox-events.io/"+namespace+"/"+task.Rule.Name+"/do:") {
 				t.Errorf("the field manager is %s", manager)
 			}
 			if written.Generation != 1 {
@@ -456,10 +456,208 @@ func TestConflict(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = do(t, runner, task)
-	expect(t, err, permanent, "ConfigMap "+namespace+"/a: ", "Apply failed with 3 conflicts", `"a person" using v1: - .data.name`, "remove these fields from the template")
+	expect(t, err, permanent, "ConfigMap "+namespace+"/a: other field managers own fields of the template: .data.name (\"a person\" using v1); ",
+		"remove these fields from the template", "apply.force")
 	if diff := cmp.Diff(map[string]string{"name": "mine", "id": "14", "note": "mine"}, data()); diff != "" {
 		t.Errorf("data after a conflict (-want +got):\n%s", diff)
 	}
+
+	task.Action.Spec.Apply.Force = true
+	_, err = do(t, runner, task)
+	expect(t, err, done)
+	if diff := cmp.Diff(map[string]string{"name": "leaf1", "id": "14", "note": "mine"}, data()); diff != "" {
+		t.Errorf("data after a forced apply (-want +got):\n%s", diff)
+	}
+}
+
+// TestRename applies an object again after its action, and then its rule, got another name.
+func TestRename(t *testing.T) {
+	namespace, runner := newNamespace(t), newRunner(t)
+	spec := newApply(t, configMap(`"metadata": {"name": "a"}, "data": {"name": "${data.name}"}`))
+	task := newTask(t, device(t, namespace, "one"), spec)
+	_, err := do(t, runner, task)
+	expect(t, err, done)
+
+	task.Action.Spec.Name = "renamed"
+	_, err = do(t, runner, withEvent(task, device(t, namespace, "two")))
+	expect(t, err, done)
+	if got := list[corev1.ConfigMapList](t, namespace).Items[0].Data["name"]; got != "two" {
+		t.Errorf("the data of the renamed action is %s", got)
+	}
+	_, err = do(t, runner, newTask(t, device(t, namespace, "three"), spec))
+	expect(t, err, done)
+	if got := list[corev1.ConfigMapList](t, namespace).Items[0].Data["name"]; got != "three" {
+		t.Errorf("the data of the renamed rule is %s", got)
+	}
+}
+
+// site returns an event of a site with an id and a name.
+func site(t *testing.T, namespace, event string, id int, name string) *v1alpha1.NetBoxEvent {
+	t.Helper()
+	return decode(t, namespace, fmt.Sprintf(`{"event":%q,"timestamp":"2027-07-28T09:30:00.123456+00:00","object_type":"dcim.site","username":"admin",
+		"request_id":"b3dc3247-883f-4810-ad01-0f50ee6b722d","data":{"id":%d,"url":"/api/dcim/sites/%d/","name":%q}}`, event, id, id, name))
+}
+
+// sharedConfigMap is a ConfigMap with a key for each NetBox object.
+const sharedConfigMap = `"metadata": {"name": "all"}, "data": "${ {'s' + event.objectID: string(data.name)} }"`
+
+// TestSharedObject applies fields of several NetBox objects to one object.
+func TestSharedObject(t *testing.T) {
+	namespace, runner := newNamespace(t), newRunner(t)
+	task := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(sharedConfigMap)))
+	for _, event := range []*v1alpha1.NetBoxEvent{
+		task.Event, site(t, namespace, "created", 802, "two"), site(t, namespace, "updated", 801, "three"),
+	} {
+		_, err := do(t, runner, withEvent(task, event))
+		expect(t, err, done)
+	}
+	got := list[corev1.ConfigMapList](t, namespace).Items[0]
+	if diff := cmp.Diff(map[string]string{"s801": "three", "s802": "two"}, got.Data); diff != "" {
+		t.Errorf("data (-want +got):\n%s", diff)
+	}
+	if len(got.ManagedFields) != 2 {
+		t.Errorf("%d field managers, want one for each site", len(got.ManagedFields))
+	}
+
+	t.Run("with elements of a list", func(t *testing.T) {
+		grant(t, namespace, serviceAccount, namespace, "", "services", "create", "patch")
+		task := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, `{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "all"},
+			"spec": {"ports": [{"port": "${int(event.objectID)}", "name": "p${event.objectID}"}]}}`))
+		for _, id := range []int{801, 802} {
+			_, err := do(t, runner, withEvent(task, site(t, namespace, "created", id, "one")))
+			expect(t, err, done)
+		}
+		if got := list[corev1.ServiceList](t, namespace).Items[0].Spec.Ports; len(got) != 2 {
+			t.Errorf("ports are %v, want 801 and 802", got)
+		}
+	})
+	t.Run("with the same fields", func(t *testing.T) { // managedFields must not grow
+		namespace := newNamespace(t)
+		task := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(`"metadata": {"name": "last"}, "data": {"name": "${data.name}"}`)))
+		for _, id := range []int{801, 802} {
+			_, err := do(t, runner, withEvent(task, site(t, namespace, "created", id, "one")))
+			expect(t, err, done)
+		}
+		if got := list[corev1.ConfigMapList](t, namespace).Items[0].ManagedFields; len(got) != 1 {
+			t.Errorf("%d field managers, want 1", len(got))
+		}
+	})
+	t.Run("of too many", func(t *testing.T) {
+		namespace := newNamespace(t)
+		full := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "all"}}
+		full.Data = map[string]string{}
+		var managers []metav1.ManagedFieldsEntry
+		for i := range 500 {
+			key := fmt.Sprint("k", i)
+			full.Data[key] = "x"
+			managers = append(managers, metav1.ManagedFieldsEntry{
+				Manager: fmt.Sprintf("netbox-events.io/a/b/c:%016x", i), Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: new(metav1.Now()),
+				FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:` + key + `":{}}}`)},
+			})
+		}
+		plane.Create(t, full)
+		full.ManagedFields = managers
+		if err := plane.Client.Update(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+		_, err := do(t, runner, newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(sharedConfigMap))))
+		expect(t, err, permanent, "ConfigMap "+namespace+"/all: it has fields of 500 NetBox objects", "${event.objectID}")
+		if got := list[corev1.ConfigMapList](t, namespace).Items[0]; len(got.Data) != 500 || got.Data["s801"] != "" {
+			t.Errorf("%d keys, want the 500 from before: %v", len(got.Data), got.Data["s801"])
+		}
+	})
+}
+
+// TestDelete deletes objects with the NetBox object that they were made for.
+func TestDelete(t *testing.T) {
+	runner := newRunner(t)
+	newDelete := func(t *testing.T, template string) v1alpha1.Action {
+		t.Helper()
+		spec := newApply(t, template)
+		spec.Apply.Operation = v1alpha1.OperationDelete
+		return spec
+	}
+	newNamespace := func(t *testing.T) string {
+		t.Helper()
+		namespace := newNamespace(t)
+		grant(t, namespace, serviceAccount, namespace, "", "configmaps", "delete")
+		return namespace
+	}
+	const template = `"metadata": {"name": "site-${event.objectID}"}`
+
+	t.Run("applied and created by rules", func(t *testing.T) {
+		for _, operation := range []v1alpha1.ApplyOperation{v1alpha1.OperationApply, v1alpha1.OperationCreate} {
+			namespace := newNamespace(t)
+			made := newApply(t, configMap(template+`, "data": {"name": "${data.name}"}`))
+			made.Apply.Operation = operation
+			task := newTask(t, site(t, namespace, "created", 801, "one"), made)
+			for _, id := range []int{801, 802} {
+				_, err := do(t, runner, withEvent(task, site(t, namespace, "created", id, "one")))
+				expect(t, err, done)
+			}
+			gone := newTask(t, site(t, namespace, "deleted", 801, "one"), newDelete(t, configMap(template)))
+			for range 2 { // a retry: it does not exist any more
+				response, err := do(t, runner, gone)
+				expect(t, err, done)
+				if response != "ConfigMap "+namespace+"/site-801" {
+					t.Errorf("response is %q", response)
+				}
+			}
+			if got := names(t, namespace); len(got) != 1 || got[0] != "site-802" {
+				t.Errorf("%s: left %q, want site-802", operation, got)
+			}
+		}
+	})
+	t.Run("of other people", func(t *testing.T) {
+		namespace := newNamespace(t)
+		plane.Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "site-801"}, Data: map[string]string{"mine": "x"}})
+		task := newTask(t, site(t, namespace, "deleted", 801, "one"), newDelete(t, configMap(template)))
+		_, err := do(t, runner, task)
+		expect(t, err, permanent, "ConfigMap "+namespace+"/site-801: it is not deleted", "owns fields of it", "apply.force")
+
+		_, err = do(t, runner, newTask(t, task.Event, newApply(t, configMap(template+`, "data": {"name": "${data.name}"}`))))
+		expect(t, err, done)
+		_, err = do(t, runner, task)
+		expect(t, err, permanent, "it is not deleted", "owns fields of it") // although a rule owns one of them
+		if got := names(t, namespace); len(got) != 1 {
+			t.Errorf("left %q", got)
+		}
+
+		task.Action.Spec.Apply.Force = true
+		_, err = do(t, runner, task)
+		expect(t, err, done)
+		if got := names(t, namespace); len(got) != 0 {
+			t.Errorf("left %q", got)
+		}
+	})
+	t.Run("of several NetBox objects", func(t *testing.T) {
+		namespace := newNamespace(t)
+		shared := newTask(t, site(t, namespace, "created", 801, "one"), newApply(t, configMap(sharedConfigMap)))
+		for _, id := range []int{801, 802} {
+			_, err := do(t, runner, withEvent(shared, site(t, namespace, "created", id, "one")))
+			expect(t, err, done)
+		}
+		gone := newTask(t, site(t, namespace, "deleted", 802, "one"), newDelete(t, configMap(`"metadata": {"name": "all"}`)))
+		_, err := do(t, runner, gone)
+		expect(t, err, done)
+		if diff := cmp.Diff(map[string]string{"s801": "one"}, list[corev1.ConfigMapList](t, namespace).Items[0].Data); diff != "" {
+			t.Errorf("data (-want +got):\n%s", diff)
+		}
+		_, err = do(t, runner, withEvent(gone, site(t, namespace, "deleted", 801, "one")))
+		expect(t, err, done)
+		if got := names(t, namespace); len(got) != 0 {
+			t.Errorf("left %q", got)
+		}
+	})
+	t.Run("without permission", func(t *testing.T) {
+		namespace := plane.Namespace(t)
+		grant(t, namespace, serviceAccount, namespace, "", "configmaps", "create", "patch", "get")
+		event := site(t, namespace, "deleted", 801, "one")
+		_, err := do(t, runner, newTask(t, event, newApply(t, configMap(template))))
+		expect(t, err, done)
+		_, err = do(t, runner, newTask(t, event, newDelete(t, configMap(template))))
+		expect(t, err, permanent, `cannot delete resource "configmaps"`, "grant this permission to the service account")
+	})
 }
 
 // TestAppliedByEvents applies one object for several events of a rule: the last one owns it.

@@ -94,7 +94,7 @@ func BenchmarkRender(b *testing.B) {
 	event, object := benchmarkEvent(b), compile(b, jobRule(b)).Actions[0].Objects[0]
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := object.Render(b.Context(), rule.NewInput(event, now)); err != nil {
+		if _, _, err := object.Render(b.Context(), rule.NewInput(event, now)); err != nil {
 			b.Fatal(err)
 		}
 	}

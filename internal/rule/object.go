@@ -16,14 +16,14 @@ type Object struct {
 	root node
 }
 
-// node is a node of a template: map[string]node, []node, *Text, or a constant.
+// node is a node of a template: map[string]node, []node, *Text, expandedText, or a constant.
 type node any
 
 // objects compiles the template of an object, or of the items of a List.
-func (c *compiler) objects(path string, template v1alpha1.JSONObject) []Object {
-	decoded, _ := object(template).(map[string]any)
+func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) []Object {
+	decoded, _ := object(spec.Template).(map[string]any)
 	if decoded["apiVersion"] != "v1" || decoded["kind"] != "List" {
-		return []Object{c.object(path, decoded)}
+		return []Object{c.object(path, decoded, spec.Operation)}
 	}
 	items, ok := decoded["items"].([]any)
 	if !ok || len(items) == 0 {
@@ -37,12 +37,12 @@ func (c *compiler) objects(path string, template v1alpha1.JSONObject) []Object {
 			c.addError(path, errors.New("must be an object"))
 			continue
 		}
-		objects = append(objects, c.object(path, fields))
+		objects = append(objects, c.object(path, fields, spec.Operation))
 	}
 	return objects
 }
 
-func (c *compiler) object(path string, fields map[string]any) Object {
+func (c *compiler) object(path string, fields map[string]any, operation v1alpha1.ApplyOperation) Object {
 	for _, name := range []string{"apiVersion", "kind"} {
 		if text, ok := fields[name].(string); !ok || text == "" || strings.Contains(text, "${") {
 			c.addError(path+"."+name, errors.New("must be a string without expressions"))
@@ -51,17 +51,24 @@ func (c *compiler) object(path string, fields map[string]any) Object {
 	if _, ok := fields["metadata"].(map[string]any); !ok && fields["metadata"] != nil {
 		c.addError(path+".metadata", errors.New("must be an object"))
 	}
-	return Object{c.node(path, fields)}
+	if metadata, _ := fields["metadata"].(map[string]any); operation == v1alpha1.OperationDelete && metadata["name"] == nil {
+		c.addError(path+".metadata.name", errors.New("must name the object to delete"))
+	}
+	return Object{c.node(path, fields, expandedFields(fields["apiVersion"], fields["kind"]))}
 }
 
-func (c *compiler) node(path string, value any) node {
+// node compiles a value. The fields say where Kubernetes expands variables in it, nil for nowhere.
+func (c *compiler) node(path string, value any, fields *expandable) node {
 	switch value := value.(type) {
 	case string:
+		if fields != nil {
+			return expandedText{c.text(path, value), fields}
+		}
 		return c.text(path, value)
 	case []any:
 		compiled := make([]node, len(value))
 		for i, element := range value {
-			compiled[i] = c.node(fmt.Sprintf("%s[%d]", path, i), element)
+			compiled[i] = c.node(fmt.Sprintf("%s[%d]", path, i), element, fields.element())
 		}
 		return compiled
 	case map[string]any:
@@ -70,7 +77,7 @@ func (c *compiler) node(path string, value any) node {
 			if strings.Contains(name, "${") {
 				c.addError(path, fmt.Errorf("the key %.40q must not contain an expression", name))
 			}
-			compiled[name] = c.node(path+"."+name, value[name])
+			compiled[name] = c.node(path+"."+name, value[name], fields.field(name))
 		}
 		return compiled
 	default:
@@ -79,38 +86,47 @@ func (c *compiler) node(path string, value any) node {
 }
 
 // Render returns the object with the values of its expressions. A value replaces its expression, and cannot change anything else.
-func (o Object) Render(ctx context.Context, in *Input) (map[string]any, error) {
-	remaining := budget(maxRendered)
-	rendered, err := render(ctx, in, &remaining, o.root)
+//
+// It also reports whether values decide which fields the object has: a map or a list is a value, or a value can be the key of an element of a
+// list. Then the objects of two events can have different fields.
+func (o Object) Render(ctx context.Context, in *Input) (object map[string]any, hasOwnFields bool, err error) {
+	r := renderer{in: in, remaining: maxRendered}
+	rendered, err := r.render(ctx, o.root)
 	if err != nil {
-		return nil, fmt.Errorf("template%w", err)
+		return nil, false, fmt.Errorf("template%w", err)
 	}
-	return rendered.(map[string]any), nil
+	return rendered.(map[string]any), r.hasOwnFields, nil
+}
+
+// renderer renders one object.
+type renderer struct {
+	in           *Input
+	remaining    budget
+	hasOwnFields bool
 }
 
 // render returns the value of a node. Its error begins with the path to the failed node.
-func render(ctx context.Context, in *Input, remaining *budget, at node) (any, error) {
+func (r *renderer) render(ctx context.Context, at node) (any, error) {
 	switch at := at.(type) {
 	case *Text:
-		value, err := at.value(ctx, in, remaining)
-		if err != nil {
-			return nil, fmt.Errorf(": %w", err)
-		}
-		return value, nil
+		return r.text(at.value(ctx, r.in, &r.remaining))
+	case expandedText:
+		return r.text(at.value(ctx, r.in, &r.remaining))
 	case []node:
 		list := make([]any, len(at))
 		for i, element := range at {
-			rendered, err := render(ctx, in, remaining, element)
+			rendered, err := r.render(ctx, element)
 			if err != nil {
 				return nil, fmt.Errorf("[%d]%w", i, err)
 			}
 			list[i] = rendered
+			r.hasOwnFields = r.hasOwnFields || hasVariableKey(element)
 		}
 		return list, nil
 	case map[string]node:
 		object := make(map[string]any, len(at))
 		for _, name := range slices.Sorted(maps.Keys(at)) {
-			rendered, err := render(ctx, in, remaining, at[name])
+			rendered, err := r.render(ctx, at[name])
 			if err != nil {
 				return nil, fmt.Errorf(".%s%w", name, err)
 			}
@@ -119,5 +135,42 @@ func render(ctx context.Context, in *Input, remaining *budget, at node) (any, er
 		return object, nil
 	default:
 		return at, nil
+	}
+}
+
+// text returns the value of a text, and notes whether it decides about fields.
+func (r *renderer) text(value any, err error) (any, error) {
+	if err != nil {
+		return nil, fmt.Errorf(": %w", err)
+	}
+	switch value.(type) {
+	case []any, map[string]any:
+		r.hasOwnFields = true
+	}
+	return value, nil
+}
+
+// hasVariableKey reports whether an expression can be the key of an element of a list: it is the element, or one of its fields. Which fields
+// are keys is in the schema of the kind; a field value, as of an environment variable, is not.
+func hasVariableKey(element node) bool {
+	if fields, ok := element.(map[string]node); ok {
+		for name, field := range fields {
+			if name != "value" && isVariable(field) {
+				return true
+			}
+		}
+	}
+	return isVariable(element)
+}
+
+// isVariable reports whether a node is a text with an expression.
+func isVariable(at node) bool {
+	switch at := at.(type) {
+	case *Text:
+		return at.isVariable()
+	case expandedText:
+		return at.isVariable()
+	default:
+		return false
 	}
 }

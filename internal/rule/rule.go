@@ -24,7 +24,7 @@ type Rule struct {
 
 // Action is a compiled action. The fields of other kinds of actions are empty.
 type Action struct {
-	// Spec is the source of the action.
+	// Spec is the source of the action, with defaults.
 	Spec *v1alpha1.Action
 	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers, and nil for a value in a Secret.
 	URL     *URL
@@ -104,6 +104,7 @@ func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 }
 
 func (c *compiler) action(spec *v1alpha1.Action) Action {
+	spec = withDefaults(spec)
 	action, path := Action{Spec: spec}, fmt.Sprintf("spec.actions[%s]", spec.Name)
 	switch {
 	case spec.HTTP != nil:
@@ -115,7 +116,7 @@ func (c *compiler) action(spec *v1alpha1.Action) Action {
 			}
 		}
 	case spec.Apply != nil:
-		action.Objects = c.objects(path+".apply.template", spec.Apply.Template)
+		action.Objects = c.objects(path+".apply.template", spec.Apply)
 	case spec.Event != nil:
 		action.Message = c.text(path+".event.message", spec.Event.Message)
 	case spec.Log != nil:

@@ -456,6 +456,9 @@ func TestCompile(t *testing.T) {
 		{reason: "an empty object", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{}}}, want: []string{
 			"spec.actions[job].apply.template.apiVersion: ", "spec.actions[job].apply.template.kind: ",
 		}},
+		{reason: "a deletion without a name", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{
+			Operation: v1alpha1.OperationDelete, Template: apply(`{"apiVersion": "v1", "kind": "Secret", "metadata": {"generateName": "a"}}`).Apply.Template,
+		}}}, want: []string{"spec.actions[job].apply.template.metadata.name: must name the object"}},
 		{reason: "an empty List", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": []}`)}, want: []string{"spec.actions[job].apply.template.items: must be"}},
 		{reason: "a List of invalid items", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": ["${data}", {"kind": "Secret"}]}`)}, want: []string{
 			"spec.actions[job].apply.template.items[0]: must be an object", "spec.actions[job].apply.template.items[1].apiVersion: must be",

@@ -293,7 +293,7 @@ func newObjectCheck(t testing.TB) objectCheck {
 
 func (c objectCheck) render(t testing.TB, name string) map[string]any {
 	t.Helper()
-	object, err := c.compiled.Render(t.Context(), rule.NewInput(named(t, name), now))
+	object, _, err := c.compiled.Render(t.Context(), rule.NewInput(named(t, name), now))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestObject(t *testing.T) {
 	}
 	for i := range want {
 		for range 2 { // changes of a rendered object do not affect the template
-			got, err := compiled[i].Render(t.Context(), in)
+			got, _, err := compiled[i].Render(t.Context(), in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -390,7 +390,7 @@ func TestObject(t *testing.T) {
 		}
 	}
 
-	_, err := compiled[1].Render(t.Context(), rule.NewInput(eventWith(t, `{"id": 1, "height": 1, "tenant": 1, "tags": [{}], "custom": 1}`), now))
+	_, _, err := compiled[1].Render(t.Context(), rule.NewInput(eventWith(t, `{"id": 1, "height": 1, "tenant": 1, "tags": [{}], "custom": 1}`), now))
 	if err == nil || err.Error() != `template.spec.first: no such key: slug in "data.tags[0].slug"` {
 		t.Errorf("error is %v", err)
 	}

@@ -3,6 +3,7 @@ package rule
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -112,6 +113,11 @@ func (t *Text) whole() (*expression, bool) {
 		return t.parts[0].expression, true
 	}
 	return nil, false
+}
+
+// isVariable reports whether the template has an expression.
+func (t *Text) isVariable() bool {
+	return slices.ContainsFunc(t.parts, func(part part) bool { return part.expression != nil })
 }
 
 // Value renders the template: as a JSON value of any type if it consists of one expression, otherwise as a string.

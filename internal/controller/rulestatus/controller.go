@@ -117,6 +117,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	}
 	accepted.ObservedGeneration, accepted.LastTransitionTime = rule.Generation, metav1.NewTime(r.Clock.Now())
 	meta.SetStatusCondition(&status.Conditions, accepted)
+	ready := accepted
+	ready.Type = v1alpha1.ConditionReady
+	meta.SetStatusCondition(&status.Conditions, ready)
 	r.setSinkAvailable(&status, request.NamespacedName, rule.Generation)
 	status.ObservedGeneration = rule.Generation
 	if equality.Semantic.DeepEqual(status, rule.Status) {

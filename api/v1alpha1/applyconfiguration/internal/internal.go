@@ -84,10 +84,12 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyAction
   map:
     fields:
+    - name: force
+      type:
+        scalar: boolean
     - name: operation
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
-      default: Apply
     - name: ownedByEvent
       type:
         scalar: boolean
@@ -167,7 +169,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: type
       type:
         scalar: string
-      default: Normal
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Filter
   map:
     fields:
@@ -198,7 +199,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: format
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
-      default: CloudEvent
     - name: headers
       type:
         list:
@@ -210,7 +210,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: method
       type:
         scalar: string
-      default: POST
     - name: signingSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference

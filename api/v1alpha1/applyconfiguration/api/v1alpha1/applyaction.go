@@ -31,9 +31,14 @@ type ApplyActionApplyConfiguration struct {
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
 	// the name is metadata.generateName, or else the rule's name, and a hash of the event.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
-	// operation is Apply or Create, for example Apply: Apply creates or updates the objects by server-side apply, and fails if another field
-	// manager owns a field of the template; Create creates missing objects, and fails if an object exists that another event created.
+	// operation is Apply, Create or Delete. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
+	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
+	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
+	// that rules of this operator created, or any with force; it succeeds if they do not exist.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
+	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for
+	// example true.
+	Force *bool `json:"force,omitempty"`
 	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
 	// event's namespace.
 	OwnedByEvent *bool `json:"ownedByEvent,omitempty"`
@@ -58,6 +63,14 @@ func (b *ApplyActionApplyConfiguration) WithTemplate(value apiv1alpha1.JSONObjec
 // If called multiple times, the Operation field is set to the value of the last call.
 func (b *ApplyActionApplyConfiguration) WithOperation(value apiv1alpha1.ApplyOperation) *ApplyActionApplyConfiguration {
 	b.Operation = &value
+	return b
+}
+
+// WithForce sets the Force field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Force field is set to the value of the last call.
+func (b *ApplyActionApplyConfiguration) WithForce(value bool) *ApplyActionApplyConfiguration {
+	b.Force = &value
 	return b
 }
 

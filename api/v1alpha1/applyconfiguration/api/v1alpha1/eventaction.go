@@ -23,7 +23,7 @@ package v1alpha1
 //
 // EventAction writes a Kubernetes Event on the NetBoxEvent.
 type EventActionApplyConfiguration struct {
-	// type is Normal or Warning, for example Normal.
+	// type is Normal or Warning, for example Warning. Absent: Normal.
 	Type *string `json:"type,omitempty"`
 	// reason is a machine-readable word, for example DeviceActive.
 	Reason *string `json:"reason,omitempty"`

@@ -31,10 +31,10 @@ type HTTPActionApplyConfiguration struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
 	// segment of the path or query.
 	URL *string `json:"url,omitempty"`
-	// format is the format of the request, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary
+	// format is the format of the request. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
 	// one in binary mode, both with the event's spec as data; NetBox is the original body.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example POST.
+	// method of the request, for example PUT. Absent: POST.
 	Method *string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
 	// "authorization"}}}].
