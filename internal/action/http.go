@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,14 +71,20 @@ func (s *httpSender) newTransport(config *tls.Config) *http.Transport {
 	}
 }
 
-// send sends an event once.
+// send sends an event once. Neither the response nor the error holds the value of a Secret.
 func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (string, error) {
+	var secrets redactor
+	response, err := s.exchange(ctx, task, spec, &secrets)
+	return secrets.redact(response), secrets.redactError(err)
+}
+
+func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (string, error) {
 	request, body, headers, err := s.render(ctx, task, spec)
 	if err != nil {
 		return "", err
 	}
 	task.rendered()
-	if err := s.authorize(ctx, task, spec, request, body, headers); err != nil {
+	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
 		return "", unavailable(err) // all requests of the action need the Secret
 	}
 	transport, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
@@ -88,42 +93,30 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		err = fmt.Errorf("%s: %w", request.URL.Host, err) // the rest of the URL may hold a password
-		if _, forbidden := errors.AsType[*addressError](err); forbidden {
-			return "", permanent(err)
+		host := request.URL.Host // the rest of the URL may hold a password
+		if address, forbidden := errors.AsType[*addressError](err); forbidden {
+			return "", permanent(fmt.Errorf("%s: %w", host, address))
 		}
-		return "", unavailable(err)
+		return "", unavailable(&textError{host + ": " + describeTransportError(err), err})
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		// The body is the raw connection, whose reads do not respect the context. It is closed, not read.
-		return s.result(response, nil)
+		return s.result(response, "")
 	}
 	// The body is for people only: the result shows as much as was read before the context ended.
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
-	return s.result(response, redact(text, request, spec))
-}
-
-// redact removes secrets from a response body that echoes headers of the request: more users may read events than Secrets.
-func redact(body []byte, request *http.Request, spec *v1alpha1.HTTPAction) []byte {
-	for _, header := range spec.Headers {
-		value := request.Header.Get(header.Name)
-		token := value[strings.LastIndexByte(value, ' ')+1:] // without the scheme of Authorization
-		if header.ValueFrom != nil && token != "" {
-			body = bytes.ReplaceAll(body, []byte(token), []byte("[redacted]"))
-		}
-	}
-	return body
+	return s.result(response, secrets.redact(string(text)))
 }
 
 // result returns the summary of a response, and the error that its status means.
-func (s *httpSender) result(response *http.Response, body []byte) (string, error) {
+func (s *httpSender) result(response *http.Response, body string) (string, error) {
 	status := strconv.Itoa(response.StatusCode)
 	if text := http.StatusText(response.StatusCode); text != "" {
 		status += " " + text
 	}
 	summary := status
-	if text := oneline.Of(string(body[:min(len(body), 2*maxResponseBytes)]), maxResponseBytes); text != "" {
+	if text := oneline.Of(body[:min(len(body), 2*maxResponseBytes)], maxResponseBytes); text != "" {
 		summary += ": " + text
 	}
 	message := "answered with " + status
@@ -168,7 +161,7 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 		return nil, nil, nil, permanent(err)
 	}
 	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
-		return nil, nil, nil, permanent(err)
+		return nil, nil, nil, permanent(errors.New("url: is not a valid URL")) // without the URL, which may hold a password
 	}
 	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {
 		return nil, nil, nil, permanent(err)
@@ -194,13 +187,15 @@ var errHeaderValue = errors.New("the value contains a character that is invalid 
 
 // authorize sets the headers of a request, including those in Secrets, and signs it. Its errors are retryable: a Secret can be corrected.
 func (s *httpSender) authorize(
-	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
+	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string, secrets *redactor,
 ) error {
 	request.Header.Set("User-Agent", "netbox-event-operator")
 	tracing.ToHeader(ctx, request.Header)
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
 		request.SetBasicAuth(user.Username(), password)
+		secrets.add(password)
+		secrets.add(request.Header.Get("Authorization"))
 	}
 	for i, wanted := range spec.Headers {
 		value := headers[i]
@@ -213,6 +208,7 @@ func (s *httpSender) authorize(
 				return fmt.Errorf("header %s: %w", wanted.Name, err)
 			}
 			value = string(entry)
+			secrets.add(value)
 		}
 		request.Header.Set(wanted.Name, value)
 	}

@@ -98,7 +98,7 @@ func TestResponses(t *testing.T) {
 			_, _ = io.Copy(io.Discard, request.Body)
 			<-request.Context().Done()
 		}, timeout: 200 * time.Millisecond, want: retry, wantErr: "timed out after 200ms: 127.0.0.1:"},
-		{reason: "a closed connection", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: retry, wantErr: "EOF"},
+		{reason: "a closed connection", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: retry, wantErr: "closed the connection"},
 		{reason: "headers without end", answer: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Long", strings.Repeat("x", 100_000))
 		}, want: retry, wantErr: "exceeded"},
@@ -316,7 +316,7 @@ func TestSecrets(t *testing.T) {
 		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
 		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
 		expect(t, err, permanent)
-		if want := "401 Unauthorized: Bearer [redacted] is wrong"; response != want {
+		if want := "401 Unauthorized: [redacted] is wrong"; response != want {
 			t.Errorf("response is %q, want %q", response, want)
 		}
 	})
