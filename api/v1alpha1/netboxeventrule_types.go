@@ -184,8 +184,11 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
+// HTTPAction sends a request to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
 // other answer, redirects included, is final.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.body) || !has(self.format)",message="a request has either a body or a format; remove one of them"
+// +kubebuilder:validation:XValidation:rule="!has(self.method) || self.method != 'GET' || !has(self.body) && !has(self.format)",message="a GET request has no body; remove body and format, or use another method"
 type HTTPAction struct {
 	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of
 	// the query, whatever it holds.
@@ -193,15 +196,16 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	URL string `json:"url,omitempty"`
-	// format is what is sent, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
-	// binary mode, both with the event's spec as data; NetBox is the body as NetBox sent it.
+	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Without it the event is sent, as format says.
 	// +optional
-	// +kubebuilder:default=CloudEvent
+	Body *HTTPBody `json:"body,omitempty"`
+	// format of the event in a request without body, by default CloudEvent, which is a CloudEvents 1.0 event in structured mode.
+	// CloudEventBinary is one in binary mode, also with the event's spec as data; NetBox is the body as NetBox sent it.
+	// +optional
 	Format HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example POST.
+	// method of the request, by default POST. A GET request has no body.
 	// +optional
-	// +kubebuilder:default=POST
-	// +kubebuilder:validation:Enum=POST;PUT;PATCH;DELETE
+	// +kubebuilder:validation:Enum=GET;POST;PUT;PATCH;DELETE
 	Method string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
 	// "authorization"}}}].
@@ -218,6 +222,34 @@ type HTTPAction struct {
 	// tls says whom to trust and who to be.
 	// +optional
 	TLS *HTTPTLS `json:"tls,omitempty"`
+}
+
+// HTTPBody is the body of a request: one of json, text and form.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.contentType) || has(self.text)",message="contentType is for text; json and form have a type of their own"
+// +kubebuilder:validation:XValidation:rule="!has(self.text) || !has(self.form)",message="a body is either text or form"
+type HTTPBody struct {
+	// json is any JSON. Its texts may hold templates: where ${…} is the whole text, the value keeps its type; where it is part of it, it
+	// becomes text. For example {"text": "${data.name} is ${postchange.status}"}.
+	// +optional
+	JSON *JSON `json:"json,omitempty"`
+	// text is a text that may hold templates, for example ${data.name} is active.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=65536
+	Text string `json:"text,omitempty"`
+	// contentType of text, by default text/plain; charset=utf-8.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ContentType string `json:"contentType,omitempty"`
+	// form holds the values of a form by name, for example {"ref": "main", "variables[SITE]": "${data.site.slug}"}. They may hold templates, and
+	// are sent encoded, as application/x-www-form-urlencoded.
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=64
+	Form map[string]string `json:"form,omitempty"`
 }
 
 // HTTPFormat is what is sent to a sink.

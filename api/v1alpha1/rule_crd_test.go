@@ -3,7 +3,6 @@ package v1alpha1_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 
@@ -56,7 +55,18 @@ func TestRuleRules(t *testing.T) {
 		"a line that says nothing":        {action(`"log":{}`), "message"},
 		"no URL":                          {action(`"http":{}`), "url"},
 		"an unknown format":               {sending(`"format":"XML"`), "Unsupported value"},
-		"a method that has no body":       {sending(`"method":"GET"`), "Unsupported value"},
+		"an unknown method":               {sending(`"method":"TRACE"`), "Unsupported value"},
+		"a GET request":                   {sending(`"method":"GET"`), ""},
+		"a GET request with a body":       {sending(`"method":"GET","body":{"text":"a"}`), "a GET request has no body"},
+		"a GET request with a format":     {sending(`"method":"GET","format":"NetBox"`), "a GET request has no body"},
+		"a body of JSON":                  {sending(`"body":{"json":[{"a":["${data.id}",1.5,null]}]}`), ""},
+		"a body of a number":              {sending(`"body":{"json":1}`), ""},
+		"a body of a text":                {sending(`"body":{"text":"a,b","contentType":"text/csv"}`), ""},
+		"a body of a form":                {sending(`"body":{"form":{"variables[A]":"${data.id}"}}`), ""},
+		"a body of nothing":               {sending(`"body":{}`), "at least 1 properties"},
+		"a body of two":                   {sending(`"body":{"text":"a","form":{"a":"b"}}`), "either text or form"},
+		"a type of JSON":                  {sending(`"body":{"json":{},"contentType":"text/csv"}`), "contentType is for text"},
+		"a body and a format":             {sending(`"body":{"text":"a"},"format":"NetBox"`), "either a body or a format"},
 		"a header of nothing":             {header(`"name":"a"`), "exactly one of the fields in [value valueFrom] must be set"},
 		"a header of an empty value":      {header(`"name":"a","value":""`), "headers[0].value"}, // which Go would leave out
 		"a header of two values":          {header(`"name":"a","value":"b","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}`), "exactly one of the fields in [value valueFrom] must be set"},
@@ -132,7 +142,7 @@ func TestRuleDefaults(t *testing.T) {
 		retry, actions := stored.Spec.Retry, stored.Spec.Actions
 		got := fmt.Sprint(retry.For.Duration, retry.MaxAttempts, retry.Backoff.Duration, retry.MaxBackoff.Duration, retry.Timeout.Duration)
 		if got != test.want || stored.Spec.Order != v1alpha1.OrderPerObject ||
-			actions[0].HTTP.Format != v1alpha1.FormatCloudEvent || actions[0].HTTP.Method != http.MethodPost ||
+			actions[0].HTTP.Format != "" || actions[0].HTTP.Method != "" || // no defaults in lists: GitOps tools take them for a change
 			actions[1].Apply.Operation != v1alpha1.OperationApply || actions[2].Event.Type != "Normal" {
 			t.Errorf("%s: %+v", name, stored.Spec)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -151,7 +150,7 @@ func newSecret(t *testing.T, namespace, name string, data map[string]string) *co
 }
 
 func newRequest(to string) v1alpha1.Action {
-	return v1alpha1.Action{HTTP: &v1alpha1.HTTPAction{URL: to, Method: http.MethodPost, Format: v1alpha1.FormatCloudEvent}}
+	return v1alpha1.Action{HTTP: &v1alpha1.HTTPAction{URL: to}}
 }
 
 func TestUnknownKind(t *testing.T) {

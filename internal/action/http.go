@@ -2,6 +2,7 @@ package action
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -156,11 +157,11 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 	if err != nil {
 		return nil, nil, nil, renderError(ctx, fmt.Errorf("url: %w", err))
 	}
-	body, header, err := encode(ctx, task.Event, spec.Format)
+	body, header, err := s.body(ctx, task, spec)
 	if err != nil {
-		return nil, nil, nil, permanent(err)
+		return nil, nil, nil, err
 	}
-	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
+	if request, err = http.NewRequestWithContext(ctx, cmp.Or(spec.Method, http.MethodPost), target, bytes.NewReader(body)); err != nil {
 		return nil, nil, nil, permanent(errors.New("url: is not a valid URL")) // without the URL, which may hold a password
 	}
 	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {

@@ -27,6 +27,8 @@ type Action struct {
 	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers, and nil for a value in a Secret.
 	URL     *URL
 	Headers []*Text
+	// Body is nil for an action that sends the event, or nothing.
+	Body *Body
 	// Objects are of an apply action.
 	Objects []Object
 	// Message is of an event or log action.
@@ -101,6 +103,10 @@ func (c *compiler) action(spec *v1alpha1.Action) Action {
 	switch {
 	case spec.HTTP != nil:
 		action.URL = c.url(path+".http.url", spec.HTTP.URL)
+		c.contentType(path+".http", spec.HTTP)
+		if spec.HTTP.Body != nil {
+			action.Body = c.body(path+".http.body", spec.HTTP.Body)
+		}
 		action.Headers = make([]*Text, len(spec.HTTP.Headers))
 		for i, header := range spec.HTTP.Headers {
 			if header.ValueFrom == nil {

@@ -124,13 +124,17 @@ func (t *Text) value(ctx context.Context, in *Input, remaining *budget) (any, er
 	if whole, ok := t.whole(); ok {
 		return whole.native(ctx, in, remaining)
 	}
-	return t.join(ctx, in, remaining, func(_ int, value any) (string, error) { return text(value) })
+	return t.asText(ctx, in, remaining)
 }
 
 // Text renders the template as a string. Null is an error.
 func (t *Text) Text(ctx context.Context, in *Input) (string, error) {
 	remaining := budget(maxRendered)
-	return t.join(ctx, in, &remaining, func(_ int, value any) (string, error) { return text(value) })
+	return t.asText(ctx, in, &remaining)
+}
+
+func (t *Text) asText(ctx context.Context, in *Input, remaining *budget) (string, error) {
+	return t.join(ctx, in, remaining, func(_ int, value any) (string, error) { return text(value) })
 }
 
 // Message is like Text, for messages: null becomes "null".

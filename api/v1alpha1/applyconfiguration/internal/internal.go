@@ -195,10 +195,12 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
   map:
     fields:
+    - name: body
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPBody
     - name: format
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
-      default: CloudEvent
     - name: headers
       type:
         list:
@@ -210,7 +212,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: method
       type:
         scalar: string
-      default: POST
     - name: signingSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
@@ -218,6 +219,23 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
     - name: url
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPBody
+  map:
+    fields:
+    - name: contentType
+      type:
+        scalar: string
+    - name: form
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: json
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
+    - name: text
       type:
         scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
@@ -249,6 +267,16 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: clientCertSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
+  scalar: untyped
+  list:
+    elementType:
+      namedType: __untyped_atomic_
+    elementRelationship: atomic
+  map:
+    elementType:
+      namedType: __untyped_deduced_
+    elementRelationship: separable
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
   map:
     fields:

@@ -25,16 +25,18 @@ import (
 // HTTPActionApplyConfiguration represents a declarative configuration of the HTTPAction type for use
 // with apply.
 //
-// HTTPAction sends the event to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
+// HTTPAction sends a request to a URL. An answer of 2xx is success; 408, 425, 429, 5xx and faults of the network are retried; any
 // other answer, redirects included, is final.
 type HTTPActionApplyConfiguration struct {
 	// url is where to send to, for example https://hooks.example.com/netbox/${event.objectType}. A value becomes one part of the path or of
 	// the query, whatever it holds.
 	URL *string `json:"url,omitempty"`
-	// format is what is sent, for example CloudEvent: CloudEvent is a CloudEvents 1.0 event in structured mode, CloudEventBinary one in
-	// binary mode, both with the event's spec as data; NetBox is the body as NetBox sent it.
+	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Without it the event is sent, as format says.
+	Body *HTTPBodyApplyConfiguration `json:"body,omitempty"`
+	// format of the event in a request without body, by default CloudEvent, which is a CloudEvents 1.0 event in structured mode.
+	// CloudEventBinary is one in binary mode, also with the event's spec as data; NetBox is the body as NetBox sent it.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example POST.
+	// method of the request, by default POST. A GET request has no body.
 	Method *string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
 	// "authorization"}}}].
@@ -57,6 +59,14 @@ func HTTPAction() *HTTPActionApplyConfiguration {
 // If called multiple times, the URL field is set to the value of the last call.
 func (b *HTTPActionApplyConfiguration) WithURL(value string) *HTTPActionApplyConfiguration {
 	b.URL = &value
+	return b
+}
+
+// WithBody sets the Body field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Body field is set to the value of the last call.
+func (b *HTTPActionApplyConfiguration) WithBody(value *HTTPBodyApplyConfiguration) *HTTPActionApplyConfiguration {
+	b.Body = value
 	return b
 }
 
