@@ -53,6 +53,14 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:default={}
 	Retry Retry `json:"retry,omitzero"`
 
+	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with the
+	// name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Secrets []RuleSecret `json:"secrets,omitempty"`
+
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
 	// must be allowed to impersonate it, and so must the author of the rule.
 	// +optional
@@ -67,6 +75,18 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	Actions []Action `json:"actions,omitempty"`
+}
+
+// RuleSecret is an entry of a Secret for the templates of a rule's http actions.
+type RuleSecret struct {
+	// name of the value in templates, for example token for ${secrets.token}.
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_]*$`
+	Name string `json:"name,omitempty"`
+	// secretKeyRef names the entry, for example {"name": "slack", "key": "token"}. White space at its end is ignored.
+	// +required
+	SecretKeyRef SecretKeyReference `json:"secretKeyRef,omitzero"`
 }
 
 // Match says which events matter to a rule.
@@ -207,8 +227,7 @@ type HTTPAction struct {
 	// +optional
 	// +kubebuilder:validation:Enum=GET;POST;PUT;PATCH;DELETE
 	Method string `json:"method,omitempty"`
-	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
-	// "authorization"}}}].
+	// headers are added to the request, for example [{"name": "Authorization", "value": "Bearer ${secrets.token}"}].
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -267,8 +286,6 @@ const (
 )
 
 // HTTPHeader is a header of a request.
-//
-// +kubebuilder:validation:ExactlyOneOf=value;valueFrom
 type HTTPHeader struct {
 	// name of the header, for example Authorization.
 	// +required
@@ -278,21 +295,10 @@ type HTTPHeader struct {
 	// +kubebuilder:validation:XValidation:rule="!(self.lowerAscii() in ['host', 'content-length', 'transfer-encoding', 'connection', 'x-hook-signature'])",message="Host, Content-Length, Transfer-Encoding, Connection and X-Hook-Signature are the operator's own"
 	Name string `json:"name,omitempty"`
 	// value is a text that may hold templates, for example ${event.objectType}.
-	// +optional
+	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Value string `json:"value,omitempty"`
-	// valueFrom says where the value is.
-	// +optional
-	ValueFrom *HTTPHeaderSource `json:"valueFrom,omitempty"`
-}
-
-// HTTPHeaderSource says where the value of a header is.
-type HTTPHeaderSource struct {
-	// secretKeyRef names the entry of a Secret, in the rule's namespace, that holds the value, for example {"name": "sink", "key":
-	// "authorization"}. White space at its end is ignored.
-	// +required
-	SecretKeyRef SecretKeyReference `json:"secretKeyRef,omitzero"`
 }
 
 // SecretKeyReference names one entry of a Secret in the same namespace.

@@ -24,9 +24,10 @@ func TestRuleRules(t *testing.T) {
 			"match": {"sources": ["netbox"], "events": ["created", "job_end"], "objectTypes": ["dcim.device", "virtualization.*", "netbox_dns.a-b"],
 				"changedFields": ["status"], "cel": "true"},
 			"order": "None", "retry": {"maxAttempts": 1, "backoff": "100ms", "maxBackoff": "24h", "timeout": "5m"}, "serviceAccountName": "a.b-c",
+			"secrets": [{"name": "token_1", "secretKeyRef": {"name": "s", "key": "A_b.c-d"}}],
 			"actions": [
 				{"name": "send", "http": {"url": "https://a/${event.objectType}", "format": "CloudEventBinary", "method": "PUT", "headers": [
-					{"name": "A", "value": "b"}, {"name": "!#$%&'*+-.^_|~", "valueFrom": {"secretKeyRef": {"name": "s", "key": "A_b.c-d"}}}],
+					{"name": "A", "value": "b"}, {"name": "!#$%&'*+-.^_|~", "value": "Bearer ${secrets.token_1}"}],
 					"signingSecretRef": {"name": "s", "key": "k"},
 					"tls": {"caSecretRef": {"name": "s", "key": "k"}, "clientCertSecretRef": {"name": "s"}}}},
 				{"name": "make", "apply": {"template": {"kind": "Job"}, "operation": "Create", "ownedByEvent": true}},
@@ -67,11 +68,12 @@ func TestRuleRules(t *testing.T) {
 		"a body of two":                   {sending(`"body":{"text":"a","form":{"a":"b"}}`), "either text or form"},
 		"a type of JSON":                  {sending(`"body":{"json":{},"contentType":"text/csv"}`), "contentType is for text"},
 		"a body and a format":             {sending(`"body":{"text":"a"},"format":"NetBox"`), "either a body or a format"},
-		"a header of nothing":             {header(`"name":"a"`), "exactly one of the fields in [value valueFrom] must be set"},
+		"a header of nothing":             {header(`"name":"a"`), "headers[0].value"},
 		"a header of an empty value":      {header(`"name":"a","value":""`), "headers[0].value"}, // which Go would leave out
-		"a header of two values":          {header(`"name":"a","value":"b","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}`), "exactly one of the fields in [value valueFrom] must be set"},
-		"a header from nowhere":           {header(`"name":"a","valueFrom":{}`), "secretKeyRef"},
-		"a header's entry without key":    {header(`"name":"a","valueFrom":{"secretKeyRef":{"name":"s"}}`), "secretKeyRef.key"},
+		"a Secret from nowhere":           {spec(`"secrets":[{"name":"a"}]`), "secretKeyRef"},
+		"a Secret's entry without key":    {spec(`"secrets":[{"name":"a","secretKeyRef":{"name":"s"}}]`), "secretKeyRef.key"},
+		"a Secret that CEL cannot name":   {spec(`"secrets":[{"name":"a-b","secretKeyRef":{"name":"s","key":"k"}}]`), "spec.secrets[0].name"},
+		"a Secret twice":                  {spec(`"secrets":[{"name":"a","secretKeyRef":{"name":"s","key":"k"}},{"name":"a","secretKeyRef":{"name":"s","key":"l"}}]`), "Duplicate value"},
 		"a header with a colon":           {header(`"name":"a:","value":"b"`), "headers[0].name"},
 		"a header with a line break":      {header(`"name":"a\n","value":"b"`), "headers[0].name"},
 		"a header twice":                  {sending(`"headers":[{"name":"a","value":"b"},{"name":"a","value":"c"}]`), "Duplicate value"},

@@ -248,9 +248,8 @@ func TestSecrets(t *testing.T) {
 				newSecret(t, namespace, "sink", test.secret)
 			}
 			spec := newRequest(to.URL)
-			ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
-			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 			expect(t, err, test.want, test.wantErr)
 			if err != nil && strings.Contains(err.Error(), "t0ken") {
 				t.Errorf("error shows the secret: %v", err)
@@ -263,8 +262,8 @@ func TestSecrets(t *testing.T) {
 				t.Errorf("header is %q, want %q", got, test.value)
 			}
 
-			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &ref
-			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
+			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 			if strings.TrimSpace(test.secret["authorization"]) == "" {
 				expect(t, err, retry, "signing: ", test.wantErr)
 			} else {
@@ -277,9 +276,8 @@ func TestSecrets(t *testing.T) {
 		to, namespace := newSink(t), plane.Namespace(t)
 		secret := newSecret(t, namespace, "sink", map[string]string{"authorization": "old"})
 		spec := newRequest(to.URL)
-		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
-		task := newTask(t, device(t, namespace, "leaf1"), spec)
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
+		task := newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization"))
 		now := testingclock.NewFakePassiveClock(time.Now())
 		runner := newRunner(t, func(options *action.Options) { options.Clock = now })
 		got := func() string {
@@ -312,9 +310,8 @@ func TestSecrets(t *testing.T) {
 		defer server.Close()
 		namespace, spec := plane.Namespace(t), newRequest(server.URL)
 		newSecret(t, namespace, "sink", map[string]string{"authorization": "Bearer t0ken"})
-		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
-		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
+		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 		expect(t, err, permanent)
 		if want := "401 Unauthorized: [redacted] is wrong"; response != want {
 			t.Errorf("response is %q, want %q", response, want)
@@ -323,13 +320,12 @@ func TestSecrets(t *testing.T) {
 	t.Run("of another namespace", func(t *testing.T) {
 		to, runner := newSink(t), newRunner(t)
 		spec := newRequest(to.URL)
-		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
 		theirs := plane.Namespace(t)
 		newSecret(t, theirs, "sink", map[string]string{"authorization": "theirs"})
-		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec))
+		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 		expect(t, err, done)
-		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec))
+		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 		expect(t, err, retry, "does not exist")
 	})
 }

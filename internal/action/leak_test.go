@@ -3,6 +3,7 @@ package action_test
 import (
 	"bufio"
 	"crypto/tls"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -20,8 +21,8 @@ const passPhrase = "Correct horse battery staple/+&é\"<"
 
 // leaks returns the parts of a secret that a text holds.
 func leaks(text string) (found []string) {
-	for _, form := range []string{passPhrase, url.PathEscape(passPhrase), url.QueryEscape(passPhrase)} {
-		for _, part := range append(strings.FieldsFunc(form, func(r rune) bool { return strings.ContainsRune(` +%/&"<`, r) }), form) {
+	for _, form := range []string{passPhrase, base64.StdEncoding.EncodeToString([]byte("user:" + passPhrase)), url.PathEscape(passPhrase), url.QueryEscape(passPhrase)} {
+		for _, part := range append(strings.FieldsFunc(form, func(r rune) bool { return strings.ContainsRune(` +%/&"<=`, r) }), form) {
 			if len(part) > 2 && strings.Contains(strings.ToLower(text), strings.ToLower(part)) {
 				found = append(found, part)
 			}
@@ -63,7 +64,9 @@ func TestNothingLeaks(t *testing.T) {
 			text := request.Header.Get("X-Secret")
 			w.Header().Set("Location", "/?"+url.QueryEscape(text))
 			w.WriteHeader(code)
-			fmt.Fprintf(w, "%s; %q; %s; %.12s; %s", text, text, strings.ToUpper(text), text, strings.Fields(text))
+			fmt.Fprintf(w, "%s; %q; %s; %.12s; %s; ", text, text, strings.ToUpper(text), text, strings.Fields(text))
+			fmt.Fprint(w, request.Header.Get("X-Encoded"), request.RequestURI)
+			_, _ = io.Copy(w, request.Body)
 		}))
 		t.Cleanup(server.Close)
 		return server.URL
@@ -104,12 +107,14 @@ func TestNothingLeaks(t *testing.T) {
 		{"no host", "http://sink.invalid", retry, "sink.invalid: "},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
-			namespace, spec := plane.Namespace(t), newRequest(test.url+"/"+url.PathEscape(passPhrase)+"?q="+url.QueryEscape(passPhrase))
+			namespace, spec := plane.Namespace(t), newRequest(test.url+"/${secrets.phrase}?q=${secrets.phrase}")
 			newSecret(t, namespace, "sink", map[string]string{"phrase": passPhrase})
-			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "X-Secret", ValueFrom: &v1alpha1.HTTPHeaderSource{
-				SecretKeyRef: v1alpha1.SecretKeyReference{Name: "sink", Key: "phrase"},
-			}}}
-			response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			spec.HTTP.Headers = []v1alpha1.HTTPHeader{
+				{Name: "X-Secret", Value: "${secrets.phrase}"},
+				{Name: "X-Encoded", Value: "Basic ${bytes('user:' + secrets.phrase)}"},
+			}
+			spec.HTTP.Body = &v1alpha1.HTTPBody{Text: "${secrets.phrase}"}
+			response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("phrase", "sink", "phrase")))
 			expect(t, err, test.want, test.text)
 			if err == nil && !strings.Contains(response, test.text) {
 				t.Errorf("response is %q", response)
@@ -118,6 +123,47 @@ func TestNothingLeaks(t *testing.T) {
 				if found := leaks(text); len(found) > 0 {
 					t.Errorf("%q holds %q", text, found)
 				}
+			}
+		})
+	}
+}
+
+// TestSecretInURL sends to URLs that are in part, or as a whole, from Secrets.
+func TestSecretInURL(t *testing.T) {
+	to, runner, namespace := newSink(t), newRunner(t), plane.Namespace(t)
+	newSecret(t, namespace, "sink", map[string]string{
+		"url": to.URL + "/services/T0/B0/x\n", "path": "T0/B 0?/x", "token": "a+b&c", "dots": "../x", "bad": "ftp://hidden.example", "refused": "http://127.0.0.1:1/hidden",
+	})
+	var secrets []v1alpha1.RuleSecret
+	for _, name := range []string{"url", "path", "token", "dots", "bad", "refused"} {
+		secrets = append(secrets, secretOf(name, "sink", name))
+	}
+	for _, test := range []struct{ url, uri, wantErr string }{
+		{url: "${secrets.url}", uri: "/services/T0/B0/x"},
+		{url: "${secrets.url}/${data.name}?id=${data.id}", uri: "/services/T0/B0/x/a%2Fb?id=14"},
+		{url: to.URL + "/services/${secrets.path}", uri: "/services/T0/B%200%3F/x"},
+		{url: to.URL + "/${secrets.path + ''}", uri: "/T0%2FB%200%3F%2Fx"},
+		{url: to.URL + "/x?token=${secrets.token}", uri: "/x?token=a%2Bb%26c"},
+		{url: to.URL + "/${secrets.dots}", wantErr: "url: is not a valid URL"},
+		{url: "${secrets.bad}", wantErr: "url: is not a valid URL"},
+		{url: "${secrets.refused}", wantErr: "the host of the URL from a Secret: connection refused"},
+		{url: "http://${secrets.token}/", wantErr: "is not valid in its place of the URL; correct the Secret"},
+	} {
+		t.Run(test.url, func(t *testing.T) {
+			to.request = nil
+			_, err := do(t, runner, newTask(t, device(t, namespace, "a/b"), newRequest(test.url), secrets...))
+			if test.wantErr != "" {
+				expect(t, err, retry, test.wantErr)
+				for _, hidden := range []string{"hidden", "127.0.0.1", "a+b", ".."} {
+					if strings.Contains(err.Error(), hidden) {
+						t.Errorf("error shows the secret: %v", err)
+					}
+				}
+				return
+			}
+			expect(t, err, done)
+			if to.request == nil || to.request.RequestURI != test.uri {
+				t.Errorf("request: %v", to.request)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"html"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -28,6 +29,9 @@ func (r *redactor) add(secret string) {
 		secret, url.PathEscape(secret), url.QueryEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
 	} {
 		form = lower(form)
+		if slices.Contains(r.fragments, form) || slices.Contains(r.whole, form) {
+			continue
+		}
 		if len(form) >= fragmentBytes {
 			r.fragments = append(r.fragments, form)
 		} else if form != "" {

@@ -3,6 +3,7 @@ package rule
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -106,6 +107,11 @@ func stringLength(text string, raw bool) int {
 	return -1
 }
 
+// UsesSecrets reports whether an expression of the template names a Secret.
+func (t *Text) UsesSecrets() bool {
+	return slices.ContainsFunc(t.parts, func(part part) bool { return part.expression != nil && part.expression.isSecret })
+}
+
 // whole returns the expression of a template that consists of one.
 func (t *Text) whole() (*expression, bool) {
 	if len(t.parts) == 1 && t.parts[0].expression != nil {
@@ -180,6 +186,9 @@ func (e *expression) native(ctx context.Context, in *Input, remaining *budget) (
 	converted, err := native(value, remaining)
 	if err != nil {
 		return nil, e.wrap(err)
+	}
+	if e.isSecret && in.confidential != nil {
+		reportTexts(converted, in.confidential)
 	}
 	return converted, nil
 }

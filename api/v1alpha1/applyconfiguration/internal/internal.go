@@ -249,15 +249,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: value
       type:
         scalar: string
-    - name: valueFrom
-      type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeaderSource
-- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeaderSource
-  map:
-    fields:
-    - name: secretKeyRef
-      type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
   map:
     fields:
@@ -375,6 +366,14 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Retry
       default: {}
+    - name: secrets
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleSecret
+          elementRelationship: associative
+          keys:
+          - name
     - name: serviceAccountName
       type:
         scalar: string
@@ -713,6 +712,15 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
       default: 10s
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleSecret
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+    - name: secretKeyRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleStatus
   map:
     fields:

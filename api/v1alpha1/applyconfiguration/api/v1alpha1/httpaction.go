@@ -38,8 +38,7 @@ type HTTPActionApplyConfiguration struct {
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
 	// method of the request, by default POST. A GET request has no body.
 	Method *string `json:"method,omitempty"`
-	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
-	// "authorization"}}}].
+	// headers are added to the request, for example [{"name": "Authorization", "value": "Bearer ${secrets.token}"}].
 	Headers []HTTPHeaderApplyConfiguration `json:"headers,omitempty"`
 	// signingSecretRef names the entry of a Secret with which the body is signed as NetBox does it: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
