@@ -54,6 +54,14 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:default={}
 	Retry Retry `json:"retry,omitzero"`
 
+	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with the
+	// name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Secrets []RuleSecret `json:"secrets,omitempty"`
+
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
 	// must be allowed to impersonate it, and so must the author of the rule.
 	// +optional
@@ -68,6 +76,18 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	Actions []Action `json:"actions,omitempty"`
+}
+
+// RuleSecret is an entry of a Secret for the templates of a rule's http actions.
+type RuleSecret struct {
+	// name of the value in templates, for example token for ${secrets.token}.
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_]*$`
+	Name string `json:"name,omitempty"`
+	// secretKeyRef names the entry, for example {"name": "slack", "key": "token"}. White space at its end is ignored.
+	// +required
+	SecretKeyRef SecretKeyReference `json:"secretKeyRef,omitzero"`
 }
 
 // Match selects the events of a rule. Upper and lower case make no difference in its lists.
@@ -197,8 +217,11 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends the event to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
+// HTTPAction sends a request to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
 // redirects included, is a permanent failure.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.body) || !has(self.format)",message="a request has either a body or a format; remove one of them"
+// +kubebuilder:validation:XValidation:rule="!has(self.method) || self.method != 'GET' || !has(self.body) && !has(self.format)",message="a GET request has no body; remove body and format, or use another method"
 type HTTPAction struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
 	// segment of the path or query.
@@ -206,16 +229,18 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	URL string `json:"url,omitempty"`
-	// format is the format of the request. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
+	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Absent: the event, in the given format.
+	// +optional
+	Body *HTTPBody `json:"body,omitempty"`
+	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
 	// one in binary mode, both with the event's spec as data; NetBox is the original body.
 	// +optional
 	Format HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example PUT. Absent: POST.
+	// method of the request, for example PUT. Absent: POST. A GET request has no body.
 	// +optional
-	// +kubebuilder:validation:Enum=POST;PUT;PATCH;DELETE
+	// +kubebuilder:validation:Enum=GET;POST;PUT;PATCH;DELETE
 	Method string `json:"method,omitempty"`
-	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
-	// "authorization"}}}].
+	// headers are added to the request, for example [{"name": "Authorization", "value": "Bearer ${secrets.token}"}].
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -229,6 +254,34 @@ type HTTPAction struct {
 	// tls configures the trusted CA and the client certificate.
 	// +optional
 	TLS *HTTPTLS `json:"tls,omitempty"`
+}
+
+// HTTPBody is the body of a request: one of json, text and form.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.contentType) || has(self.text)",message="contentType is for text; json and form have a type of their own"
+// +kubebuilder:validation:XValidation:rule="!has(self.text) || !has(self.form)",message="a body is either text or form"
+type HTTPBody struct {
+	// json is any JSON. Its texts may hold templates: where ${…} is the whole text, the value keeps its type; where it is part of it, it
+	// becomes text. For example {"text": "${data.name} is ${postchange.status}"}.
+	// +optional
+	JSON *JSON `json:"json,omitempty"`
+	// text is a text that may hold templates, for example ${data.name} is active.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=65536
+	Text string `json:"text,omitempty"`
+	// contentType of text, by default text/plain; charset=utf-8.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ContentType string `json:"contentType,omitempty"`
+	// form holds the values of a form by name, for example {"ref": "main", "variables[SITE]": "${data.site.slug}"}. They may hold templates, and
+	// are sent encoded, as application/x-www-form-urlencoded.
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=64
+	Form map[string]string `json:"form,omitempty"`
 }
 
 // HTTPFormat is the format of a request to a sink.
@@ -246,8 +299,6 @@ const (
 )
 
 // HTTPHeader is a header of a request.
-//
-// +kubebuilder:validation:ExactlyOneOf=value;valueFrom
 type HTTPHeader struct {
 	// name of the header, for example Authorization.
 	// +required
@@ -257,21 +308,10 @@ type HTTPHeader struct {
 	// +kubebuilder:validation:XValidation:rule="!(self.lowerAscii() in ['host', 'content-length', 'transfer-encoding', 'connection', 'x-hook-signature'])",message="Host, Content-Length, Transfer-Encoding, Connection and X-Hook-Signature are reserved for the operator"
 	Name string `json:"name,omitempty"`
 	// value is a text that may contain templates, for example ${event.objectType}.
-	// +optional
+	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Value string `json:"value,omitempty"`
-	// valueFrom is the source of the value.
-	// +optional
-	ValueFrom *HTTPHeaderSource `json:"valueFrom,omitempty"`
-}
-
-// HTTPHeaderSource is the source of a header's value.
-type HTTPHeaderSource struct {
-	// secretKeyRef names the entry of a Secret, in the rule's namespace, that holds the value, for example {"name": "sink", "key":
-	// "authorization"}. White space at its end is ignored.
-	// +required
-	SecretKeyRef SecretKeyReference `json:"secretKeyRef,omitzero"`
 }
 
 // SecretKeyReference names one entry of a Secret in the same namespace.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -76,12 +75,12 @@ func device(t *testing.T, namespace, name string) *v1alpha1.NetBoxEvent {
 const serviceAccount = "provisioner"
 
 // newTask creates a rule with an action at the API server and returns a task of it.
-func newTask(t *testing.T, event *v1alpha1.NetBoxEvent, spec v1alpha1.Action) action.Task {
+func newTask(t *testing.T, event *v1alpha1.NetBoxEvent, spec v1alpha1.Action, secrets ...v1alpha1.RuleSecret) action.Task {
 	t.Helper()
 	spec.Name = "do"
 	eventRule := &v1alpha1.NetBoxEventRule{
 		ObjectMeta: metav1.ObjectMeta{Namespace: event.Namespace, GenerateName: "rule-"},
-		Spec:       v1alpha1.NetBoxEventRuleSpec{ServiceAccountName: serviceAccount, Actions: []v1alpha1.Action{spec}},
+		Spec:       v1alpha1.NetBoxEventRuleSpec{ServiceAccountName: serviceAccount, Secrets: secrets, Actions: []v1alpha1.Action{spec}},
 	}
 	plane.Create(t, eventRule)
 	compiled, err := rule.Compile(&eventRule.Spec)
@@ -142,6 +141,11 @@ func expect(t *testing.T, err error, want outcome, texts ...string) {
 	}
 }
 
+// secretOf returns the declaration of a Secret's entry in a rule.
+func secretOf(name, secret, key string) v1alpha1.RuleSecret {
+	return v1alpha1.RuleSecret{Name: name, SecretKeyRef: v1alpha1.SecretKeyReference{Name: secret, Key: key}}
+}
+
 // newSecret creates a Secret.
 func newSecret(t *testing.T, namespace, name string, data map[string]string) *corev1.Secret {
 	t.Helper()
@@ -151,7 +155,7 @@ func newSecret(t *testing.T, namespace, name string, data map[string]string) *co
 }
 
 func newRequest(to string) v1alpha1.Action {
-	return v1alpha1.Action{HTTP: &v1alpha1.HTTPAction{URL: to, Method: http.MethodPost, Format: v1alpha1.FormatCloudEvent}}
+	return v1alpha1.Action{HTTP: &v1alpha1.HTTPAction{URL: to}}
 }
 
 func TestUnknownKind(t *testing.T) {

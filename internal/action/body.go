@@ -15,7 +15,27 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/payload"
 )
 
-// encode returns the body of a request, and the headers of its format.
+// body returns the body of a request, and its headers.
+func (s *httpSender) body(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) ([]byte, http.Header, error) {
+	switch {
+	case spec.Method == http.MethodGet:
+		return nil, http.Header{}, nil
+	case task.Action.Body != nil:
+		body, contentType, err := task.Action.Body.Render(ctx, task.Input)
+		if err != nil {
+			return nil, nil, renderError(ctx, fmt.Errorf("body.%w", err))
+		}
+		return body, http.Header{"Content-Type": {contentType}}, nil
+	default:
+		body, header, err := encode(ctx, task.Event, spec.Format)
+		if err != nil {
+			return nil, nil, permanent(err)
+		}
+		return body, header, nil
+	}
+}
+
+// encode returns an event in a format, and the headers of the format.
 func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HTTPFormat) ([]byte, http.Header, error) {
 	switch format {
 	case v1alpha1.FormatNetBox:

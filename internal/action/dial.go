@@ -37,15 +37,44 @@ var forbidden = []struct {
 
 const cloudMetadata = "a cloud's metadata service"
 
-// Prefixes of IPv6 addresses that embed an IPv4 address: in the last 32 bits for NAT64 (RFC 6052 and RFC 8215), IPv4-compatible (RFC 4291)
-// and IPv4-translated (RFC 2765) addresses, and after the prefix for 6to4 (RFC 3056).
+// Prefixes of IPv6 addresses that embed IPv4 addresses.
 var (
+	// endsInIPv4 are those with the address in the last 32 bits: NAT64 (RFC 6052), IPv4-compatible (RFC 4291) and IPv4-translated (RFC 2765).
 	endsInIPv4 = []netip.Prefix{
-		netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
-		netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96"),
+		netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96"),
 	}
-	sixToFour = netip.MustParsePrefix("2002::/16")
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
+	sixToFour  = netip.MustParsePrefix("2002::/16")      // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")      // RFC 4380
+
+	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
 )
+
+// embeddedIPv4 returns the IPv4 addresses to which a gateway or a tunnel may forward the packets for an IPv6 address.
+func embeddedIPv4(address netip.Addr) (embedded []netip.Addr) {
+	bytes := address.As16()
+	at := func(a, b, c, d int) netip.Addr {
+		return netip.AddrFrom4([4]byte{bytes[a], bytes[b], bytes[c], bytes[d]})
+	}
+	switch {
+	case slices.ContainsFunc(endsInIPv4, func(prefix netip.Prefix) bool { return prefix.Contains(address) }):
+		return []netip.Addr{at(12, 13, 14, 15)}
+	case localNAT64.Contains(address):
+		// A network's own prefix within may have 48, 56, 64 or 96 bits (RFC 6052, 2.2). Which is unknown, so each must be allowed. The zeros of a
+		// shorter or longer prefix are no address.
+		all := []netip.Addr{at(6, 7, 9, 10), at(7, 9, 10, 11), at(9, 10, 11, 12), at(12, 13, 14, 15)}
+		return slices.DeleteFunc(all, thisNetwork.Contains)
+	case sixToFour.Contains(address):
+		return []netip.Addr{at(2, 3, 4, 5)}
+	case teredo.Contains(address): // the server, and the client with all bits inverted
+		client := [4]byte(bytes[12:])
+		for i := range client {
+			client[i] = ^client[i]
+		}
+		return []netip.Addr{at(4, 5, 6, 7), netip.AddrFrom4(client)}
+	}
+	return nil
+}
 
 // addressError is the error of a forbidden address.
 type addressError struct {
@@ -101,13 +130,13 @@ func checkAddress(address netip.Addr, allowed []netip.Prefix) error {
 			return &addressError{address, f.kind}
 		}
 	}
-	switch bytes := address.As16(); {
-	case !address.Is6():
+	if address.Is4() {
 		return nil
-	case slices.ContainsFunc(endsInIPv4, contains):
-		return checkAddress(netip.AddrFrom4([4]byte(bytes[12:])), allowed)
-	case contains(sixToFour):
-		return checkAddress(netip.AddrFrom4([4]byte(bytes[2:6])), allowed)
+	}
+	for _, embedded := range embeddedIPv4(address) {
+		if err := checkAddress(embedded, allowed); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
@@ -34,6 +36,8 @@ const (
 	maxRetryAfter = time.Hour
 	// maxTransports is the number of cached transports, one per combination of certificates.
 	maxTransports = 64
+	// maxSecretBytes bounds the value of a Secret in a template, which the texts of sinks are searched for.
+	maxSecretBytes = 64 << 10
 )
 
 // httpSender sends events to sinks.
@@ -72,15 +76,24 @@ func (s *httpSender) newTransport(config *tls.Config) *http.Transport {
 	}
 }
 
-// send sends an event once.
+// send sends an event once. Neither the response nor the error holds the value of a Secret.
 func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (string, error) {
+	var secrets redactor
+	response, err := s.exchange(ctx, task, spec, &secrets)
+	return secrets.redact(response), secrets.redactError(err)
+}
+
+func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (string, error) {
+	if err := s.resolve(ctx, &task, secrets); err != nil {
+		return "", unavailable(err) // all requests of the action need the Secret
+	}
 	request, body, headers, err := s.render(ctx, task, spec)
 	if err != nil {
 		return "", err
 	}
 	task.rendered()
-	if err := s.authorize(ctx, task, spec, request, body, headers); err != nil {
-		return "", unavailable(err) // all requests of the action need the Secret
+	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
+		return "", unavailable(err)
 	}
 	transport, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
 	if err != nil {
@@ -88,42 +101,33 @@ func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		err = fmt.Errorf("%s: %w", request.URL.Host, err) // the rest of the URL may hold a password
-		if _, forbidden := errors.AsType[*addressError](err); forbidden {
-			return "", permanent(err)
+		host := request.URL.Host // the rest of the URL may hold a password
+		if task.Action.URL.HasSecretHost() {
+			host = "the host of the URL from a Secret"
 		}
-		return "", unavailable(err)
+		if address, forbidden := errors.AsType[*addressError](err); forbidden {
+			return "", permanent(fmt.Errorf("%s: %w", host, address))
+		}
+		return "", unavailable(&textError{host + ": " + describeTransportError(err), err})
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		// The body is the raw connection, whose reads do not respect the context. It is closed, not read.
-		return s.result(response, nil)
+		return s.result(response, "")
 	}
 	// The body is for people only: the result shows as much as was read before the context ended.
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
-	return s.result(response, redact(text, request, spec))
-}
-
-// redact removes secrets from a response body that echoes headers of the request: more users may read events than Secrets.
-func redact(body []byte, request *http.Request, spec *v1alpha1.HTTPAction) []byte {
-	for _, header := range spec.Headers {
-		value := request.Header.Get(header.Name)
-		token := value[strings.LastIndexByte(value, ' ')+1:] // without the scheme of Authorization
-		if header.ValueFrom != nil && token != "" {
-			body = bytes.ReplaceAll(body, []byte(token), []byte("[redacted]"))
-		}
-	}
-	return body
+	return s.result(response, secrets.redact(string(text)))
 }
 
 // result returns the summary of a response, and the error that its status means.
-func (s *httpSender) result(response *http.Response, body []byte) (string, error) {
+func (s *httpSender) result(response *http.Response, body string) (string, error) {
 	status := strconv.Itoa(response.StatusCode)
 	if text := http.StatusText(response.StatusCode); text != "" {
 		status += " " + text
 	}
 	summary := status
-	if text := oneline.Of(string(body[:min(len(body), 2*maxResponseBytes)]), maxResponseBytes); text != "" {
+	if text := oneline.Of(body[:min(len(body), 2*maxResponseBytes)], maxResponseBytes); text != "" {
 		summary += ": " + text
 	}
 	message := "answered with " + status
@@ -155,20 +159,49 @@ func (s *httpSender) retryAfter(header string) time.Duration {
 	return max(0, min(pause, maxRetryAfter))
 }
 
-// render renders the request of an action, its body, and the values of its headers except those in Secrets.
+// resolve adds the Secrets that an action names to the input of its templates. Its errors are retryable: a Secret can be corrected.
+func (s *httpSender) resolve(ctx context.Context, task *Task, secrets *redactor) error {
+	if len(task.Action.Secrets) == 0 {
+		return nil
+	}
+	values := make(map[string]string, len(task.Action.Secrets))
+	for _, name := range slices.Sorted(maps.Keys(task.Action.Secrets)) {
+		value, err := s.secrets.entry(ctx, task.Rule.Namespace, task.Action.Secrets[name])
+		switch {
+		case err != nil:
+			return fmt.Errorf("secrets.%s: %w", name, err)
+		case !utf8.Valid(value) || len(value) > maxSecretBytes:
+			return fmt.Errorf("secrets.%s: the entry must be UTF-8, and at most %d bytes", name, maxSecretBytes)
+		}
+		values[name] = string(value)
+		secrets.add(values[name])
+	}
+	task.Input = task.Input.WithSecrets(values, secrets.add)
+	return nil
+}
+
+// templateError returns the error of a template, which is retryable if a Secret may be the cause.
+func templateError(ctx context.Context, err error, usesSecrets bool) error {
+	if usesSecrets {
+		return err
+	}
+	return renderError(ctx, err)
+}
+
+// render renders the request of an action, its body, and the values of its headers.
 func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (
 	request *http.Request, body []byte, headers []string, err error,
 ) {
 	target, err := task.Action.URL.Text(ctx, task.Input)
 	if err != nil {
-		return nil, nil, nil, renderError(ctx, fmt.Errorf("url: %w", err))
+		return nil, nil, nil, templateError(ctx, fmt.Errorf("url: %w", err), task.Action.URL.UsesSecrets())
 	}
-	body, header, err := encode(ctx, task.Event, spec.Format)
+	body, header, err := s.body(ctx, task, spec)
 	if err != nil {
-		return nil, nil, nil, permanent(err)
+		return nil, nil, nil, err
 	}
 	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
-		return nil, nil, nil, permanent(err)
+		return nil, nil, nil, permanent(errors.New("url: is not a valid URL")) // without the URL, which may hold a password
 	}
 	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {
 		return nil, nil, nil, permanent(err)
@@ -176,14 +209,12 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 	request.Header = header
 	headers = make([]string, len(spec.Headers))
 	for i, wanted := range spec.Headers {
-		if wanted.ValueFrom != nil {
-			continue
+		headers[i], err = task.Action.Headers[i].Text(ctx, task.Input)
+		if err == nil && !isHeaderValue(headers[i]) {
+			err = errHeaderValue
 		}
-		if headers[i], err = task.Action.Headers[i].Text(ctx, task.Input); err != nil {
-			return nil, nil, nil, renderError(ctx, fmt.Errorf("header %s: %w", wanted.Name, err))
-		}
-		if !isHeaderValue(headers[i]) {
-			return nil, nil, nil, permanent(fmt.Errorf("header %s: %w", wanted.Name, errHeaderValue))
+		if err != nil {
+			return nil, nil, nil, templateError(ctx, fmt.Errorf("header %s: %w", wanted.Name, err), task.Action.Headers[i].UsesSecrets())
 		}
 	}
 	return request, body, headers, nil
@@ -192,29 +223,20 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 // errHeaderValue omits the value, which may be secret.
 var errHeaderValue = errors.New("the value contains a character that is invalid in a header, such as a newline")
 
-// authorize sets the headers of a request, including those in Secrets, and signs it. Its errors are retryable: a Secret can be corrected.
+// authorize sets the headers of a request, and signs it. Its errors are retryable: a Secret can be corrected.
 func (s *httpSender) authorize(
-	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
+	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string, secrets *redactor,
 ) error {
 	request.Header.Set("User-Agent", "netbox-event-operator")
 	tracing.ToHeader(ctx, request.Header)
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
 		request.SetBasicAuth(user.Username(), password)
+		secrets.add(password)
+		secrets.add(request.Header.Get("Authorization"))
 	}
 	for i, wanted := range spec.Headers {
-		value := headers[i]
-		if wanted.ValueFrom != nil {
-			entry, err := s.secrets.entry(ctx, task.Rule.Namespace, wanted.ValueFrom.SecretKeyRef)
-			if err == nil && !isHeaderValue(string(entry)) {
-				err = errHeaderValue
-			}
-			if err != nil {
-				return fmt.Errorf("header %s: %w", wanted.Name, err)
-			}
-			value = string(entry)
-		}
-		request.Header.Set(wanted.Name, value)
+		request.Header.Set(wanted.Name, headers[i])
 	}
 	if spec.SigningSecretRef != nil {
 		key, err := s.secrets.entry(ctx, task.Rule.Namespace, *spec.SigningSecretRef)

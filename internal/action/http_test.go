@@ -98,7 +98,7 @@ func TestResponses(t *testing.T) {
 			_, _ = io.Copy(io.Discard, request.Body)
 			<-request.Context().Done()
 		}, timeout: 200 * time.Millisecond, want: retry, wantErr: "timed out after 200ms: 127.0.0.1:"},
-		{reason: "a closed connection", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: retry, wantErr: "EOF"},
+		{reason: "a closed connection", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: retry, wantErr: "closed the connection"},
 		{reason: "headers without end", answer: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Long", strings.Repeat("x", 100_000))
 		}, want: retry, wantErr: "exceeded"},
@@ -248,9 +248,8 @@ func TestSecrets(t *testing.T) {
 				newSecret(t, namespace, "sink", test.secret)
 			}
 			spec := newRequest(to.URL)
-			ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
-			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 			expect(t, err, test.want, test.wantErr)
 			if err != nil && strings.Contains(err.Error(), "t0ken") {
 				t.Errorf("error shows the secret: %v", err)
@@ -263,8 +262,8 @@ func TestSecrets(t *testing.T) {
 				t.Errorf("header is %q, want %q", got, test.value)
 			}
 
-			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &ref
-			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
+			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 			if strings.TrimSpace(test.secret["authorization"]) == "" {
 				expect(t, err, retry, "signing: ", test.wantErr)
 			} else {
@@ -277,9 +276,8 @@ func TestSecrets(t *testing.T) {
 		to, namespace := newSink(t), plane.Namespace(t)
 		secret := newSecret(t, namespace, "sink", map[string]string{"authorization": "old"})
 		spec := newRequest(to.URL)
-		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
-		task := newTask(t, device(t, namespace, "leaf1"), spec)
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
+		task := newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization"))
 		now := testingclock.NewFakePassiveClock(time.Now())
 		runner := newRunner(t, func(options *action.Options) { options.Clock = now })
 		got := func() string {
@@ -312,24 +310,22 @@ func TestSecrets(t *testing.T) {
 		defer server.Close()
 		namespace, spec := plane.Namespace(t), newRequest(server.URL)
 		newSecret(t, namespace, "sink", map[string]string{"authorization": "Bearer t0ken"})
-		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
-		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
+		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 		expect(t, err, permanent)
-		if want := "401 Unauthorized: Bearer [redacted] is wrong"; response != want {
+		if want := "401 Unauthorized: [redacted] is wrong"; response != want {
 			t.Errorf("response is %q, want %q", response, want)
 		}
 	})
 	t.Run("of another namespace", func(t *testing.T) {
 		to, runner := newSink(t), newRunner(t)
 		spec := newRequest(to.URL)
-		ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
 		theirs := plane.Namespace(t)
 		newSecret(t, theirs, "sink", map[string]string{"authorization": "theirs"})
-		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec))
+		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 		expect(t, err, done)
-		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec))
+		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec, secretOf("auth", "sink", "authorization")))
 		expect(t, err, retry, "does not exist")
 	})
 }

@@ -190,7 +190,7 @@ func TestUnreadableSecret(t *testing.T) {
 	ref := v1alpha1.SecretKeyReference{Name: "sink", Key: "key"}
 	for reason, change := range map[string]func(*v1alpha1.HTTPAction){
 		"a header": func(spec *v1alpha1.HTTPAction) {
-			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-A", ValueFrom: &v1alpha1.HTTPHeaderSource{SecretKeyRef: ref}}}
+			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-A", Value: "${secrets.key}"}}
 		},
 		"signing":   func(spec *v1alpha1.HTTPAction) { spec.SigningSecretRef = &ref },
 		"authority": func(spec *v1alpha1.HTTPAction) { spec.TLS = &v1alpha1.HTTPTLS{CASecretRef: &ref} },
@@ -198,7 +198,7 @@ func TestUnreadableSecret(t *testing.T) {
 		t.Run(reason, func(t *testing.T) {
 			spec := newRequest(to.URL)
 			change(spec.HTTP)
-			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec))
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("key", "sink", "key")))
 			expect(t, err, retry, "does not exist")
 			expectUnavailable(t, err, true)
 		})

@@ -78,6 +78,8 @@ func sign(t *testing.T, template, parent *x509.Certificate, by *ecdsa.PrivateKey
 	return key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes}))
 }
 
+var quiet = log.New(io.Discard, "", 0)
+
 // newTLSSink starts a server that requires a client certificate of the authority, and responds with its name.
 func newTLSSink(t *testing.T, ca *authority) *httptest.Server {
 	t.Helper()
@@ -93,7 +95,7 @@ func newTLSSink(t *testing.T, ca *authority) *httptest.Server {
 	}))
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients, MinVersion: tls.VersionTLS12}
 	server.EnableHTTP2 = true
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ErrorLog = quiet
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server

@@ -141,26 +141,38 @@ func field(snapshot, path ref.Val) ref.Val {
 type expression struct {
 	program cel.Program
 	text    string
+	// isSecret says that the value is made of values of Secrets, and isSecretAlone that it is the value of one.
+	isSecret, isSecretAlone bool
 }
 
-// program compiles an expression. Its value must have the wanted type, unless that is nil. The error has the line and column of each
-// problem.
-func program(text string, want *cel.Type) (cel.Program, error) {
-	env, err := environment()
-	if err != nil {
-		return nil, err
+// compile compiles the text of an expression. Its value must have the wanted type, unless that is nil. The error has the line and column of
+// each problem. Without a scope, there are no secrets.
+func (e *expression) compile(want *cel.Type, scope *secretScope) error {
+	variables := environment
+	if scope != nil {
+		variables = secretsEnvironment
 	}
-	checked, issues := env.Compile(text)
+	env, err := variables()
+	if err != nil {
+		return err
+	}
+	checked, issues := env.Compile(e.text)
 	if issues.Err() != nil {
 		var problems []string
 		for _, issue := range issues.Errors() {
 			line, column := issue.Location.Line(), max(issue.Location.Column()+1, 1) // the column of an empty expression is -1
 			problems = append(problems, fmt.Sprintf("%d:%d: %s", line, column, issue.Message))
 		}
-		return nil, errors.New(strings.Join(problems, "; "))
+		return errors.New(strings.Join(problems, "; "))
 	}
 	if got := checked.OutputType(); want != nil && !got.IsExactType(want) && !got.IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("1:1: must be %s, is %s", want, got)
+		return fmt.Errorf("1:1: must be %s, is %s", want, got)
 	}
-	return env.Program(checked)
+	if scope != nil {
+		if e.isSecret, e.isSecretAlone, err = scope.use(checked); err != nil {
+			return err
+		}
+	}
+	e.program, err = env.Program(checked)
+	return err
 }

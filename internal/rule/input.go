@@ -20,6 +20,8 @@ const evaluationTimeout = 5 * time.Second
 // Input holds the variables of expressions for an event. It is not safe for concurrent use.
 type Input struct {
 	evaluation evaluation // decodes each variable once, on first use
+	// confidential, if it is not nil, is called with each text that an expression makes of the values of Secrets.
+	confidential func(text string)
 }
 
 // NewInput returns the Input of an event. The variable now has a fixed value, so that each attempt renders the same.
@@ -42,7 +44,7 @@ func NewInput(event *v1alpha1.NetBoxEvent, now time.Time) *Input {
 	if err != nil {
 		panic(err) // it accepts any such map
 	}
-	return &Input{evaluation{Activation: variables}}
+	return &Input{evaluation: evaluation{Activation: variables}}
 }
 
 // eventFields returns the fields of eventType.

@@ -26,9 +26,13 @@ type Rule struct {
 type Action struct {
 	// Spec is the source of the action, with defaults.
 	Spec *v1alpha1.Action
-	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers, and nil for a value in a Secret.
+	// Secrets are those that the templates of an http action name, by their names in the rule.
+	Secrets map[string]v1alpha1.SecretKeyReference
+	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers.
 	URL     *URL
 	Headers []*Text
+	// Body is nil for an action that sends the event, or nothing.
+	Body *Body
 	// Objects are of an apply action.
 	Objects []Object
 	// Message is of an event or log action.
@@ -47,7 +51,7 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 		compiled.branches = []string{mainBranch}
 	}
 	for i := range spec.Actions {
-		compiled.Actions = append(compiled.Actions, c.action(&spec.Actions[i]))
+		compiled.Actions = append(compiled.Actions, c.action(&spec.Actions[i], spec.Secrets))
 	}
 	if err := c.err(); err != nil {
 		return nil, err
@@ -73,6 +77,8 @@ const (
 type compiler struct {
 	errors      []error
 	expressions int
+	// secrets is nil where templates must not use Secrets.
+	secrets *secretScope
 }
 
 func (c *compiler) addError(path string, err error) {
@@ -96,24 +102,28 @@ func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 	if c.expressions++; c.expressions > maxExpressions {
 		return compiled
 	}
-	var err error
-	if compiled.program, err = program(text, want); err != nil {
+	if err := compiled.compile(want, c.secrets); err != nil {
 		c.addError(path, err)
 	}
 	return compiled
 }
 
-func (c *compiler) action(spec *v1alpha1.Action) Action {
+func (c *compiler) action(spec *v1alpha1.Action, secrets []v1alpha1.RuleSecret) Action {
 	spec = withDefaults(spec)
 	action, path := Action{Spec: spec}, fmt.Sprintf("spec.actions[%s]", spec.Name)
 	switch {
 	case spec.HTTP != nil:
+		c.secrets = newSecretScope(secrets)
+		defer func() { c.secrets = nil }()
+		action.Secrets = c.secrets.used
 		action.URL = c.url(path+".http.url", spec.HTTP.URL)
+		c.contentType(path+".http", spec.HTTP)
+		if spec.HTTP.Body != nil {
+			action.Body = c.body(path+".http.body", spec.HTTP.Body)
+		}
 		action.Headers = make([]*Text, len(spec.HTTP.Headers))
 		for i, header := range spec.HTTP.Headers {
-			if header.ValueFrom == nil {
-				action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
-			}
+			action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
 		}
 	case spec.Apply != nil:
 		action.Objects = c.objects(path+".apply.template", spec.Apply)

@@ -466,7 +466,7 @@ func TestCompile(t *testing.T) {
 
 		{reason: "errors in all templates, each with its path", cel: `dat`, actions: []v1alpha1.Action{
 			{Name: "announce", HTTP: &v1alpha1.HTTPAction{URL: "https://example.com/${dat}", Headers: []v1alpha1.HTTPHeader{
-				{Name: "X-A", Value: "${data.name}"}, {Name: "X-B", ValueFrom: &v1alpha1.HTTPHeaderSource{}}, {Name: "X-C", Value: "${dat}"},
+				{Name: "X-A", Value: "${data.name}"}, {Name: "X-C", Value: "${dat}"},
 			}}},
 			apply(`{"apiVersion": "v1", "kind": "ConfigMap", "data": {"b": "${dat}", "a": "${dat}"}}`),
 			{Name: "note", Event: &v1alpha1.EventAction{Message: "${dat}"}},
@@ -595,4 +595,52 @@ func TestCache(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestSecretNames checks that only the templates of http actions take Secrets, and only those that the rule declares.
+func TestSecretNames(t *testing.T) {
+	declared := []v1alpha1.RuleSecret{{Name: "token"}, {Name: "other"}}
+	header := func(value string) v1alpha1.Action {
+		return v1alpha1.Action{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: "https://example.com", Headers: []v1alpha1.HTTPHeader{{Name: "A", Value: value}}}}
+	}
+	log := func(message string) v1alpha1.Action {
+		return v1alpha1.Action{Name: "line", Log: &v1alpha1.LogAction{Message: message}}
+	}
+	made := &v1alpha1.ApplyAction{Template: v1alpha1.JSONObject{
+		"apiVersion": {Raw: []byte(`"v1"`)}, "kind": {Raw: []byte(`"ConfigMap"`)}, "data": {Raw: []byte(`{"a": "${secrets.token}"}`)},
+	}}
+	url := func(url string) v1alpha1.Action {
+		return v1alpha1.Action{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: url}}
+	}
+	const undeclared = "undeclared reference to 'secrets'"
+	for _, test := range []struct {
+		cel    string
+		action v1alpha1.Action
+		want   string
+	}{
+		{action: header("Bearer ${secrets.token}")},
+		{action: header("${has(secrets.token) ? 'a' : .secrets.token}")},
+		{action: url("${secrets.token}?id=${data.id}")},
+		{action: url("https://example.com/${secrets.token}")},
+		{action: header("${secrets.tokn}"), want: "secrets.tokn is not declared; add it to spec.secrets, which has [other, token]"},
+		{action: header("${secrets}"), want: "secrets must be followed by the name"},
+		{action: header("${secrets['token']}"), want: "secrets must be followed by the name"},
+		{action: header("${secrets.?token.orValue('')}"), want: "secrets must be followed by the name"},
+		{action: header("${secrets.map(name, secrets.token)[0]}"), want: "secrets must be followed by the name"},
+		{action: url("${secrets.token}${data.name}"), want: "must go on with / or ?"},
+		{action: url("${secrets.token}.example.com/"), want: "must go on with / or ?"},
+		{action: url("${secrets.token + data.name}/"), want: "must begin with http:// or https://"},
+		{action: log("${secrets.token}"), want: undeclared},
+		{action: v1alpha1.Action{Name: "note", Event: &v1alpha1.EventAction{Message: "${secrets.token}"}}, want: undeclared},
+		{action: v1alpha1.Action{Name: "make", Apply: made}, want: undeclared},
+		{cel: "secrets.token == ''", action: log("a"), want: undeclared},
+	} {
+		// The log action comes after one of the kind http, whose Secrets it must not see.
+		_, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{
+			Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: test.cel}}, Secrets: declared, Actions: []v1alpha1.Action{header("${secrets.token}"), test.action},
+		})
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: error is %v, want %q", test.action, err, test.want)
+		}
+	}
 }

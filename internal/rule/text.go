@@ -107,6 +107,11 @@ func stringLength(text string, raw bool) int {
 	return -1
 }
 
+// UsesSecrets reports whether an expression of the template names a Secret.
+func (t *Text) UsesSecrets() bool {
+	return slices.ContainsFunc(t.parts, func(part part) bool { return part.expression != nil && part.expression.isSecret })
+}
+
 // whole returns the expression of a template that consists of one.
 func (t *Text) whole() (*expression, bool) {
 	if len(t.parts) == 1 && t.parts[0].expression != nil {
@@ -130,13 +135,17 @@ func (t *Text) value(ctx context.Context, in *Input, remaining *budget) (any, er
 	if whole, ok := t.whole(); ok {
 		return whole.native(ctx, in, remaining)
 	}
-	return t.join(ctx, in, remaining, func(_ int, value any) (string, error) { return text(value) })
+	return t.asText(ctx, in, remaining)
 }
 
 // Text renders the template as a string. Null is an error.
 func (t *Text) Text(ctx context.Context, in *Input) (string, error) {
 	remaining := budget(maxRendered)
-	return t.join(ctx, in, &remaining, func(_ int, value any) (string, error) { return text(value) })
+	return t.asText(ctx, in, &remaining)
+}
+
+func (t *Text) asText(ctx context.Context, in *Input, remaining *budget) (string, error) {
+	return t.join(ctx, in, remaining, func(_ int, value any) (string, error) { return text(value) })
 }
 
 // Message is like Text, for messages: null becomes "null".
@@ -182,6 +191,9 @@ func (e *expression) native(ctx context.Context, in *Input, remaining *budget) (
 	converted, err := native(value, remaining)
 	if err != nil {
 		return nil, e.wrap(err)
+	}
+	if e.isSecret && in.confidential != nil {
+		reportTexts(converted, in.confidential)
 	}
 	return converted, nil
 }

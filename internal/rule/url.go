@@ -19,27 +19,24 @@ const (
 
 // URL is the template of a URL.
 type URL struct {
-	text   *Text
-	places []place // by part of text
+	text *Text
 }
 
 func (c *compiler) url(path, source string) *URL {
 	text := c.text(path, source)
-	compiled := &URL{text: text, places: make([]place, len(text.parts))}
+	compiled := &URL{text}
+	if compiled.beginsWithSecret() {
+		if next := text.parts[1:]; len(next) > 0 && (next[0].literal == "" || !strings.ContainsAny(next[0].literal[:1], "/?")) {
+			c.addError(path, errors.New("must go on with / or ? after a URL from a Secret"))
+		}
+		return compiled
+	}
 	example := "" // the URL up to a part, with 0 for each value
-	for i, part := range text.parts {
+	for _, part := range text.parts {
 		example += part.literal
-		_, rest, hasScheme := strings.Cut(example, "://")
-		switch {
-		case !hasScheme:
-			c.addError(path, errors.New("must begin with http:// or https://, before any expression"))
+		if !strings.Contains(example, "://") {
+			c.addError(path, errors.New("must begin with http:// or https://, before any expression but a Secret's, as in ${secrets.url}"))
 			return nil
-		case strings.ContainsAny(rest, "?#"):
-			compiled.places[i] = inQuery
-		case strings.Contains(rest, "/"):
-			compiled.places[i] = inPath
-		default:
-			compiled.places[i] = inAuthority
 		}
 		if part.expression != nil {
 			example += "0"
@@ -51,20 +48,76 @@ func (c *compiler) url(path, source string) *URL {
 	return compiled
 }
 
-// Text renders the URL. Values cannot change its structure: each is escaped as part of a path segment, of the query, or of the host name.
+func (u *URL) beginsWithSecret() bool {
+	return len(u.text.parts) > 0 && u.text.parts[0].expression != nil && u.text.parts[0].expression.isSecretAlone
+}
+
+// UsesSecrets reports whether an expression of the URL names a Secret.
+func (u *URL) UsesSecrets() bool { return u.text.UsesSecrets() }
+
+// HasSecretHost reports whether the host of the URL may be the value of a Secret.
+func (u *URL) HasSecretHost() bool {
+	prefix := ""
+	for _, part := range u.text.parts {
+		if part.expression != nil && part.expression.isSecret && placeAfter(prefix) == inAuthority {
+			return true
+		}
+		prefix += part.literal
+	}
+	return false
+}
+
+// placeAfter returns the place of a value after the beginning of a URL.
+func placeAfter(prefix string) place {
+	_, rest, _ := strings.Cut(prefix, "://")
+	switch {
+	case strings.ContainsAny(rest, "?#"):
+		return inQuery
+	case strings.Contains(rest, "/"):
+		return inPath
+	default:
+		return inAuthority
+	}
+}
+
+// Text renders the URL. Values cannot change its structure: each is escaped as part of a path segment, of the query, or of the host name. Only
+// the value of a Secret, which the rule's author knows, may be the whole beginning of the URL, or several segments of the path.
 func (u *URL) Text(ctx context.Context, in *Input) (string, error) {
 	remaining := budget(maxRendered)
+	prefix, next := "", 0 // the URL up to a part
 	rendered, err := u.text.join(ctx, in, &remaining, func(at int, value any) (string, error) {
+		for ; next < at; next++ {
+			prefix += u.text.parts[next].literal
+		}
+		next++
 		written, err := text(value)
 		if err != nil {
 			return "", err
 		}
-		return u.places[at].write(written)
+		part := u.text.parts[at].expression
+		switch place := placeAfter(prefix); {
+		case at == 0 && part.isSecretAlone:
+		case place == inPath && part.isSecretAlone:
+			written = strings.ReplaceAll(url.PathEscape(written), "%2F", "/")
+		default:
+			if written, err = place.write(written); err != nil && part.isSecret {
+				return "", errors.New("is not valid in its place of the URL; correct the Secret")
+			} else if err != nil {
+				return "", err
+			}
+		}
+		prefix += written
+		return written, nil
 	})
 	if err != nil {
 		return "", err
 	}
-	return rendered, checkURL(rendered)
+	if err := checkURL(rendered); err != nil && u.UsesSecrets() {
+		return "", errors.New("is not a valid URL that begins with http:// or https:// and a host; correct the Secret")
+	} else if err != nil {
+		return "", err
+	}
+	return rendered, nil
 }
 
 // write escapes a value for its place.

@@ -46,10 +46,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.FilterApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAction"):
 		return &apiv1alpha1.HTTPActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPBody"):
+		return &apiv1alpha1.HTTPBodyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPHeader"):
 		return &apiv1alpha1.HTTPHeaderApplyConfiguration{}
-	case v1alpha1.SchemeGroupVersion.WithKind("HTTPHeaderSource"):
-		return &apiv1alpha1.HTTPHeaderSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPTLS"):
 		return &apiv1alpha1.HTTPTLSApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LogAction"):
@@ -82,6 +82,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.RetentionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Retry"):
 		return &apiv1alpha1.RetryApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("RuleSecret"):
+		return &apiv1alpha1.RuleSecretApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RuleStatus"):
 		return &apiv1alpha1.RuleStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretKeyReference"):

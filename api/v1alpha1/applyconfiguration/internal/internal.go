@@ -196,6 +196,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
   map:
     fields:
+    - name: body
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPBody
     - name: format
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
@@ -219,6 +222,23 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: url
       type:
         scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPBody
+  map:
+    fields:
+    - name: contentType
+      type:
+        scalar: string
+    - name: form
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: json
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
+    - name: text
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPFormat
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeader
@@ -230,15 +250,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: value
       type:
         scalar: string
-    - name: valueFrom
-      type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeaderSource
-- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPHeaderSource
-  map:
-    fields:
-    - name: secretKeyRef
-      type:
-        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
   map:
     fields:
@@ -248,6 +259,16 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: clientCertSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.JSON
+  scalar: untyped
+  list:
+    elementType:
+      namedType: __untyped_atomic_
+    elementRelationship: atomic
+  map:
+    elementType:
+      namedType: __untyped_deduced_
+    elementRelationship: separable
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
   map:
     fields:
@@ -352,6 +373,14 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Retry
       default: {}
+    - name: secrets
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleSecret
+          elementRelationship: associative
+          keys:
+          - name
     - name: serviceAccountName
       type:
         scalar: string
@@ -693,6 +722,15 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
       default: 10s
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleSecret
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+    - name: secretKeyRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.RuleStatus
   map:
     fields:

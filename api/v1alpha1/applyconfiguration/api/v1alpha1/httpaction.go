@@ -25,19 +25,20 @@ import (
 // HTTPActionApplyConfiguration represents a declarative configuration of the HTTPAction type for use
 // with apply.
 //
-// HTTPAction sends the event to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
+// HTTPAction sends a request to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
 // redirects included, is a permanent failure.
 type HTTPActionApplyConfiguration struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
 	// segment of the path or query.
 	URL *string `json:"url,omitempty"`
-	// format is the format of the request. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
+	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Absent: the event, in the given format.
+	Body *HTTPBodyApplyConfiguration `json:"body,omitempty"`
+	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
 	// one in binary mode, both with the event's spec as data; NetBox is the original body.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
-	// method of the request, for example PUT. Absent: POST.
+	// method of the request, for example PUT. Absent: POST. A GET request has no body.
 	Method *string `json:"method,omitempty"`
-	// headers are added to the request, for example [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sink", "key":
-	// "authorization"}}}].
+	// headers are added to the request, for example [{"name": "Authorization", "value": "Bearer ${secrets.token}"}].
 	Headers []HTTPHeaderApplyConfiguration `json:"headers,omitempty"`
 	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
@@ -57,6 +58,14 @@ func HTTPAction() *HTTPActionApplyConfiguration {
 // If called multiple times, the URL field is set to the value of the last call.
 func (b *HTTPActionApplyConfiguration) WithURL(value string) *HTTPActionApplyConfiguration {
 	b.URL = &value
+	return b
+}
+
+// WithBody sets the Body field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Body field is set to the value of the last call.
+func (b *HTTPActionApplyConfiguration) WithBody(value *HTTPBodyApplyConfiguration) *HTTPActionApplyConfiguration {
+	b.Body = value
 	return b
 }
 

@@ -27,8 +27,6 @@ type HTTPHeaderApplyConfiguration struct {
 	Name *string `json:"name,omitempty"`
 	// value is a text that may contain templates, for example ${event.objectType}.
 	Value *string `json:"value,omitempty"`
-	// valueFrom is the source of the value.
-	ValueFrom *HTTPHeaderSourceApplyConfiguration `json:"valueFrom,omitempty"`
 }
 
 // HTTPHeaderApplyConfiguration constructs a declarative configuration of the HTTPHeader type for use with
@@ -50,13 +48,5 @@ func (b *HTTPHeaderApplyConfiguration) WithName(value string) *HTTPHeaderApplyCo
 // If called multiple times, the Value field is set to the value of the last call.
 func (b *HTTPHeaderApplyConfiguration) WithValue(value string) *HTTPHeaderApplyConfiguration {
 	b.Value = &value
-	return b
-}
-
-// WithValueFrom sets the ValueFrom field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the ValueFrom field is set to the value of the last call.
-func (b *HTTPHeaderApplyConfiguration) WithValueFrom(value *HTTPHeaderSourceApplyConfiguration) *HTTPHeaderApplyConfiguration {
-	b.ValueFrom = value
 	return b
 }

@@ -35,6 +35,9 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
+	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with the
+	// name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
+	Secrets []RuleSecretApplyConfiguration `json:"secrets,omitempty"`
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
 	// must be allowed to impersonate it, and so must the author of the rule.
 	ServiceAccountName *string `json:"serviceAccountName,omitempty"`
@@ -69,6 +72,19 @@ func (b *NetBoxEventRuleSpecApplyConfiguration) WithOrder(value apiv1alpha1.Orde
 // If called multiple times, the Retry field is set to the value of the last call.
 func (b *NetBoxEventRuleSpecApplyConfiguration) WithRetry(value *RetryApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
 	b.Retry = value
+	return b
+}
+
+// WithSecrets adds the given value to the Secrets field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Secrets field.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithSecrets(values ...*RuleSecretApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithSecrets")
+		}
+		b.Secrets = append(b.Secrets, *values[i])
+	}
 	return b
 }
 

@@ -1,0 +1,116 @@
+package action
+
+import (
+	"encoding/json"
+	"html"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+const (
+	// fragmentBytes is the length from which a part of a secret is redacted wherever it is, and minWordBytes that of a whole word.
+	fragmentBytes, minWordBytes = 8, 4
+	// maxRedactedBytes bounds the text that is searched for secrets: the rest is cut off.
+	maxRedactedBytes = 4 * maxResponseBytes
+	redactedText     = "[redacted]"
+)
+
+// redactor removes secrets from texts of sinks and of libraries: more users may read events and logs than Secrets.
+type redactor struct {
+	// whole are redacted as a whole, fragments also in part. Both are in lower case.
+	whole, fragments []string
+}
+
+// add adds a secret, its words, and the forms that it has in a request.
+func (r *redactor) add(secret string) {
+	quoted, _ := json.Marshal(secret) //nolint:errchkjson // a string
+	for _, form := range []string{
+		secret, url.PathEscape(secret), url.QueryEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
+	} {
+		form = lower(form)
+		if slices.Contains(r.fragments, form) || slices.Contains(r.whole, form) {
+			continue
+		}
+		if len(form) >= fragmentBytes {
+			r.fragments = append(r.fragments, form)
+		} else if form != "" {
+			r.whole = append(r.whole, form)
+		}
+		for word := range strings.FieldsSeq(form) {
+			if len(word) >= minWordBytes {
+				r.whole = append(r.whole, word)
+			}
+		}
+	}
+}
+
+// redact replaces the secrets in a text, and each part of them from fragmentBytes on.
+func (r *redactor) redact(text string) string {
+	if len(r.whole)+len(r.fragments) == 0 {
+		return text
+	}
+	cut := len(text) > maxRedactedBytes
+	text = text[:min(len(text), maxRedactedBytes)]
+	folded := lower(text)
+	secret := make([]bool, len(text))
+	for _, whole := range r.whole {
+		for at := 0; ; at++ {
+			next := strings.Index(folded[at:], whole)
+			if next < 0 {
+				break
+			}
+			at += next
+			mark(secret[at : at+len(whole)])
+		}
+	}
+	for _, fragments := range r.fragments {
+		for at := 0; at+fragmentBytes <= len(folded); at++ {
+			if strings.Contains(fragments, folded[at:at+fragmentBytes]) {
+				mark(secret[at : at+fragmentBytes])
+			}
+		}
+	}
+	if cut { // what is left of a secret at the cut may be too short to be found
+		mark(secret[len(secret)-fragmentBytes:])
+	}
+	var redacted strings.Builder
+	for at := range len(text) {
+		switch {
+		case !secret[at]:
+			redacted.WriteByte(text[at])
+		case at == 0 || !secret[at-1]:
+			redacted.WriteString(redactedText)
+		}
+	}
+	return redacted.String()
+}
+
+// redactError replaces the secrets in the text of an error.
+func (r *redactor) redactError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if redacted := r.redact(text); redacted != text {
+		return &textError{redacted, err}
+	}
+	return err
+}
+
+func mark(bytes []bool) {
+	for i := range bytes {
+		bytes[i] = true
+	}
+}
+
+// lower maps the letters of ASCII to lower case, and leaves the length as it is.
+func lower(text string) string {
+	bytes := []byte(text)
+	for i, b := range bytes {
+		if b >= 'A' && b <= 'Z' {
+			bytes[i] = b + 'a' - 'A'
+		}
+	}
+	return string(bytes)
+}

@@ -1,0 +1,66 @@
+package action
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+)
+
+// describeTransportError returns a fixed text for an error of a request, with what to do. The error's own text may hold what the sink sent, such as headers
+// of the request that it repeats, or the names in its certificate.
+func describeTransportError(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "certificate signed by unknown authority; set tls.caSecretRef to the certificate of that authority"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "its certificate is for other host names; use one of these in the URL, or correct the certificate"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		if invalid.Reason == x509.Expired {
+			return "its certificate has expired or is not yet valid; renew it"
+		}
+		return "its certificate is invalid; replace it"
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "its certificate cannot be verified; replace it, or set tls.caSecretRef"
+	}
+	if _, ok := errors.AsType[tls.AlertError](err); ok {
+		return "it refused the TLS connection; check whether it requires another tls.clientCertSecretRef"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "no TLS handshake; use http:// in the URL, or the port for https"
+	}
+	if name, ok := errors.AsType[*net.DNSError](err); ok {
+		switch {
+		case name.IsNotFound:
+			return "no such host; correct the name in the URL, or add it to DNS"
+		case name.IsTimeout:
+			return "DNS did not answer in time; check the cluster's DNS"
+		}
+		return "DNS failed to resolve the host; check the cluster's DNS"
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return "no answer in time; check that it is up, and that network policies allow the connection"
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error() + "; check that it is up, and that network policies allow the connection"
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "no TLS handshake; use http:// in the URL, or the port for https"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it closed the connection before it answered; check its log"
+	case strings.Contains(err.Error(), "response headers exceeded"):
+		return "the headers of its answer exceeded 64 KiB; check that the URL is that of a server that accepts webhooks"
+	default:
+		return "its answer is malformed, or not HTTP; check that the URL is that of a server that accepts webhooks"
+	}
+}
