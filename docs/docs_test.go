@@ -173,6 +173,37 @@ func TestCookbook(t *testing.T) {
 	}
 }
 
+// TestSelections evaluates the expressions on selection custom fields in the shape of NetBox 4.7.
+func TestSelections(t *testing.T) {
+	_, blocks := read(t, "rules.md")
+	tested := 0
+	for _, block := range blocks {
+		if block.language != "cel" || !strings.Contains(block.text, "select") {
+			continue
+		}
+		tested++
+		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: block.text}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for custom, want := range map[string]bool{
+			`{"cf_select": {"value": "red", "label": "Red"}, "cf_multiselect": [{"value": "red", "label": "Red"}, {"value": "blue", "label": "Blue"}]}`: true,
+			`{"cf_select": {"value": "blue", "label": "red"}, "cf_multiselect": [{"value": "red", "label": "blue"}]}`:                                   false,
+			`{"cf_select": "red", "cf_multiselect": ["blue"]}`:                                                                                          true,
+			`{"cf_select": "blue", "cf_multiselect": ["red"]}`:                                                                                          false,
+			`{"cf_select": null, "cf_multiselect": null}`:                                                                                               false,
+		} {
+			event := &v1alpha1.NetBoxEvent{Spec: v1alpha1.NetBoxEventSpec{Data: v1alpha1.JSONObject{"custom_fields": {Raw: []byte(custom)}}}}
+			if matched, err := compiled.Match(t.Context(), event, rule.NewInput(event, time.Now())); err != nil || matched != want {
+				t.Errorf("matches %s: %t, %v, want %t, by\n%s", custom, matched, err, want, block.text)
+			}
+		}
+	}
+	if tested != 2 {
+		t.Errorf("%d expressions on selections, want 2", tested)
+	}
+}
+
 // TestTemplates evaluates the table of templates, as values of an object.
 func TestTemplates(t *testing.T) {
 	content, _ := read(t, "rules.md")

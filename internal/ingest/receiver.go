@@ -371,7 +371,10 @@ func decode(body []byte, source *v1alpha1.NetBoxSource, now time.Time) (*netbox.
 		return nil, refuse(resultMalformed, malformed.Error())
 	}
 	if invalid, ok := errors.AsType[*netbox.InvalidError](err); ok {
-		return nil, &answer{result: resultInvalid, message: "the body is not an event: " + invalid.Error(), faults: invalid.Faults}
+		return nil, &answer{
+			result: resultInvalid, faults: invalid.Faults,
+			message: "the body is not an event: " + invalid.Error() + "; clear the webhook's body template in NetBox",
+		}
 	}
 	if errors.Is(err, netbox.ErrTooLarge) || errors.Is(err, netbox.ErrTooManyValues) {
 		return nil, refuse(resultTooLarge, err.Error())

@@ -580,6 +580,9 @@ func TestContract(t *testing.T) {
 				t.Errorf("%s: no Retry-After", test.reason)
 			}
 			if test.reason == "other keys" {
+				if advice := "; clear the webhook's body template in NetBox"; !strings.HasSuffix(answer.Result, advice) {
+					t.Errorf("the result is %q, without %q", answer.Result, advice)
+				}
 				var faulty []string
 				for _, fault := range answer.Errors {
 					faulty = append(faulty, fault.Field)

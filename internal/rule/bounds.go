@@ -229,6 +229,15 @@ var measured = map[string]measure{
 	"indexOf":     measureIndexOf,
 	"lastIndexOf": measureIndexOf,
 
+	"regex.extract":    measureExtract,
+	"regex.extractAll": measureExtract,
+	"regex.replace":    measureRegexReplace,
+
+	// Encodings.
+	"base64.decode": measureParsed,
+	"base64.encode": measureBase64,
+	"json":          measureJSON,
+
 	// Lists.
 	"lists.range":           measureRange,
 	"reverse":               measureElements,
@@ -581,6 +590,7 @@ const (
 	runeBytes     = 4
 	partBytes     = 16  // of a substring
 	matchBytes    = 80  // of a regex match
+	submatchBytes = 200 // of a regex match with a group
 	elementBytes  = 32  // of a list element
 	compiledBytes = 200 // per byte of a pattern
 	parsedBytes   = 8   // per byte of a parsed text
@@ -767,6 +777,39 @@ func measureRegex(_ *usage, args []ref.Val) (resources, ref.Val) {
 	const factor = 25
 	text, pattern := textLength(args[0]), textLength(args[1])
 	return resources{work: product(factor*(text+1), pattern), scratch: compiledBytes * pattern}, nil
+}
+
+// measureExtract assumes a match at each byte of the text, which CEL collects before it counts them.
+func measureExtract(u *usage, args []ref.Val) (resources, ref.Val) {
+	need, refusal := measureRegex(u, args)
+	need.scratch += submatchBytes * (textLength(args[0]) + 1)
+	return need, refusal
+}
+
+// measureRegexReplace assumes a match at each byte of the text. All values of a group together are not longer than the text.
+func measureRegexReplace(u *usage, args []ref.Val) (resources, ref.Val) {
+	need, refusal := measureExtract(u, args)
+	if replacement, ok := args[2].(types.String); ok {
+		text := textLength(args[0])
+		matches := text + 1
+		if limit := number(args, 3, -1); limit >= 0 {
+			matches = min(matches, limit)
+		}
+		need.result = text + product(matches, len(replacement)) + product(text, strings.Count(string(replacement), `\\`))
+	}
+	return need, refusal
+}
+
+func measureBase64(_ *usage, args []ref.Val) (resources, ref.Val) {
+	length := textLength(args[0])
+	return resources{result: (length + 2) / 3 * 4, work: length}, nil
+}
+
+// measureJSON assumes the values that take most memory, nested lists of a byte each.
+func measureJSON(_ *usage, args []ref.Val) (resources, ref.Val) {
+	const jsonBytes = 64 // per byte
+	length := textLength(args[0])
+	return resources{scratch: jsonBytes * length, work: length}, nil
 }
 
 func measureURL(_ *usage, args []ref.Val) (resources, ref.Val) {

@@ -56,6 +56,15 @@ var bombs = []struct {
 	{"all pairs", `sets.contains(lists.range(30000), lists.range(30000))`, "operation cancelled"},
 	{"distinct", `lists.range(40000).distinct().size() > 0`, "operation cancelled"},
 	{"an invalid index", `data.names[dyn(data.names.map(x, data.names))] == 1`, ""},
+	{"bound texts that double", `cel.bind(a, data.template + data.template, cel.bind(b, a + a, cel.bind(c, b + b, c + c != "")))`, "+: the result would be larger than 2097152 bytes"},
+	{"extracted from a long text", `data.names.all(x, regex.extractAll(data.template, "(n?)").size() > 0)`, "memory"},
+	{"extracted by a long pattern", `regex.extract(data.as, "` + strings.Repeat("(?:a|b)*", 400) + `(c)").hasValue()`, ""},
+	{"replaced by a long text", `regex.replace(data.template, "n", data.name) != ""`, "regex.replace: the result would be larger than 2097152 bytes"},
+	{"replaced by groups", `regex.replace(data.as, "(.*)", "\\1\\1\\1\\1\\1\\1\\1\\1\\1\\1\\1\\1") != ""`, "regex.replace: the result would be larger than 2097152 bytes"},
+	{"encoded", `data.names.all(x, base64.encode(bytes(data.template)) != "")`, "operation cancelled"},
+	{"decoded", `data.names.all(x, base64.decode(data.as) != b"")`, "operation cancelled"},
+	{"nested JSON", `data.names.all(x, json(data.as.replace("a", "[", 9000) .replace("a", "") + data.as.replace("a", "]", 9000).replace("a", "")) != null)`, "operation cancelled"},
+	{"a long JSON list", `data.names.all(x, json("[" + data.as.replace("a", "0,") + "0]").size() > 0)`, "memory"},
 	{"a query", `data.names.all(x, url("https://example.com/?" + data.query).getQuery().size() > 0)`, "memory"},
 }
 
@@ -135,6 +144,11 @@ func TestUnaffected(t *testing.T) {
 		`"%s".format([data.names]).size() > 20000 && data.names.join(", ").size() == 21998 && data.template.indexOf("x") == -1 && data.template.matches("n..n")`,
 		`ip("10.0.0.1").family() == 4 && cidr("10.0.0.0/8").containsIP("10.1.1.1") && format.dns1123Label().validate("a") == optional.none() && semver("1.2.3").minor() == 2`,
 		`lists.range(6000).map(x, x).filter(x, x >= 0).size() == 6000 && lists.range(6000).transformMap(i, v, v).size() == 6000`,
+		`cel.bind(a, data.name.size(), cel.bind(b, a + 1, b == 50001)) && base64.encode(bytes("hello")) == "aGVsbG8=" && string(base64.decode("aGVsbG8=")) == "hello"`,
+		`regex.extract("leaf-12.example", "leaf-([0-9]+)").orValue("") == "12" && !regex.extract("x", "(y)").hasValue() && regex.extractAll("a1b22", "[a-z]([0-9]+)") == ["1", "22"]`,
+		`regex.replace("a1b22", "([a-z])([0-9]+)", "\\2\\1") == "1a22b" && regex.replace("aaa", "a", "b", 2) == "bba"`,
+		`json("{\"a\": [1, 2.5, null, \"x\"]}") == {"a": [dyn(1), dyn(2.5), dyn(null), dyn("x")]} && json("9007199254740993") == 9007199254740993`,
+		`data.names.all(x, cel.bind(y, x + x, y.size() == 40))`,
 		`now.getFullYear() == 2027 && now.getHours("Europe/Berlin") == 11 && duration("2h").getMinutes() == 120`,
 	} {
 		compiled, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: expression}}})

@@ -11,6 +11,8 @@ import (
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
+	"github.com/google/cel-go/ext"
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/version"
 	apicel "k8s.io/apiserver/pkg/cel"
 	celenvironment "k8s.io/apiserver/pkg/cel/environment"
@@ -29,6 +31,10 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 			cel.Variable("prechange", cel.DynType),
 			cel.Variable("postchange", cel.DynType),
 			cel.Variable("now", cel.TimestampType),
+			ext.Bindings(ext.BindingsVersion(0)), // cel.bind alone
+			ext.Encoders(ext.EncodersVersion(0)), // base64 alone
+			ext.Regex(),
+			cel.Function("json", cel.Overload("json_string", []*cel.Type{cel.StringType}, cel.DynType, cel.UnaryBinding(parseJSON))),
 			cel.Macros(changedMacro("changed", "the name of a field"), changedMacro("changedTo", "the name of a field", "a value")),
 			cel.Function(changedFunction("changed"), cel.Overload("changed", append(snapshots, cel.StringType), cel.BoolType,
 				cel.FunctionBinding(func(args ...ref.Val) ref.Val { return types.Bool(changed(args)) }))),
@@ -135,6 +141,15 @@ func field(snapshot, path ref.Val) ref.Val {
 		}
 	}
 	return snapshot
+}
+
+// parseJSON returns the value of a JSON text.
+func parseJSON(text ref.Val) ref.Val {
+	var decoded any
+	if err := json.Unmarshal([]byte(text.(types.String)), &decoded); err != nil {
+		return types.NewErr("json: %v", err)
+	}
+	return types.DefaultTypeAdapter.NativeToValue(decoded)
 }
 
 // expression is a compiled expression.
