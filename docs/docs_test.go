@@ -31,9 +31,9 @@ type block struct{ language, info, text string }
 
 var fence = regexp.MustCompile("(?ms)^```(\\w+) ?(.*?)\n(.*?)^```$")
 
-func read(t *testing.T, file string) (content string, blocks []block) {
+func readRules(t *testing.T) (content string, blocks []block) {
 	t.Helper()
-	bytes, err := os.ReadFile(file)
+	bytes, err := os.ReadFile("rules.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func events(t *testing.T) map[string]*v1alpha1.NetBoxEvent {
 
 // TestRules has the API server take every rule of the page, and compiles it.
 func TestRules(t *testing.T) {
-	_, blocks := read(t, "rules.md")
+	_, blocks := readRules(t)
 	rules := 0
 	for _, block := range blocks {
 		if block.language != "yaml" {
@@ -101,7 +101,7 @@ func TestThreeWayDiff(t *testing.T) {
 		}
 		manifests = append(manifests, strings.Split(string(content), "\n---\n")...)
 	}
-	_, blocks := read(t, "rules.md")
+	_, blocks := readRules(t)
 	for _, block := range blocks {
 		if block.language == "yaml" {
 			manifests = append(manifests, block.text)
@@ -139,7 +139,7 @@ func TestThreeWayDiff(t *testing.T) {
 
 // TestCookbook evaluates each expression on the deliveries that its block names.
 func TestCookbook(t *testing.T) {
-	_, blocks := read(t, "rules.md")
+	_, blocks := readRules(t)
 	events := events(t)
 	expressions := 0
 	for _, block := range blocks {
@@ -175,7 +175,7 @@ func TestCookbook(t *testing.T) {
 
 // TestSelections evaluates the expressions on selection custom fields in the shape of NetBox 4.7.
 func TestSelections(t *testing.T) {
-	_, blocks := read(t, "rules.md")
+	_, blocks := readRules(t)
 	tested := 0
 	for _, block := range blocks {
 		if block.language != "cel" || !strings.Contains(block.text, "select") {
@@ -206,7 +206,7 @@ func TestSelections(t *testing.T) {
 
 // TestTemplates evaluates the table of templates, as values of an object.
 func TestTemplates(t *testing.T) {
-	content, _ := read(t, "rules.md")
+	content, _ := readRules(t)
 	_, table, found := strings.Cut(content, "| template | value |\n| --- | --- |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	if !found {

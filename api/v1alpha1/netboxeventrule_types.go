@@ -54,8 +54,8 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:default={}
 	Retry Retry `json:"retry,omitzero"`
 
-	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with the
-	// name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
+	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with
+	// the name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -232,8 +232,8 @@ type HTTPAction struct {
 	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Absent: the event, in the given format.
 	// +optional
 	Body *HTTPBody `json:"body,omitempty"`
-	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
-	// one in binary mode, both with the event's spec as data; NetBox is the original body.
+	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
+	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body.
 	// +optional
 	Format HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
@@ -276,8 +276,8 @@ type HTTPBody struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	ContentType string `json:"contentType,omitempty"`
-	// form holds the values of a form by name, for example {"ref": "main", "variables[SITE]": "${data.site.slug}"}. They may hold templates, and
-	// are sent encoded, as application/x-www-form-urlencoded.
+	// form holds the values of a form by name, for example {"ref": "main", "variables[SITE]": "${data.site.slug}"}. They may contain
+	// templates, and are sent encoded, as application/x-www-form-urlencoded.
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=64
@@ -462,7 +462,8 @@ const (
 // the last update are lost when the operator stops.
 type NetBoxEventRuleStatus struct {
 	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; Ready, the same for tools that wait
-	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
+	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the
+	// cause.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

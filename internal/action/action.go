@@ -26,8 +26,8 @@ type Task struct {
 	Action *rule.Action
 	Event  *v1alpha1.NetBoxEvent
 	Input  *rule.Input
-	// Rendered, if it is not nil, is called once after all CPU-bound work: templates, body and objects are rendered, and nothing has been sent.
-	// It is not called if rendering fails.
+	// Rendered, if it is not nil, is called once after all CPU-bound work: templates, body and objects are rendered, and nothing has been
+	// sent. It is not called if rendering fails.
 	Rendered func()
 }
 

@@ -141,9 +141,9 @@ func expect(t *testing.T, err error, want outcome, texts ...string) {
 	}
 }
 
-// secretOf returns the declaration of a Secret's entry in a rule.
-func secretOf(name, secret, key string) v1alpha1.RuleSecret {
-	return v1alpha1.RuleSecret{Name: name, SecretKeyRef: v1alpha1.SecretKeyReference{Name: secret, Key: key}}
+// secretOf returns the declaration of an entry of the Secret sink in a rule.
+func secretOf(name, key string) v1alpha1.RuleSecret {
+	return v1alpha1.RuleSecret{Name: name, SecretKeyRef: v1alpha1.SecretKeyReference{Name: "sink", Key: key}}
 }
 
 // newSecret creates a Secret.

@@ -220,8 +220,8 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// apply applies an object server-side. It takes over fields from other rules and actions of this operator, also from those that were renamed
-// or deleted since, and with force from any field manager.
+// apply applies an object server-side. It takes over fields from other rules and actions of this operator, also from those that were
+// renamed or deleted since, and with force from any field manager.
 func apply(ctx context.Context, resource dynamic.ResourceInterface, isForced bool, manifest manifest) error {
 	applied, err := patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, isForced)
 	if own, foreign := conflicts(err); len(own) > 0 && len(foreign) == 0 {
@@ -233,7 +233,8 @@ func apply(ctx context.Context, resource dynamic.ResourceInterface, isForced boo
 	if err := release(ctx, resource, applied, manifest.manager); err != nil {
 		return err
 	}
-	return permanent(fmt.Errorf("it has fields of %d NetBox objects, and can have no more; include ${event.objectID} in metadata.name", maxObjects))
+	return permanent(fmt.Errorf(
+		"it has fields of %d NetBox objects, and can have no more; include ${event.objectID} in metadata.name", maxObjects))
 }
 
 // maxObjects bounds the number of NetBox objects with fields in one Kubernetes object. Each takes about 350 bytes in managedFields, and an
@@ -321,8 +322,8 @@ func remove(ctx context.Context, resource dynamic.ResourceInterface, task Task, 
 	return nil
 }
 
-// notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and nobody else
-// owns any, but for the status and the control plane.
+// notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and nobody
+// else owns any, but for the status and the control plane.
 func notOurs(object *unstructured.Unstructured) string {
 	isOurs := false
 	for _, entry := range object.GetManagedFields() {
@@ -342,7 +343,7 @@ func notOurs(object *unstructured.Unstructured) string {
 // isOfStatus reports whether fields are of the status alone.
 func isOfStatus(fields *metav1.FieldsV1) bool {
 	var names map[string]json.RawMessage
-	if fields == nil || json.Unmarshal(fields.Raw, &names) != nil {
+	if fields == nil || json.Unmarshal(fields.GetRawBytes(), &names) != nil {
 		return false
 	}
 	delete(names, "f:status")
@@ -494,8 +495,8 @@ func digest(task Task, more string) string {
 }
 
 // fieldManager returns the field manager of an action: each action has its own, so that two can apply different fields of one object. An
-// apply removes the fields that its manager applied before. So where the fields depend on the event, each NetBox object has a manager of its
-// own, which ends with a colon and the object's key.
+// apply removes the fields that its manager applied before. So where the fields depend on the event, each NetBox object has a manager of
+// its own, which ends with a colon and the object's key.
 func fieldManager(task Task, hasOwnFields bool) string {
 	const maxBytes = 128 - 1 - 2*hashBytes // at the API server, less the key
 	name := managerPrefix + task.Rule.Namespace + "/" + task.Rule.Name + "/" + task.Action.Spec.Name

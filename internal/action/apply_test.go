@@ -552,7 +552,7 @@ func TestSharedObject(t *testing.T) {
 			full.Data[key] = "x"
 			managers = append(managers, metav1.ManagedFieldsEntry{
 				Manager: fmt.Sprintf("netbox-events.io/a/b/c:%016x", i), Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: new(metav1.Now()),
-				FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:` + key + `":{}}}`)},
+				FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:` + key + `":{}}}`),
 			})
 		}
 		plane.Create(t, full)

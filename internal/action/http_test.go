@@ -249,7 +249,7 @@ func TestSecrets(t *testing.T) {
 			}
 			spec := newRequest(to.URL)
 			spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
-			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "authorization")))
 			expect(t, err, test.want, test.wantErr)
 			if err != nil && strings.Contains(err.Error(), "t0ken") {
 				t.Errorf("error shows the secret: %v", err)
@@ -263,7 +263,7 @@ func TestSecrets(t *testing.T) {
 			}
 
 			spec.HTTP.Headers, spec.HTTP.SigningSecretRef = nil, &v1alpha1.SecretKeyReference{Name: "sink", Key: "authorization"}
-			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
+			_, err = do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "authorization")))
 			if strings.TrimSpace(test.secret["authorization"]) == "" {
 				expect(t, err, retry, "signing: ", test.wantErr)
 			} else {
@@ -277,7 +277,7 @@ func TestSecrets(t *testing.T) {
 		secret := newSecret(t, namespace, "sink", map[string]string{"authorization": "old"})
 		spec := newRequest(to.URL)
 		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
-		task := newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization"))
+		task := newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "authorization"))
 		now := testingclock.NewFakePassiveClock(time.Now())
 		runner := newRunner(t, func(options *action.Options) { options.Clock = now })
 		got := func() string {
@@ -311,7 +311,7 @@ func TestSecrets(t *testing.T) {
 		namespace, spec := plane.Namespace(t), newRequest(server.URL)
 		newSecret(t, namespace, "sink", map[string]string{"authorization": "Bearer t0ken"})
 		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
-		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
+		response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "authorization")))
 		expect(t, err, permanent)
 		if want := "401 Unauthorized: [redacted] is wrong"; response != want {
 			t.Errorf("response is %q, want %q", response, want)
@@ -323,9 +323,9 @@ func TestSecrets(t *testing.T) {
 		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
 		theirs := plane.Namespace(t)
 		newSecret(t, theirs, "sink", map[string]string{"authorization": "theirs"})
-		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec, secretOf("auth", "sink", "authorization")))
+		_, err := do(t, runner, newTask(t, device(t, theirs, "leaf1"), spec, secretOf("auth", "authorization")))
 		expect(t, err, done)
-		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec, secretOf("auth", "sink", "authorization")))
+		_, err = do(t, runner, newTask(t, device(t, plane.Namespace(t), "leaf1"), spec, secretOf("auth", "authorization")))
 		expect(t, err, retry, "does not exist")
 	})
 }

@@ -34,7 +34,7 @@ func leaks(text string) (found []string) {
 // raw starts a TCP server that answers the head of a request with a text.
 func raw(t *testing.T, answer func(head string) string) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed below
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestNothingLeaks(t *testing.T) {
 				{Name: "X-Encoded", Value: "Basic ${bytes('user:' + secrets.phrase)}"},
 			}
 			spec.HTTP.Body = &v1alpha1.HTTPBody{Text: "${secrets.phrase}"}
-			response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("phrase", "sink", "phrase")))
+			response, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("phrase", "phrase")))
 			expect(t, err, test.want, test.text)
 			if err == nil && !strings.Contains(response, test.text) {
 				t.Errorf("response is %q", response)
@@ -136,7 +136,7 @@ func TestSecretInURL(t *testing.T) {
 	})
 	var secrets []v1alpha1.RuleSecret
 	for _, name := range []string{"url", "path", "token", "dots", "bad", "refused"} {
-		secrets = append(secrets, secretOf(name, "sink", name))
+		secrets = append(secrets, secretOf(name, name))
 	}
 	for _, test := range []struct{ url, uri, wantErr string }{
 		{url: "${secrets.url}", uri: "/services/T0/B0/x"},

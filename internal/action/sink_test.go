@@ -198,7 +198,7 @@ func TestUnreadableSecret(t *testing.T) {
 		t.Run(reason, func(t *testing.T) {
 			spec := newRequest(to.URL)
 			change(spec.HTTP)
-			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("key", "sink", "key")))
+			_, err := do(t, newRunner(t), newTask(t, device(t, namespace, "leaf1"), spec, secretOf("key", "key")))
 			expect(t, err, retry, "does not exist")
 			expectUnavailable(t, err, true)
 		})

@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// describeTransportError returns a fixed text for an error of a request, with what to do. The error's own text may hold what the sink sent, such as headers
-// of the request that it repeats, or the names in its certificate.
+// describeTransportError returns a fixed text for an error of a request, with what to do. The error's own text may hold what the sink
+// sent, such as headers of the request that it repeats, or the names in its certificate.
 func describeTransportError(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return "certificate signed by unknown authority; set tls.caSecretRef to the certificate of that authority"

@@ -93,7 +93,7 @@ func TestSamples(t *testing.T) {
 	plane.Create(t,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
 		secret("netbox-webhook", keys),
-		secret("ipam-to-dns", map[string]string{"authorization": "Bearer token\n"}),
+		secret("ipam-to-dns", map[string]string{"token": "token\n"}),
 		secret("relay", map[string]string{"secret": relayKey}),
 		secret("listener-ca", map[string]string{"ca.crt": string(certificate)}))
 	createSamples(t, strings.NewReplacer(

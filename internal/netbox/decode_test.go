@@ -372,8 +372,11 @@ func TestDecodeChangedFields(t *testing.T) {
 		{"order and escaping do not matter", "updated", `{"a":{"x":1,"y":"\u00fc"},"last_updated":1}`, `{"last_updated":2,"a":{"y":"ü", "x":1}}`, nil},
 		{"added, removed and changed, sorted", "updated", `{"b":1,"a":1,"c":null}`, `{"b":2,"d":1,"c":null}`, []string{"a", "b", "d"}},
 		{"long integers differ", "updated", `{"a":100000000000000000000000}`, `{"a":100000000000000000000001}`, []string{"a"}},
-		{"custom fields, where missing is null", "updated", `{"custom_fields":{"a":1,"b":{"c":1},"d":null}}`, `{"custom_fields":{"a":1.5,"b":{"c":1},"e":null,"f":"x"}}`,
-			[]string{"custom_fields", "custom_fields.a", "custom_fields.f"}},
+		{
+			"custom fields, where missing is null", "updated",
+			`{"custom_fields":{"a":1,"b":{"c":1},"d":null}}`, `{"custom_fields":{"a":1.5,"b":{"c":1},"e":null,"f":"x"}}`,
+			[]string{"custom_fields", "custom_fields.a", "custom_fields.f"},
+		},
 		{"no custom fields before", "updated", `{"custom_fields":null}`, `{"custom_fields":{"a":1,"b":null}}`, []string{"custom_fields", "custom_fields.a"}},
 		{"custom fields that are no object", "updated", `{"custom_fields":1}`, `{"custom_fields":2}`, []string{"custom_fields"}},
 		{"a creation changes everything", "created", `null`, `{"a":1}`, nil},

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"mime"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -64,7 +63,7 @@ func (c *compiler) body(path string, spec *v1alpha1.HTTPBody) *Body {
 
 // contentType refuses a Content-Type header that contradicts the body.
 func (c *compiler) contentType(path string, spec *v1alpha1.HTTPAction) {
-	at := slices.IndexFunc(spec.Headers, func(header v1alpha1.HTTPHeader) bool { return http.CanonicalHeaderKey(header.Name) == "Content-Type" })
+	at := slices.IndexFunc(spec.Headers, func(header v1alpha1.HTTPHeader) bool { return strings.EqualFold(header.Name, "Content-Type") })
 	if at < 0 {
 		return
 	}
@@ -72,7 +71,7 @@ func (c *compiler) contentType(path string, spec *v1alpha1.HTTPAction) {
 	mediaType, err := parseMediaType(spec.Headers[at].Value)
 	isJSON := mediaType == typeJSON || mediaType == "text/json" || strings.HasSuffix(mediaType, "+json")
 	switch {
-	case spec.Method == http.MethodGet:
+	case spec.Method == methodGet:
 		c.addError(path, errors.New("a GET request has no body; remove the header"))
 	case spec.Body != nil && spec.Body.Text != "":
 		c.addError(path, errors.New("remove the header, and set body.contentType instead"))

@@ -2,26 +2,30 @@ package rule
 
 import (
 	"cmp"
-	"net/http"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// withDefaults returns a copy of an action with the defaults of its absent fields. The API server sets none within lists: GitOps tools compare
-// lists as a whole, and would report a difference from the manifest forever.
+// Values of fields that are strings in the API.
+const (
+	methodGet       = "GET"
+	methodPost      = "POST"
+	eventTypeNormal = "Normal"
+)
+
+// withDefaults returns a copy of an action with the defaults of its absent fields. The API server sets none within lists: GitOps tools
+// compare lists as a whole, and would report a difference from the manifest forever.
 func withDefaults(spec *v1alpha1.Action) *v1alpha1.Action {
 	spec = spec.DeepCopy()
 	if send := spec.HTTP; send != nil {
 		send.Format = cmp.Or(send.Format, v1alpha1.FormatCloudEvent)
-		send.Method = cmp.Or(send.Method, http.MethodPost)
+		send.Method = cmp.Or(send.Method, methodPost)
 	}
 	if apply := spec.Apply; apply != nil {
 		apply.Operation = cmp.Or(apply.Operation, v1alpha1.OperationApply)
 	}
 	if event := spec.Event; event != nil {
-		event.Type = cmp.Or(event.Type, corev1.EventTypeNormal)
+		event.Type = cmp.Or(event.Type, eventTypeNormal)
 	}
 	return spec
 }

@@ -2,6 +2,7 @@ package rule
 
 import (
 	"context"
+	"slices"
 	"strings"
 )
 
@@ -28,8 +29,8 @@ func (e *expandable) field(name string) *expandable {
 
 // in returns an expandable with this one at a path of fields.
 func (e *expandable) in(path ...string) *expandable {
-	for i := len(path) - 1; i >= 0; i-- {
-		e = &expandable{fields: map[string]*expandable{path[i]: e}}
+	for _, name := range slices.Backward(path) {
+		e = &expandable{fields: map[string]*expandable{name: e}}
 	}
 	return e
 }

@@ -87,8 +87,8 @@ func (c *compiler) node(path string, value any, fields *expandable) node {
 
 // Render returns the object with the values of its expressions. A value replaces its expression, and cannot change anything else.
 //
-// It also reports whether values decide which fields the object has: a map or a list is a value, or a value can be the key of an element of a
-// list. Then the objects of two events can have different fields.
+// It also reports whether values decide which fields the object has: a map or a list is a value, or a value can be the key of an element
+// of a list. Then the objects of two events can have different fields.
 func (o Object) Render(ctx context.Context, in *Input) (object map[string]any, hasOwnFields bool, err error) {
 	r := renderer{in: in, remaining: maxRendered}
 	rendered, err := r.render(ctx, o.root)
@@ -150,8 +150,8 @@ func (r *renderer) text(value any, err error) (any, error) {
 	return value, nil
 }
 
-// hasVariableKey reports whether an expression can be the key of an element of a list: it is the element, or one of its fields. Which fields
-// are keys is in the schema of the kind; a field value, as of an environment variable, is not.
+// hasVariableKey reports whether an expression can be the key of an element of a list: it is the element, or one of its fields. Which
+// fields are keys is in the schema of the kind; a field value, as of an environment variable, is not.
 func hasVariableKey(element node) bool {
 	if fields, ok := element.(map[string]node); ok {
 		for name, field := range fields {

@@ -185,8 +185,11 @@ func TestUnknownBefore(t *testing.T) {
 		{"a creation has nothing before", "created", `null`, true},
 	} {
 		for _, filter := range []v1alpha1.Filter{
-			{CEL: `changedTo("status", "active")`}, {CEL: `changed("status")`}, {CEL: `changed("custom_fields.owner")`},
-			{ChangedFields: []string{"status"}}, {ChangedFields: []string{"custom_fields.owner"}},
+			{CEL: `changedTo("status", "active")`},
+			{CEL: `changed("status")`},
+			{CEL: `changed("custom_fields.owner")`},
+			{ChangedFields: []string{"status"}},
+			{ChangedFields: []string{"custom_fields.owner"}},
 		} {
 			body := fmt.Sprintf(`{"event": %q, "timestamp": "2026-11-26T11:30:00Z", "object_type": "dcim.device", "data": {"id": 901}, "snapshots": %s}`,
 				test.event, fmt.Sprintf(snapshots, test.before))

@@ -80,8 +80,8 @@ func placeAfter(prefix string) place {
 	}
 }
 
-// Text renders the URL. Values cannot change its structure: each is escaped as part of a path segment, of the query, or of the host name. Only
-// the value of a Secret, which the rule's author knows, may be the whole beginning of the URL, or several segments of the path.
+// Text renders the URL. Values cannot change its structure: each is escaped as part of a path segment, of the query, or of the host name.
+// Only the value of a Secret, which the rule's author knows, may be the whole beginning of the URL, or several segments of the path.
 func (u *URL) Text(ctx context.Context, in *Input) (string, error) {
 	remaining := budget(maxRendered)
 	prefix, next := "", 0 // the URL up to a part

@@ -14,7 +14,8 @@ import (
 // The admission policies rule-matches and source-accepts have the same names.
 var misnamedEvents = map[string]string{
 	"create": "created", "add": "created", "added": "created", "object_created": "created", "object-created": "created",
-	"update": "updated", "change": "updated", "changed": "updated", "modified": "updated", "object_updated": "updated", "object-updated": "updated",
+	"update": "updated", "change": "updated", "changed": "updated", "modified": "updated",
+	"object_updated": "updated", "object-updated": "updated",
 	"delete": "deleted", "remove": "deleted", "removed": "deleted", "object_deleted": "deleted", "object-deleted": "deleted",
 	"job_start": "job_started",
 	"job_end":   "job_ended", "job_completed": "job_ended", "job_failed": "job_ended", "job_errored": "job_ended", "job_finished": "job_ended",

@@ -33,8 +33,8 @@ type HTTPActionApplyConfiguration struct {
 	URL *string `json:"url,omitempty"`
 	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Absent: the event, in the given format.
 	Body *HTTPBodyApplyConfiguration `json:"body,omitempty"`
-	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured mode, CloudEventBinary
-	// one in binary mode, both with the event's spec as data; NetBox is the original body.
+	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
+	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
 	Method *string `json:"method,omitempty"`

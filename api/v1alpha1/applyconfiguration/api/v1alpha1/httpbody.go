@@ -34,8 +34,8 @@ type HTTPBodyApplyConfiguration struct {
 	Text *string `json:"text,omitempty"`
 	// contentType of text, by default text/plain; charset=utf-8.
 	ContentType *string `json:"contentType,omitempty"`
-	// form holds the values of a form by name, for example {"ref": "main", "variables[SITE]": "${data.site.slug}"}. They may hold templates, and
-	// are sent encoded, as application/x-www-form-urlencoded.
+	// form holds the values of a form by name, for example {"ref": "main", "variables[SITE]": "${data.site.slug}"}. They may contain
+	// templates, and are sent encoded, as application/x-www-form-urlencoded.
 	Form map[string]string `json:"form,omitempty"`
 }
 

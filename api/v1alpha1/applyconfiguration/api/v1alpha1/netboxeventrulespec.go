@@ -35,8 +35,8 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
-	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with the
-	// name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
+	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with
+	// the name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
 	Secrets []RuleSecretApplyConfiguration `json:"secrets,omitempty"`
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
 	// must be allowed to impersonate it, and so must the author of the rule.
