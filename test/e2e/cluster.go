@@ -277,6 +277,6 @@ func otherChart(t *testing.T, version string) string {
 	}
 	replace("Chart.yaml", "\nversion: ", "\nversion: "+version+"+")
 	replace("crds/netbox-events.io_netboxevents.yaml", "    - nbe\n", "    - otherevent\n")
-	replace("crds/netbox-events.io_netboxevents.yaml", "NetBoxEvent is one webhook", "NetBoxEvent is another webhook")
+	replace("crds/netbox-events.io_netboxevents.yaml", "NetBoxEvent is a webhook", "NetBoxEvent is another webhook")
 	return older
 }
