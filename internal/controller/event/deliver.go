@@ -64,7 +64,7 @@ func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err er
 	if err != nil {
 		return 0, err
 	}
-	d := &attempts{Engine: e, unit: u, name: u.rule, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
+	d := &attempts{Engine: e, unit: u, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
 	if delivery.SkipMissing(states, current) {
 		d.record(false)
 	}
@@ -89,7 +89,6 @@ func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err er
 type attempts struct {
 	*Engine
 	unit   *unit
-	name   types.NamespacedName // of the rule
 	entry  *entry
 	rule   *v1alpha1.NetBoxEventRule
 	states []v1alpha1.ActionStatus
@@ -102,7 +101,7 @@ type attempts struct {
 
 // act attempts an action if its sink is available. It returns false if the work on the event must stop.
 func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
-	sink, now := sink{d.name, state.Name}, d.Clock.Now()
+	sink, now := sink{d.unit.rule, state.Name}, d.Clock.Now()
 	deadline := delivery.Deadline(d.status, &d.rule.Spec.Retry)
 	ticket, ok := d.circuits.start(sink, d.unit, now)
 	switch {
@@ -148,7 +147,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	if invalid != nil { // it may be corrected
 		return &delivery.Outcome{Err: fmt.Errorf("the rule is not accepted: %w", invalid)}, tracing.None, nil
 	}
-	work := d.entry.work(d.status.Replay, d.name.Name, state.Name)
+	work := d.entry.work(d.status.Replay, d.unit.rule.Name, state.Name)
 	end, err := d.Journal.Begin(d.deliveryContext, work)
 	if poison, ok := errors.AsType[*journal.PoisonError](err); ok {
 		d.setAside(d.entry, work, poison.Crashes)
@@ -160,7 +159,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	defer end()
 	at := slices.IndexFunc(compiled.Actions, func(action rule.Action) bool { return action.Spec.Name == state.Name })
 	found := &compiled.Actions[at] // SkipMissing left no other
-	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.name, state, found)
+	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.unit.rule, state, found)
 	response, err := d.do(ctx, action.Task{Rule: d.rule, Action: found, Event: d.event, Input: d.input, Rendered: end})
 	if err != nil && d.deliveryContext.Err() != nil {
 		span.End()
@@ -189,14 +188,14 @@ func (d *attempts) do(ctx context.Context, task action.Task) (response string, e
 
 // record stores the states of the actions in the ledger.
 func (d *attempts) record(delivered bool) {
-	d.ledger.record(d.entry, d.name.Name, d.states, delivered, d.Clock.Now())
+	d.ledger.record(d.entry, d.unit.rule.Name, d.states, delivered, d.Clock.Now())
 	d.queueWrite(d.entry)
 }
 
 // ended records the end of an attempt, and reports a failure.
 func (d *attempts) ended(state *v1alpha1.ActionStatus, err error, delivered bool) {
 	d.record(delivered)
-	d.Metrics.attempted(d.name, state)
+	d.Metrics.attempted(d.unit.rule, state)
 	if err != nil {
 		d.notices.failed(d.rule, d.entry, d.event, state, err)
 	}
