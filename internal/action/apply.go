@@ -322,8 +322,8 @@ func remove(ctx context.Context, resource dynamic.ResourceInterface, task Task, 
 	return nil
 }
 
-// notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and nobody
-// else owns any, but for the status and the control plane.
+// notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and no other
+// field manager does, except for the status and the control plane.
 func notOurs(object *unstructured.Unstructured) string {
 	isOurs := false
 	for _, entry := range object.GetManagedFields() {

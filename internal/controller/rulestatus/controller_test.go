@@ -27,7 +27,7 @@ func (available) SinkAvailable(types.NamespacedName) metav1.Condition {
 	return metav1.Condition{Type: v1alpha1.ConditionSinkAvailable, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAvailable}
 }
 
-// TestReady breaks and mends a rule. Tools that go by kstatus look at the condition Ready and at the generations alone.
+// TestReady makes a rule invalid, and valid again. kstatus only evaluates the condition Ready and the generations.
 func TestReady(t *testing.T) {
 	r := &rulestatus.Reconciler{
 		Rules: plane.Client, Compiled: rule.NewCache(), Tally: rulestatus.NewTally(clock.RealClock{}), Sinks: available{},
