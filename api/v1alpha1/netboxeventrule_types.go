@@ -450,7 +450,7 @@ type ApplyAction struct {
 
 // ApplyOperation is the operation of an apply action.
 //
-// +kubebuilder:validation:Enum=Apply;Create;Delete
+// +kubebuilder:validation:Enum=Apply;Create;Delete;Mirror
 type ApplyOperation string
 
 const (
@@ -460,6 +460,8 @@ const (
 	OperationCreate ApplyOperation = "Create"
 	// OperationDelete is a deletion.
 	OperationDelete ApplyOperation = "Delete"
+	// OperationMirror is an application, or, for an object that NetBox deleted or that no longer matches the rule, a deletion.
+	OperationMirror ApplyOperation = "Mirror"
 )
 
 // Labels of the objects of apply actions. A name that is too long for a label is truncated.
