@@ -14,13 +14,14 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nber,categories=netbox
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Matched",type=integer,JSONPath=`.status.matched`
 // +kubebuilder:printcolumn:name="Failed",type=integer,JSONPath=`.status.failed`
 // +kubebuilder:printcolumn:name="Last Matched",type=date,JSONPath=`.status.lastMatched`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Service Account",type=string,JSONPath=`.spec.serviceAccountName`,priority=1
-// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].message`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 type NetBoxEventRule struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
@@ -501,12 +502,15 @@ type LogAction struct {
 
 // Conditions of a NetBoxEventRule and their reasons.
 const (
-	// ConditionAccepted is True while events are matched against the rule.
-	ConditionAccepted = "Accepted"
+	// ConditionStalled is True while the rule is invalid: it stays so until somebody changes it. It is absent otherwise. Tools that evaluate
+	// conditions by kstatus, such as Flux and Argo CD, then report a failure instead of progress.
+	ConditionStalled = "Stalled"
 
 	// ReasonCompiled means that the rule's expressions and templates are valid. The message names the entries of spec.match that match no
 	// event.
 	ReasonCompiled = "Compiled"
+	// ReasonDryRun means the same of a rule whose spec.dryRun is true: its actions are not executed.
+	ReasonDryRun = "DryRun"
 	// ReasonInvalid means that an expression or a template is invalid.
 	ReasonInvalid = "Invalid"
 
@@ -526,9 +530,8 @@ const (
 // NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
 // the last update are lost when the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; Ready, the same for tools that wait
-	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the
-	// cause.
+	// conditions holds Ready: True with reason Compiled, Suspended or DryRun, or False with reason Invalid and the errors; Stalled if the rule
+	// is invalid; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -880,7 +880,7 @@ func TestWarned(t *testing.T) {
 		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(made), &stored); err != nil {
 			t.Fatal(err)
 		}
-		condition := meta.FindStatusCondition(stored.Status.Conditions, v1alpha1.ConditionAccepted)
+		condition := meta.FindStatusCondition(stored.Status.Conditions, v1alpha1.ConditionReady)
 		if condition == nil || condition.Status != metav1.ConditionTrue {
 			return false
 		}

@@ -100,6 +100,9 @@ var schemaYAML = typed.YAMLObject(`types:
               elementType:
                 namedType: __untyped_deduced_
               elementRelationship: separable
+    - name: startTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: state
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
