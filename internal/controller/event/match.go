@@ -107,7 +107,7 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, replay delivery.Replay, s
 			err = fmt.Errorf("not evaluated: matching this event with all rules of the namespace takes longer than %s", matchTimeout)
 			fallthrough
 		case err != nil:
-			result.errors[candidate.Name] = fmt.Errorf("its expression failed: %w", err)
+			result.errors[candidate.Name] = err
 			result.failed = append(result.failed, candidate)
 		case status != nil:
 			result.rules = append(result.rules, *status)
