@@ -280,8 +280,8 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends a request to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
-// redirects included, is a permanent failure.
+// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors are
+// retried; any other response, redirects included, is a permanent failure.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.body) || !has(self.format)",message="a request has either a body or a format; remove one of them"
 // +kubebuilder:validation:XValidation:rule="!has(self.method) || self.method != 'GET' || !has(self.body) && !has(self.format)",message="a GET request has no body; remove body and format, or use another method"
@@ -317,6 +317,13 @@ type HTTPAction struct {
 	// tls configures the trusted CA and the client certificate.
 	// +optional
 	TLS *HTTPTLS `json:"tls,omitempty"`
+	// success is an expression in CEL that decides whether the request succeeded, for example response.status in [200, 409]. It may use
+	// response.status, response.headers, whose names are in lower case, and response.body, which is decoded if it is JSON, otherwise a text.
+	// Absent: a status of 2xx. If it is false for a 2xx, the request is retried.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Success string `json:"success,omitempty"`
 }
 
 // HTTPBody is the body of a request: one of json, text and form.

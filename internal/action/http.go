@@ -8,12 +8,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -23,15 +21,14 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
-	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 const (
 	// maxResponseBytes bounds the part of a response body in the summary.
 	maxResponseBytes = 256
-	// maxDrainBytes bounds the part of a response body that is read, for reuse of the connection.
-	maxDrainBytes = 64 << 10
+	// maxBodyBytes bounds the part of a response body that is read.
+	maxBodyBytes = 64 << 10
 	// maxRetryAfter caps Retry-After.
 	maxRetryAfter = time.Hour
 	// maxTransports is the number of cached transports, one per combination of certificates.
@@ -100,7 +97,7 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	if err != nil {
 		return Result{}, unavailable(err)
 	}
-	response, err := transport.RoundTrip(request)
+	received, err := transport.RoundTrip(request)
 	if err != nil {
 		host := request.URL.Host // the rest of the URL may hold a password
 		if task.Action.URL.HasSecretHost() {
@@ -111,54 +108,13 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 		}
 		return Result{}, unavailable(&textError{host + ": " + describeTransportError(err), err})
 	}
-	defer response.Body.Close()
-	if response.StatusCode == http.StatusSwitchingProtocols {
-		// The body is the raw connection, whose reads do not respect the context. It is closed, not read.
-		return s.result(response, "")
+	defer received.Body.Close()
+	response := read(received)
+	result := Result{Response: response.summary(secrets)}
+	if err := s.check(ctx, task, response); err != nil {
+		return result, err
 	}
-	// The body is for people only: the result shows as much as was read before the context ended.
-	text, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
-	return s.result(response, secrets.redact(string(text)))
-}
-
-// result returns the summary of a response, and the error that its status means.
-func (s *httpSender) result(response *http.Response, body string) (Result, error) {
-	status := strconv.Itoa(response.StatusCode)
-	if text := http.StatusText(response.StatusCode); text != "" {
-		status += " " + text
-	}
-	summary := status
-	if text := oneline.Of(body[:min(len(body), 2*maxResponseBytes)], maxResponseBytes); text != "" {
-		summary += ": " + text
-	}
-	result := Result{Response: summary}
-	message := "answered with " + status
-	switch code := response.StatusCode; {
-	case code >= 200 && code < 300:
-		return result, nil
-	case code == http.StatusSwitchingProtocols:
-		return result, permanent(errors.New(message + ", which the request did not ask for; use the URL of a server that accepts webhooks"))
-	case code >= 300 && code < 400:
-		return result, permanent(errors.New(message + ", and redirects are not followed; use the URL of the redirect's target"))
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		return result, &Failure{
-			Err: responseError{errors.New(message)}, Unavailable: true, Throttled: code == http.StatusTooManyRequests,
-			RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
-		}
-	default:
-		return result, permanent(errors.New(message))
-	}
-}
-
-// retryAfter parses Retry-After: a number of seconds, or a date.
-func (s *httpSender) retryAfter(header string) time.Duration {
-	var pause time.Duration
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // then it is the maximum
-		pause = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(header); err == nil {
-		pause = date.Sub(s.clock.Now())
-	}
-	return max(0, min(pause, maxRetryAfter))
+	return result, nil
 }
 
 // resolve adds the Secrets that an action names to the input of its templates. Its errors are retryable: a Secret can be corrected.

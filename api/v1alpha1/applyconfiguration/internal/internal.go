@@ -241,6 +241,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: signingSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+    - name: success
+      type:
+        scalar: string
     - name: tls
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS

@@ -1,0 +1,113 @@
+package action_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+)
+
+// answering starts a server with one answer, and counts its requests.
+func answering(t *testing.T, code int, header, body string) (url string, requests *int) {
+	t.Helper()
+	requests = new(int)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		*requests++
+		if name, value, ok := strings.Cut(header, ": "); ok {
+			w.Header().Add(name, value)
+		}
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, requests
+}
+
+// TestSuccess decides by expressions whether answers mean success.
+func TestSuccess(t *testing.T) {
+	const asJSON = "Content-Type: application/json"
+	namespace, runner := plane.Namespace(t), newRunner(t)
+	for _, test := range []struct {
+		reason       string
+		code         int
+		header, body string
+		success      string
+		want         outcome
+		unavailable  bool
+		pause        time.Duration
+		wantErr      string
+	}{
+		{reason: "it exists already", code: 409, success: "response.status in [200, 409]", want: done},
+		{reason: "unavailable, as wanted", code: 503, success: "response.status == 503", want: done},
+		{reason: "a redirect, as after a login", code: 302, header: "Location: /home", success: `response.headers.location == "/home"`, want: done},
+		{reason: "an error with status 200", code: 200, header: asJSON, body: `{"ok": false}`, success: "response.body.ok", want: retry, wantErr: "answered with 200 OK, but success is false"},
+		{reason: "not ready yet", code: 202, header: "Retry-After: 30", success: "response.status == 200", want: retry, pause: 30 * time.Second},
+		{reason: "JSON", code: 200, header: asJSON, body: `{"status": "ok", "id": 7, "items": [{"n": 1.5}]}`, success: `response.body.status == "ok" && response.body.id == 7 && response.body.items[0].n > 1.0`, want: done},
+		{reason: "JSON of a type", code: 200, header: "Content-Type: application/problem+json; charset=utf-8", body: `"ok"`, success: `response.body == "ok"`, want: done},
+		{reason: "JSON that is said to be text", code: 200, header: "Content-Type: text/plain", body: "\n{\"ok\": true}", success: "response.body.ok", want: done},
+		{reason: "a number that is text", code: 200, header: "Content-Type: text/plain", body: "7", success: `response.body == "7"`, want: done},
+		{reason: "text", code: 200, body: "queued as [7]", success: `response.body.startsWith("queued")`, want: done},
+		{reason: "text that is said to be JSON", code: 200, header: asJSON, body: "ok", success: `response.body == "ok"`, want: done},
+		{reason: "no UTF-8", code: 200, body: "\xffok", success: `response.body.endsWith("ok")`, want: done},
+		{reason: "the event", code: 200, header: asJSON, body: `{"name": "leaf1"}`, success: "response.body.name == data.name && event.event == 'updated'", want: done},
+		{reason: "a missing key", code: 200, header: asJSON, body: `{}`, success: "response.body.ok", want: retry, wantErr: "success cannot be evaluated: no such key: ok"},
+		{reason: "a missing key of a refusal", code: 400, header: asJSON, body: `{}`, success: "response.body.ok", want: permanent, wantErr: "answered with 400 Bad Request, and success cannot be evaluated: no such key: ok"},
+		{reason: "no Boolean", code: 200, header: asJSON, body: `{"ok": "yes"}`, success: "response.body.ok", want: retry, wantErr: "not true or false"},
+		{reason: "refused", code: 422, success: "response.status == 409", want: permanent, wantErr: "answered with 422"},
+		{reason: "redirected", code: 301, success: "response.status == 409", want: permanent, wantErr: "redirects are not followed"},
+		{reason: "an internal error", code: 500, success: "response.status == 409", want: retry, unavailable: true, wantErr: "answered with 500"},
+		{reason: "a large body", code: 200, header: asJSON, body: `{"a": "` + strings.Repeat("a", 70_000) + `"}`, success: "response.body.a.size() > 1", want: retry, wantErr: "larger than 64 KiB, and was cut"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			url, requests := answering(t, test.code, test.header, test.body)
+			spec := newRequest(url)
+			spec.HTTP.Success = test.success
+			_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
+			expect(t, err, test.want, test.wantErr)
+			expectUnavailable(t, err, test.unavailable)
+			if failure, ok := err.(*action.Failure); ok && failure.RetryAfter != test.pause { //nolint:errorlint // each error is one itself
+				t.Errorf("RetryAfter is %s, want %s", failure.RetryAfter, test.pause)
+			}
+			if *requests != 1 {
+				t.Errorf("%d requests", *requests)
+			}
+		})
+	}
+	t.Run("a body that never ends", func(t *testing.T) {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+			_, _ = io.WriteString(w, `{"ok": true`)
+			_ = http.NewResponseController(w).Flush()
+			<-request.Context().Done()
+		}))
+		defer server.Close()
+		for success, want := range map[string]outcome{"response.status == 200": done, "response.body.ok": retry} {
+			spec := newRequest(server.URL)
+			spec.HTTP.Success = success
+			task := newTask(t, device(t, namespace, "leaf1"), spec)
+			task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 300 * time.Millisecond}
+			_, err := do(t, runner, task)
+			expect(t, err, want, "the body broke off")
+		}
+	})
+	for expression, want := range map[string]string{
+		"response.code == 200":           "undefined field 'code'",
+		"response.status":                "must be bool",
+		`response.body == secrets.token`: "undeclared reference to 'secrets'",
+	} {
+		spec := newRequest("https://example.com")
+		spec.HTTP.Success = expression
+		_, err := rule.Compile(&v1alpha1.NetBoxEventRuleSpec{Actions: []v1alpha1.Action{spec}, Secrets: []v1alpha1.RuleSecret{secretOf("token", "token")}})
+		if err == nil || !strings.Contains(err.Error(), "http.success: 1:") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", expression, err)
+		}
+	}
+}
+
