@@ -114,6 +114,14 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	if err := s.check(ctx, task, response); err != nil {
 		return result, err
 	}
+	kept, err := keep(task, response, secrets)
+	if err != nil { // the request was accepted, and is not sent again
+		result.Response += fmt.Sprintf("; its result is not kept: %v", err)
+	}
+	if task.Action.HasResult() && response.gap != "" {
+		result.Response += "; " + response.gap
+	}
+	result.Kept = kept
 	return result, nil
 }
 

@@ -129,6 +129,35 @@ func (s *httpSender) check(ctx context.Context, task Task, r response) error {
 	}
 }
 
+// keep returns the members of a response that later actions use, without secrets.
+func keep(task Task, r response, secrets *redactor) ([]byte, error) {
+	if !task.Action.HasResult() {
+		return nil, nil
+	}
+	headers := map[string]any{}
+	for name, value := range r.headers() {
+		headers[name] = value
+	}
+	kept, err := task.Action.Keep(map[string]any{
+		variableResponse: map[string]any{"status": r.StatusCode, "headers": headers, "body": r.body()},
+	})
+	if err != nil || secrets.isEmpty() {
+		return kept, err
+	}
+	var decoded map[string]any
+	if err := json.Unmarshal(kept, &decoded); err != nil {
+		return nil, err
+	}
+	members, _ := decoded[variableResponse].(map[string]any)
+	for name, member := range members {
+		members[name] = secrets.value(member)
+	}
+	return task.Action.Keep(decoded)
+}
+
+// variableResponse is the member of a result with the response.
+const variableResponse = "response"
+
 // retryAfter parses Retry-After: a number of seconds, or a date.
 func (s *httpSender) retryAfter(header string) time.Duration {
 	var pause time.Duration

@@ -1,6 +1,7 @@
 package action_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
@@ -108,6 +110,80 @@ func TestSuccess(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "http.success: 1:") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", expression, err)
 		}
+	}
+}
+
+// firstOf creates a rule, and returns a task of its first action.
+func firstOf(t *testing.T, event *v1alpha1.NetBoxEvent, text string) action.Task {
+	t.Helper()
+	created := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: event.Namespace, GenerateName: "rule-"}}
+	if err := yaml.UnmarshalStrict([]byte(text), &created.Spec); err != nil {
+		t.Fatal(err)
+	}
+	plane.Create(t, created)
+	compiled, err := rule.Compile(&created.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return withEvent(action.Task{Rule: created, Action: &compiled.Actions[0]}, event)
+}
+
+// TestResults checks what is kept of an answer for later actions.
+func TestResults(t *testing.T) {
+	namespace := plane.Namespace(t)
+	newSecret(t, namespace, "sink", map[string]string{"token": "t0ken-of-a-sink", "pin": "271828"})
+	for _, test := range []struct {
+		reason, uses string // expressions of the second action
+		header, body string
+		kept         string
+		response     string
+	}{
+		{"an id", "${results.create.response.body.id}", "", `{"id": 7, "name": "x"}`, `{"response":{"body":{"id":7}}}`, `200 OK: {"id": 7, "name": "x"}`},
+		{"status and headers", "${results.create.response.status} ${results.create.response.headers['x-id']}", "X-ID: a", "", `{"response":{"headers":{"x-id":"a"},"status":200}}`, "200 OK"},
+		{"a text", "${results.create.response.body}", "", "queued as 7", `{"response":{"body":"queued as 7"}}`, "200 OK: queued as 7"},
+		{"nothing", "${data.name}", "", `{"id": 7}`, "", `200 OK: {"id": 7}`},
+		{"no such member", "${results.create.response.body.id}", "", `{}`, `{"response":{"body":{}}}`, "200 OK: {}"},
+		{
+			"a member beyond what is read", "${results.create.response.body.id}", "", `{"a": "` + strings.Repeat("x", 70_000) + `", "id": 7}`,
+			"", `x…; its result is not kept: later actions use`,
+		},
+		{
+			"too large", "${results.create.response.body.a}", "", `{"a": "` + strings.Repeat("x", 5_000) + `"}`,
+			"", "x…; its result is not kept: later actions use 5030 bytes of its result",
+		},
+		{
+			"a Secret in texts, keys and numbers", "${results.create.response.body}", "",
+			`{"a": "\"T0KEN-of-a-sink\"", "t0ken-of-a-sink": [271828, 271829, 2.5, "t0ken-of"], "pin": true}`,
+			`{"response":{"body":{"[redacted]":["[redacted]",271829,2.5,"[redacted]"],"a":"\"[redacted]\"","pin":true}}}`, "200 OK: {",
+		},
+		{"a Secret late in a text", "${results.create.response.body}", "", strings.Repeat("x", 2000) + "t0ken-of-a-sink", `{"response":{"body":"` + strings.Repeat("x", 2000) + `[redacted]"}}`, "200 OK: xxx"},
+		{"a Secret in a header", "${results.create.response.headers['x-id']}", "X-Id: a t0ken-of-a-sink", "", `{"response":{"headers":{"x-id":"a [redacted]"}}}`, "200 OK"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			url, requests := answering(t, 200, test.header, test.body)
+			task := firstOf(t, device(t, namespace, "leaf1"), fmt.Sprintf(`
+secrets:
+- {name: token, secretKeyRef: {name: sink, key: token}}
+- {name: pin, secretKeyRef: {name: sink, key: pin}}
+actions:
+- name: create
+  http: {url: %q, headers: [{name: X-Secret, value: "${secrets.token} ${secrets.pin}"}]}
+- name: use
+  dependsOn: [create]
+  log: {message: %q}
+`, url, test.uses))
+			result, err := newRunner(t).Do(t.Context(), task)
+			expect(t, err, done)
+			if string(result.Kept) != test.kept {
+				t.Errorf("kept %s, want %s", result.Kept, test.kept)
+			}
+			if !strings.Contains(result.Response, test.response) || strings.Contains(strings.ToLower(result.Response), "t0ken-of") {
+				t.Errorf("response is %s, want %s", result.Response, test.response)
+			}
+			if *requests != 1 {
+				t.Errorf("%d requests", *requests)
+			}
+		})
 	}
 }
 
