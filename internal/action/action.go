@@ -189,5 +189,8 @@ func renderError(ctx context.Context, err error) error {
 	return permanent(err)
 }
 
+// dryRun begins the response of an action that was not executed.
+const dryRun = "dry run: "
+
 // maxTextBytes bounds errors and responses, which may repeat values of an event.
 const maxTextBytes = 1024

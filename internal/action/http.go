@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -21,6 +22,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
@@ -29,6 +31,8 @@ const (
 	maxResponseBytes = 256
 	// maxBodyBytes bounds the part of a response body that is read.
 	maxBodyBytes = 64 << 10
+	// maxPreviewBytes bounds each header that a dry run shows.
+	maxPreviewBytes = 128
 	// maxRetryAfter caps Retry-After.
 	maxRetryAfter = time.Hour
 	// maxTransports is the number of cached transports, one per combination of certificates.
@@ -97,6 +101,9 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	if err != nil {
 		return Result{}, unavailable(err)
 	}
+	if task.IsDryRun {
+		return Result{Response: preview(request, body, secrets)}, nil
+	}
 	received, err := transport.RoundTrip(request)
 	if err != nil {
 		host := request.URL.Host // the rest of the URL may hold a password
@@ -123,6 +130,21 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	}
 	result.Kept = kept
 	return result, nil
+}
+
+// preview returns what a dry run does not send, without secrets.
+func preview(request *http.Request, body []byte, secrets *redactor) string {
+	parts := []string{dryRun + request.Method + " " + secrets.redact(request.URL.Redacted())}
+	for _, name := range slices.Sorted(maps.Keys(request.Header)) {
+		if name != "User-Agent" && name != "Traceparent" {
+			value := secrets.redact(strings.Join(request.Header[name], ", "))
+			parts = append(parts, name+": "+oneline.Of(value, maxPreviewBytes))
+		}
+	}
+	if len(body) > 0 {
+		parts = append(parts, "body: "+secrets.redact(string(body)))
+	}
+	return oneline.Of(strings.Join(parts, "; "), maxTextBytes)
 }
 
 // resolve adds the Secrets that an action names to the input of its templates. Its errors are retryable: a Secret can be corrected.
@@ -209,7 +231,9 @@ func (s *httpSender) authorize(
 		if err != nil {
 			return fmt.Errorf("signing: %w", err)
 		}
-		request.Header.Set(netbox.SignatureHeader, netbox.Sign(key, body))
+		signature := netbox.Sign(key, body)
+		secrets.add(signature) // from which a weak key could be guessed
+		request.Header.Set(netbox.SignatureHeader, signature)
 	}
 	return nil
 }

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -187,3 +189,48 @@ actions:
 	}
 }
 
+// TestDryRun checks what a dry run says, and that it sends and writes nothing.
+func TestDryRun(t *testing.T) {
+	namespace := plane.Namespace(t)
+	newSecret(t, namespace, "sink", map[string]string{"token": "T0/B 0?/x of a sink", "pin": "2718"})
+	url, requests := answering(t, 200, "", "")
+	for _, test := range []struct {
+		reason, action string
+		want           outcome
+		response       string
+		wantErr        string
+	}{
+		{
+			"a request", `{http: {url: "` + strings.Replace(url, "//", "//user:pa55word@", 1) + `/${data.name}/${secrets.token}?pin=${secrets.pin}", method: PUT,
+				body: {json: {name: "${data.name}", token: "${secrets.token}"}}, headers: [{name: X-Name, value: "${data.name}"}, {name: X-Pin, value: "${secrets.pin}"}],
+				signingSecretRef: {name: sink, key: token}}}`,
+			done, "dry run: PUT " + strings.Replace(url, "//", "//user:xxxxx@", 1) + "/leaf1/[redacted]?pin=[redacted]; Authorization: [redacted]; " +
+				"Content-Type: application/json; X-Hook-Signature: [redacted]; X-Name: leaf1; X-Pin: [redacted]; " + `body: {"name":"leaf1","token":"[redacted]"}`, "",
+		},
+		{"no body", `{http: {url: "` + url + `", method: GET}}`, done, "dry run: GET " + url, ""},
+		{"no Secret", `{http: {url: "` + url + `", signingSecretRef: {name: missing, key: k}}}`, retry, "", "Secret missing does not exist"},
+		{"no CA", `{http: {url: "` + url + `", tls: {caSecretRef: {name: missing, key: k}}}}`, retry, "", "Secret missing does not exist"},
+		{"a missing key", `{http: {url: "` + url + `/${data.site.slug}"}}`, permanent, "", "no such key: site"},
+		{"a forbidden address", `{http: {url: "http://169.254.169.254/"}}`, permanent, "", "forbidden address"},
+		{"a Kubernetes Event", `{event: {reason: DeviceActive, message: "${data.name} is active"}}`, done, "dry run: would write a Kubernetes Event, Normal DeviceActive: leaf1 is active", ""},
+		{"a line", `{log: {message: "${data.name} is active"}}`, done, "dry run: would write to the log: leaf1 is active", ""},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			task := firstOf(t, device(t, namespace, "leaf1"), `{secrets: [{name: token, secretKeyRef: {name: sink, key: token}}, {name: pin, secretKeyRef: {name: sink, key: pin}}],
+				actions: [{name: do, `+strings.TrimPrefix(test.action, "{")+`]}`)
+			task.IsDryRun = true
+			response, err := do(t, newRunner(t), task)
+			expect(t, err, test.want, test.wantErr)
+			if response != test.response {
+				t.Errorf("response is %s, want %s", response, test.response)
+			}
+		})
+	}
+	if *requests > 0 {
+		t.Errorf("%d requests", *requests)
+	}
+	var events eventsv1.EventList
+	if err := plane.Client.List(t.Context(), &events, client.InNamespace(namespace)); err != nil || len(events.Items) > 0 {
+		t.Errorf("wrote %d Kubernetes Events, %v", len(events.Items), err)
+	}
+}
