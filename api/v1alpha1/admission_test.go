@@ -69,7 +69,7 @@ func person(t *testing.T, namespace, name string, rights ...string) client.Clien
 	}}}
 	for _, right := range rights {
 		verb, about, _ := strings.Cut(right, " ")
-		resource := map[string]string{"get": "secrets", "list": "secrets", "impersonate": "serviceaccounts"}[verb]
+		resource := map[string]string{"get": "secrets", "list": "secrets", "impersonate": "serviceaccounts", "create": "serviceaccounts/token"}[verb]
 		rule := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{resource}, Verbs: []string{verb}}
 		if about != "*" {
 			rule.ResourceNames = []string{about}
@@ -102,24 +102,25 @@ func signing(secrets ...string) string {
 	return `{"actions":[` + strings.Join(actions, ",") + `]}`
 }
 
-// largest returns a rule with the maximum of references, 64, to Secrets with names of the maximum length.
+// largest returns a rule with the maximum of references, 144, to Secrets with names of the maximum length.
 func largest(secrets int) string {
 	var made int
 	reference := func() string {
 		made++
 		return fmt.Sprintf(`{"name":"%0253d","key":"k"}`, made%secrets)
 	}
-	actions := make([]string, 16)
+	actions := make([]string, 32)
 	for i := range actions {
 		actions[i] = fmt.Sprintf(`{"name":"%063d","http":{"url":"https://a","signingSecretRef":%s,`+
-			`"tls":{"caSecretRef":%s,"clientCertSecretRef":%s}}}`, i, reference(), reference(),
-			strings.Replace(reference(), `,"key":"k"`, "", 1))
+			`"auth":{"oauth2":{"tokenURL":"https://a","clientID":"a","clientSecretRef":%s}},"tls":{"caSecretRef":%s,"clientCertSecretRef":%s}}}`,
+			i, reference(), reference(), reference(), strings.Replace(reference(), `,"key":"k"`, "", 1))
 	}
 	named := make([]string, 16)
 	for i := range named {
 		named[i] = fmt.Sprintf(`{"name":"n%062d","secretKeyRef":%s}`, i, reference())
 	}
-	return `{"secrets":[` + strings.Join(named, ",") + `],"actions":[` + strings.Join(actions, ",") + `]}`
+	return `{"secrets":[` + strings.Join(named, ",") + `],"actions":[` + strings.Join(actions[:16], ",") +
+		`],"onFailure":[` + strings.Join(actions[16:], ",") + `]}`
 }
 
 // TestNobodyGainsRights writes sources and rules as users who lack a permission that these would lend them.
@@ -139,11 +140,18 @@ func TestNobodyGainsRights(t *testing.T) {
 		signature = sending(`"signingSecretRef":{"name":"sink","key":"k"}`)
 		ca        = sending(`"tls":{"caSecretRef":{"name":"sink","key":"k"}}`)
 		cert      = sending(`"tls":{"clientCertSecretRef":{"name":"sink"}}`)
+		basic     = sending(`"auth":{"basic":{"secretRef":{"name":"sink"}}}`)
+		oauth2    = sending(`"auth":{"oauth2":{"tokenURL":"https://a","clientID":"a","clientSecretRef":{"name":"sink","key":"k"}}}`)
+		token     = `{"serviceAccountName":"provisioner",` + strings.TrimPrefix(sending(`"auth":{"serviceAccountToken":{"audience":"a"}}`), "{")
 		eight     = signing("a", "b", "a", "c", "d", "e", "f", "g", "h", "h", "b")
 		nine      = signing("a", "b", "c", "d", "e", "f", "g", "h", "i")
 	)
+	failing := func(spec string) string { // as an action of onFailure
+		return `{"serviceAccountName":"provisioner","actions":[{"name":"say","log":{"message":"m"}}],"onFailure":` + strings.TrimPrefix(spec, `{"actions":`)
+	}
 	const (
 		noAccount = `may not impersonate service account "provisioner" in namespace "` // the namespace's name differs from run to run
+		noToken   = `may not create tokens of service account "provisioner" in namespace "`
 		noSecret  = `may not get Secret "sink" in namespace "`
 		tooMany   = "a rule may name at most 8 different Secrets"
 	)
@@ -182,6 +190,27 @@ func TestNobodyGainsRights(t *testing.T) {
 		{reason: "authority, no right", spec: ca, message: noSecret},
 		{reason: "certificate", spec: cert, rights: may("get sink")},
 		{reason: "certificate, no right", spec: cert, message: noSecret},
+		{reason: "basic authentication", spec: basic, rights: may("get sink")},
+		{reason: "basic authentication, no right", spec: basic, message: noSecret},
+		{reason: "client secret", spec: oauth2, rights: may("get sink")},
+		{reason: "client secret, no right", spec: oauth2, message: noSecret},
+		{reason: "token", spec: token, rights: may("impersonate provisioner", "create provisioner")},
+		{reason: "token, no impersonation", spec: token, rights: may("create provisioner"), message: noAccount},
+		{reason: "token, no right", spec: token, rights: may("impersonate provisioner", "create other"), message: noToken},
+		{reason: "signature on failure, no right", spec: failing(signature), rights: may("impersonate provisioner"), message: noSecret},
+		{reason: "authority on failure, no right", spec: failing(ca), rights: may("impersonate provisioner"), message: noSecret},
+		{reason: "certificate on failure, no right", spec: failing(cert), rights: may("impersonate provisioner"), message: noSecret},
+		{reason: "basic authentication on failure, no right", spec: failing(basic), rights: may("impersonate provisioner"), message: noSecret},
+		{
+			reason: "client secret on failure, no right", spec: failing(oauth2), rights: may("impersonate provisioner"),
+			message: `which spec.onFailure[announce] names`,
+		},
+		{reason: "all on failure", spec: failing(oauth2), rights: may("impersonate provisioner", "get sink")},
+		{reason: "service account on failure, no right", spec: failing(signature), rights: may("get sink"), message: noAccount},
+		{
+			reason: "token on failure, no right", message: noToken, rights: may("impersonate provisioner"),
+			spec: failing(sending(`"auth":{"serviceAccountToken":{"audience":"a"}}`)),
+		},
 
 		{reason: "8 Secrets", spec: eight, rights: may("get *")},
 		{

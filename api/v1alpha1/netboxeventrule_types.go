@@ -37,6 +37,7 @@ type NetBoxEventRule struct {
 // NetBoxEventRuleSpec selects events, and defines the actions on them.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply)))",message="a rule with an apply action must set serviceAccountName"
+// +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.http) && has(a.http.auth) && has(a.http.auth.serviceAccountToken)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.http) && has(a.http.auth) && has(a.http.auth.serviceAccountToken)))",message="a rule with http.auth.serviceAccountToken must set serviceAccountName"
 // +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || self.onFailure.all(f, !self.actions.exists(a, a.name == f.name))",message="actions and onFailure must not have actions of the same name"
 type NetBoxEventRuleSpec struct {
 	// suspend stops the matching of events, for example true. Deliveries of events that matched before continue. Events that come meanwhile
@@ -77,8 +78,9 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	Secrets []RuleSecret `json:"secrets,omitempty"`
 
-	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
-	// must be allowed to impersonate it, and so must the author of the rule.
+	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, and whose tokens http actions with
+	// auth.serviceAccountToken send, for example provisioner. The operator must be allowed to impersonate it, or to create its tokens, and so
+	// must the author of the rule.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
@@ -284,6 +286,7 @@ type Action struct {
 // retried; any other response, redirects included, is a permanent failure.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.body) || !has(self.format)",message="a request has either a body or a format; remove one of them"
+// +kubebuilder:validation:XValidation:rule="!has(self.auth) || !has(self.headers) || !self.headers.exists(h, h.name.lowerAscii() == 'authorization')",message="auth sets the header Authorization; remove one of them"
 // +kubebuilder:validation:XValidation:rule="!has(self.method) || self.method != 'GET' || !has(self.body) && !has(self.format)",message="a GET request has no body; remove body and format, or use another method"
 type HTTPAction struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
@@ -310,6 +313,9 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.name.lowerAscii() == b.name.lowerAscii()))",message="duplicate header name; names are case-insensitive"
 	Headers []HTTPHeader `json:"headers,omitempty"`
+	// auth authenticates the request by the header Authorization, for example {"basic": {"secretRef": {"name": "sink"}}}.
+	// +optional
+	Auth *HTTPAuth `json:"auth,omitempty"`
 	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
 	// +optional
@@ -382,6 +388,64 @@ type HTTPHeader struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Value string `json:"value,omitempty"`
+}
+
+// HTTPAuth authenticates a request: one of basic, oauth2 and serviceAccountToken.
+//
+// +kubebuilder:validation:ExactlyOneOf=basic;oauth2;serviceAccountToken
+type HTTPAuth struct {
+	// basic sends a user name and a password.
+	// +optional
+	Basic *BasicAuth `json:"basic,omitempty"`
+	// oauth2 sends a token that the operator gets by OAuth 2.0 client credentials.
+	// +optional
+	OAuth2 *OAuth2 `json:"oauth2,omitempty"`
+	// serviceAccountToken sends a token of the rule's service account, which the sink verifies with the API server.
+	// +optional
+	ServiceAccountToken *ServiceAccountToken `json:"serviceAccountToken,omitempty"`
+}
+
+// BasicAuth is HTTP basic authentication.
+type BasicAuth struct {
+	// secretRef names a Secret of type kubernetes.io/basic-auth, with the entries username and password, for example {"name": "sink"}. White
+	// space at the end of an entry is ignored.
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+}
+
+// OAuth2 gets tokens by OAuth 2.0 client credentials. They are kept in memory, and renewed before they expire, and when the sink responds
+// with 401.
+type OAuth2 struct {
+	// tokenURL is the token endpoint, for example https://login.example.com/oauth2/token. The tls of the action applies to it as well.
+	// +required
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:Pattern=`^https?://[^/?#@$]+([/?][^#$]*)?$`
+	TokenURL string `json:"tokenURL,omitempty"`
+	// clientID of the operator at the token endpoint, for example netbox-events.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	ClientID string `json:"clientID,omitempty"`
+	// clientSecretRef names the entry of a Secret with the client secret, for example {"name": "sink", "key": "client-secret"}. White space at
+	// its end is ignored.
+	// +required
+	ClientSecretRef SecretKeyReference `json:"clientSecretRef,omitzero"`
+	// scopes to request, for example ["events.write"].
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=256
+	Scopes []string `json:"scopes,omitempty"`
+}
+
+// ServiceAccountToken is a token of the rule's service account.
+type ServiceAccountToken struct {
+	// audience that the token is for, for example https://relay.example.com. The sink must refuse tokens for other audiences.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Audience string `json:"audience,omitempty"`
 }
 
 // SecretKeyReference names one entry of a Secret in the same namespace.

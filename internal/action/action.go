@@ -61,6 +61,8 @@ type Options struct {
 	Mapper meta.RESTMapper
 	// Secrets reads Secrets from the API server.
 	Secrets client.Reader
+	// Accounts requests tokens of service accounts.
+	Accounts client.SubResourceClientConstructor
 	// Events creates Kubernetes Events.
 	Events client.Writer
 	// SinkAllowCIDRs are the exceptions to the addresses that http actions must not connect to: loopback, link-local, metadata services.

@@ -204,7 +204,7 @@ func TestDryRun(t *testing.T) {
 			"a request", `{http: {url: "` + strings.Replace(url, "//", "//user:pa55word@", 1) + `/${data.name}/${secrets.token}?pin=${secrets.pin}", method: PUT,
 				body: {json: {name: "${data.name}", token: "${secrets.token}"}}, headers: [{name: X-Name, value: "${data.name}"}, {name: X-Pin, value: "${secrets.pin}"}],
 				signingSecretRef: {name: sink, key: token}}}`,
-			done, "dry run: PUT " + strings.Replace(url, "//", "//user:xxxxx@", 1) + "/leaf1/[redacted]?pin=[redacted]; Authorization: [redacted]; " +
+			done, "dry run: PUT " + strings.Replace(url, "//", "//user:xxxxx@", 1) + "/leaf1/[redacted]?pin=[redacted]; Authorization: Basic [redacted]; " +
 				"Content-Type: application/json; X-Hook-Signature: [redacted]; X-Name: leaf1; X-Pin: [redacted]; " + `body: {"name":"leaf1","token":"[redacted]"}`, "",
 		},
 		{"no body", `{http: {url: "` + url + `", method: GET}}`, done, "dry run: GET " + url, ""},

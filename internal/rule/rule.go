@@ -163,6 +163,11 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 		for i, header := range spec.HTTP.Headers {
 			action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
 		}
+		if auth := spec.HTTP.Auth; auth != nil && auth.OAuth2 != nil {
+			if err := checkURL(auth.OAuth2.TokenURL); err != nil {
+				c.addError(path+".http.auth.oauth2.tokenURL", err)
+			}
+		}
 		if spec.HTTP.Success != "" {
 			action.Success = c.success(path+".http.success", spec.HTTP.Success)
 		}

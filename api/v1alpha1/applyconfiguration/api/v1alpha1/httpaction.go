@@ -40,6 +40,8 @@ type HTTPActionApplyConfiguration struct {
 	Method *string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "value": "Bearer ${secrets.token}"}].
 	Headers []HTTPHeaderApplyConfiguration `json:"headers,omitempty"`
+	// auth authenticates the request by the header Authorization, for example {"basic": {"secretRef": {"name": "sink"}}}.
+	Auth *HTTPAuthApplyConfiguration `json:"auth,omitempty"`
 	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
 	SigningSecretRef *SecretKeyReferenceApplyConfiguration `json:"signingSecretRef,omitempty"`
@@ -99,6 +101,14 @@ func (b *HTTPActionApplyConfiguration) WithHeaders(values ...*HTTPHeaderApplyCon
 		}
 		b.Headers = append(b.Headers, *values[i])
 	}
+	return b
+}
+
+// WithAuth sets the Auth field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Auth field is set to the value of the last call.
+func (b *HTTPActionApplyConfiguration) WithAuth(value *HTTPAuthApplyConfiguration) *HTTPActionApplyConfiguration {
+	b.Auth = value
 	return b
 }
 
