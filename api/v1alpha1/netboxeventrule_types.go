@@ -474,14 +474,34 @@ type SecretReference struct {
 	Name string `json:"name,omitempty"`
 }
 
+// ConfigMapKeyReference names one entry of a ConfigMap in the same namespace.
+type ConfigMapKeyReference struct {
+	// name of the ConfigMap, for example ca-bundle.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	Name string `json:"name,omitempty"`
+	// key is the entry, for example ca.crt.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	Key string `json:"key,omitempty"`
+}
+
 // HTTPTLS configures the trusted CA and the client certificate of a request.
 //
 // +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.caSecretRef) || !has(self.caConfigMapRef)",message="CAs come from either caSecretRef or caConfigMapRef; remove one of them"
 type HTTPTLS struct {
 	// caSecretRef names the entry of a Secret with the PEM certificates of the CAs that may sign the server's certificate, for example
-	// {"name": "ca", "key": "ca.crt"}. Without it, the system's CAs are trusted.
+	// {"name": "ca", "key": "ca.crt"}. Without it and caConfigMapRef, the system's CAs are trusted.
 	// +optional
 	CASecretRef *SecretKeyReference `json:"caSecretRef,omitempty"`
+	// caConfigMapRef names the entry of a ConfigMap with these certificates, for example {"name": "ca-bundle", "key": "ca.crt"}.
+	// +optional
+	CAConfigMapRef *ConfigMapKeyReference `json:"caConfigMapRef,omitempty"`
 	// clientCertSecretRef names a Secret of type kubernetes.io/tls that holds the client's certificate and key, for example {"name":
 	// "client-tls"}.
 	// +optional

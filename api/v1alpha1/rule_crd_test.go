@@ -68,6 +68,8 @@ func TestRuleRules(t *testing.T) {
 		"a token of a service account":    {`{"serviceAccountName":"s",` + strings.TrimPrefix(sending(`"auth":{"serviceAccountToken":{"audience":"a"}}`), "{"), ""},
 		"authentication and its header":   {sending(`"auth":{"basic":{"secretRef":{"name":"s"}}},"headers":[{"name":"AUTHORIZATION","value":"x"}]`), "auth sets the header Authorization"},
 		"authentication and a header":     {sending(`"auth":{"basic":{"secretRef":{"name":"s"}}},"headers":[{"name":"X-Authorization","value":"x"}]`), ""},
+		"CAs of a ConfigMap":              {sending(`"tls":{"caConfigMapRef":{"name":"a","key":"ca.crt"}}`), ""},
+		"CAs of two places":               {sending(`"tls":{"caConfigMapRef":{"name":"a","key":"k"},"caSecretRef":{"name":"a","key":"k"}}`), "CAs come from either caSecretRef or caConfigMapRef"},
 		"an unknown format":               {sending(`"format":"XML"`), "Unsupported value"},
 		"an unknown method":               {sending(`"method":"TRACE"`), "Unsupported value"},
 		"a GET request":                   {sending(`"method":"GET"`), ""},

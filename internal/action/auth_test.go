@@ -294,7 +294,9 @@ func TestTokenEndpoints(t *testing.T) {
 		spec := from.action()
 		spec.HTTP.URL = to.URL
 		spec.HTTP.Auth.OAuth2.TokenURL = strings.Replace(from.URL, "127.0.0.1", "0.0.0.0", 1) + "/token"
-		runner := newRunner(t, func(options *action.Options) { options.SinkAllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+		runner := newRunner(t, func(options *action.Options) {
+			options.SinkAllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+		})
 		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
 		expect(t, err, permanent, "auth.oauth2: tokenURL: 0.0.0.0:", "forbidden address (this machine)")
 		if len(from.asked) > 0 {
@@ -310,7 +312,7 @@ func TestTokenEndpoints(t *testing.T) {
 		spec := from.action()
 		spec.HTTP.Auth.OAuth2.TokenURL = secure.URL + "/token"
 		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
-		expect(t, err, retry, "auth.oauth2: tokenURL: 127.0.0.1:", "set tls.caSecretRef")
+		expect(t, err, retry, "auth.oauth2: tokenURL: 127.0.0.1:", "set tls.caConfigMapRef or tls.caSecretRef")
 		newSecret(t, namespace, "ca", map[string]string{"ca.crt": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}))})
 		spec.HTTP.TLS = &v1alpha1.HTTPTLS{CASecretRef: &v1alpha1.SecretKeyReference{Name: "ca", Key: "ca.crt"}}
 		_, err = do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))

@@ -140,6 +140,15 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: secretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ConfigMapKeyReference
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+    - name: name
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Delivery
   map:
     fields:
@@ -302,6 +311,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
   map:
     fields:
+    - name: caConfigMapRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ConfigMapKeyReference
     - name: caSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
