@@ -94,6 +94,9 @@ func selection(expr ast.Expr) (operand ast.Expr, field string, ok bool) {
 // maxResultBytes bounds the members of a result that are kept for later actions.
 const maxResultBytes = 4096
 
+// HasResult reports whether other actions use the action's result.
+func (a *Action) HasResult() bool { return len(a.results) > 0 }
+
 // Keep returns the members of an action's result that other actions use, as JSON; nil if there are none. It fails if these are too large
 // for the status of an event.
 func (a *Action) Keep(result map[string]any) ([]byte, error) {

@@ -40,6 +40,8 @@ type Action struct {
 	Headers []*Text
 	// Body is nil for an action that sends the event, or nothing.
 	Body *Body
+	// Success decides whether the response to an http action means success; nil for every 2xx.
+	Success *Condition
 	// Objects are of an apply action.
 	Objects []Object
 	// Message is of an event or log action.
@@ -186,6 +188,14 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 		for i, header := range spec.HTTP.Headers {
 			action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
 		}
+		if auth := spec.HTTP.Auth; auth != nil && auth.OAuth2 != nil {
+			if err := checkURL(auth.OAuth2.TokenURL); err != nil {
+				c.addError(path+".http.auth.oauth2.tokenURL", err)
+			}
+		}
+		if spec.HTTP.Success != "" {
+			action.Success = c.success(path+".http.success", spec.HTTP.Success)
+		}
 	case spec.Apply != nil:
 		action.Objects = c.objects(path+".apply.template", spec.Apply)
 	case spec.Event != nil:
@@ -194,6 +204,15 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 		action.Message = c.text(path+".log.message", spec.Log.Message)
 	}
 	return action
+}
+
+// success compiles the condition of a successful response. It has no Secrets.
+func (c *compiler) success(path, text string) *Condition {
+	outer := c.scope
+	defer func() { c.scope = outer }()
+	c.scope.secrets = nil
+	c.scope.others = append(slices.Clone(outer.others), variableResponse)
+	return c.condition(path, text)
 }
 
 // bounded returns an error as a single truncated line: CEL's errors may hold values of the event.
