@@ -1,0 +1,164 @@
+package action
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+)
+
+// manifest is a rendered and encoded object.
+type manifest struct {
+	object *unstructured.Unstructured
+	body   []byte
+	// isDefaultNamespace means that the template has no namespace.
+	isDefaultNamespace bool
+	// manager is the field manager.
+	manager string
+}
+
+// newManifest renders an object, and sets its name, labels and owner. An object without a namespace gets the rule's: whether its kind is
+// namespaced is not known yet.
+func newManifest(
+	ctx context.Context, task Task, spec *v1alpha1.ApplyAction, index int, template rule.Object,
+) (manifest, error) {
+	rendered, hasOwnFields, err := template.Render(ctx, task.Input)
+	if err != nil {
+		return manifest{}, renderError(ctx, err)
+	}
+	if rendered["metadata"] == nil {
+		rendered["metadata"] = map[string]any{}
+	}
+	metadata := rendered["metadata"].(map[string]any) // checked by rule.Compile
+	for _, field := range []string{"name", "generateName", "namespace"} {
+		if err := checkName(metadata, field); err != nil {
+			return manifest{}, permanent(err)
+		}
+	}
+	labels, _, err := unstructured.NestedStringMap(metadata, "labels")
+	if err != nil {
+		return manifest{}, permanent(fmt.Errorf("template.metadata.labels must be strings, such as ${string(data.id)}: %w", err))
+	}
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[v1alpha1.LabelEvent] = labelValue(task.Event.Name)
+	labels[v1alpha1.LabelRule] = labelValue(task.Rule.Name)
+	object := &unstructured.Unstructured{Object: rendered}
+	object.SetLabels(labels)
+	if object.GetName() == "" {
+		object.SetName(generatedName(task, index, object.GetGenerateName()))
+	}
+	object.SetGenerateName("")
+	if spec.OwnedByEvent {
+		object.SetOwnerReferences(append(object.GetOwnerReferences(), metav1.OwnerReference{
+			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NetBoxEvent", Name: task.Event.Name, UID: task.Event.UID,
+		}))
+	}
+	isDefaultNamespace := object.GetNamespace() == ""
+	if isDefaultNamespace {
+		object.SetNamespace(task.Rule.Namespace)
+	}
+	body, err := object.MarshalJSON()
+	if err != nil {
+		return manifest{}, permanent(err)
+	}
+	return manifest{object, body, isDefaultNamespace, fieldManager(task, hasOwnFields)}, nil
+}
+
+// checkName validates a field that becomes part of a URL path at the API server. An absent field is valid.
+func checkName(metadata map[string]any, field string) error {
+	value, found := metadata[field]
+	if !found {
+		return nil
+	}
+	name, ok := value.(string)
+	if !ok || name == "" {
+		return fmt.Errorf("template.metadata.%s must be a non-empty string, such as ${string(data.id)}, not %.60s",
+			field, fmt.Sprintf("%#v", value))
+	}
+	if len(content.IsPathSegmentName(name)) > 0 || len(name) > maxNameBytes {
+		return fmt.Errorf("template.metadata.%s is %.60q, which is not a valid name; use one such as ${string(data.id)}", field, name)
+	}
+	return nil
+}
+
+// maxNameBytes bounds the name of an object.
+const maxNameBytes = 253
+
+// generatedName returns a deterministic name for an object of a task.
+func generatedName(task Task, index int, prefix string) string {
+	if prefix == "" {
+		prefix = task.Rule.Name + "-"
+	}
+	hash := digest(task, fmt.Sprint(index))
+	return prefix[:min(len(prefix), maxLabelBytes-len(hash))] + hash
+}
+
+// digest returns 16 hex digits that identify a task.
+func digest(task Task, more string) string {
+	return hashOf(fmt.Sprintf("%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
+}
+
+// managerPrefix begins the field managers of all rules.
+const managerPrefix = "netbox-events.io/"
+
+// fieldManager returns the field manager of an action: each action has its own, so that two can apply different fields of one object. An
+// apply removes the fields that its manager applied before. So where the fields depend on the event, each NetBox object has a manager of
+// its own, which ends with a colon and the object's key.
+func fieldManager(task Task, hasOwnFields bool) string {
+	const maxBytes = 128 - 1 - 2*hashBytes // at the API server, less the key
+	name := managerPrefix + task.Rule.Namespace + "/" + task.Rule.Name + "/" + task.Action.Spec.Name
+	if len(name) > maxBytes {
+		hash := hashOf(name)
+		name = name[:maxBytes-len(hash)] + hash
+	}
+	if hasOwnFields {
+		spec := task.Event.Spec
+		name += ":" + hashOf(fmt.Sprintf("%q %q %q %q", task.Event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID))
+	}
+	return name
+}
+
+// objectKey returns the key of the NetBox object in a field manager of this operator, empty without one.
+func objectKey(manager string) string {
+	if !strings.HasPrefix(manager, managerPrefix) {
+		return ""
+	}
+	_, key, _ := strings.Cut(manager, ":")
+	return key
+}
+
+// hashBytes bounds the probability that two names have the same hash.
+const hashBytes = 8
+
+// hashOf returns 16 hex digits that identify a text.
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:hashBytes])
+}
+
+const maxLabelBytes = 63
+
+// labelValue returns a name as a label value. It truncates the start of a long name, because the end identifies the event.
+func labelValue(name string) string {
+	return strings.TrimLeft(name[max(0, len(name)-maxLabelBytes):], "-.")
+}
+
+// describe returns the kind, namespace and name of an object, for messages.
+func describe(object *unstructured.Unstructured) string {
+	name := object.GetName()
+	if object.GetNamespace() != "" {
+		name = object.GetNamespace() + "/" + name
+	}
+	return oneline.Of(object.GetKind()+" "+name, maxNameBytes)
+}
