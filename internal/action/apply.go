@@ -3,16 +3,18 @@ package action
 import (
 	"context"
 	"fmt"
-	"strings"
+	"maps"
 
 	"golang.org/x/sync/singleflight"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // maxClients is the number of cached clients, one per service account.
@@ -47,69 +49,139 @@ func (a *applier) clientFor(namespace, serviceAccount string) (dynamic.Interface
 	return client, nil
 }
 
-// do writes or deletes the objects of an apply action in order, and stops at the first failure. The response names these objects.
+// do executes an apply action.
 func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (Result, error) {
-	manifests := make([]manifest, len(task.Action.Objects))
-	for i, template := range task.Action.Objects {
-		var err error
-		if manifests[i], err = newManifest(ctx, task, spec, i, template); err != nil {
-			return Result{}, err
-		}
-	}
-	task.rendered()
 	client, err := a.clientFor(task.Rule.Namespace, task.Rule.Spec.ServiceAccountName)
 	if err != nil {
 		return Result{}, err
 	}
-	var written []string
-	for _, manifest := range manifests {
-		object, err := a.write(ctx, client, task, spec, manifest)
-		if err != nil {
-			return Result{Response: strings.Join(written, ", ")}, err
-		}
-		written = append(written, object)
-	}
-	return Result{Response: strings.Join(written, ", ")}, nil
+	e := &execution{applier: a, Task: task, spec: spec, client: client}
+	return e.do(ctx)
 }
 
-// write creates, applies or deletes one object, and returns its description.
-func (a *applier) write(
-	ctx context.Context, client dynamic.Interface, task Task, spec *v1alpha1.ApplyAction, manifest manifest,
-) (string, error) {
+// execution is one execution of an apply action.
+type execution struct {
+	*applier
+	Task
+	spec   *v1alpha1.ApplyAction
+	client dynamic.Interface // as the rule's service account
+}
+
+// do writes or deletes the objects of the action in order, and stops at the first failure. The response names these objects.
+func (e *execution) do(ctx context.Context) (Result, error) {
+	manifests, err := e.manifests(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	e.rendered()
+	objects, err := e.writeAll(ctx, manifests)
+	if err != nil {
+		return Result{Response: describeAll(objects)}, err
+	}
+	return e.succeeded(describeAll(objects), objects), nil
+}
+
+// writeAll writes or deletes objects in order. It returns those that it wrote or deleted before the first failure.
+func (e *execution) writeAll(ctx context.Context, manifests []manifest) ([]*unstructured.Unstructured, error) {
+	var objects []*unstructured.Unstructured
+	for _, manifest := range manifests {
+		target, err := e.locate(ctx, manifest)
+		if err != nil {
+			return objects, err
+		}
+		object, err := e.write(ctx, target)
+		if err != nil {
+			return objects, explain(describe(target.object), err)
+		}
+		objects = append(objects, object)
+	}
+	return objects, nil
+}
+
+// succeeded returns the result of an action that is complete.
+func (e *execution) succeeded(response string, objects []*unstructured.Unstructured) Result {
+	kept, err := e.Action.Keep(e.output(objects))
+	if err != nil { // the action is complete nevertheless
+		response = oneline.Of(response, maxTextBytes/2) + "; its result is not kept: " + err.Error()
+	}
+	return Result{Response: response, Kept: kept}
+}
+
+// output returns the result of the action as expressions see it: the object of the template, or the objects of a List.
+func (e *execution) output(objects []*unstructured.Unstructured) map[string]any {
+	if e.Action.IsList {
+		all := make([]any, len(objects))
+		for i, object := range objects {
+			all[i] = exposed(object)
+		}
+		return map[string]any{"objects": all}
+	}
+	if len(objects) == 0 {
+		return nil
+	}
+	return map[string]any{"object": exposed(objects[0])}
+}
+
+// exposed returns an object as expressions see it: without its field managers, and without the values of a Secret, which more users may
+// read in the status of an event than in the Secret.
+func exposed(object *unstructured.Unstructured) map[string]any {
+	fields := maps.Clone(object.Object)
+	metadata, _ := fields["metadata"].(map[string]any)
+	metadata = maps.Clone(metadata)
+	delete(metadata, "managedFields")
+	fields["metadata"] = metadata
+	if object.GetAPIVersion() != "v1" || object.GetKind() != "Secret" {
+		return fields
+	}
+	delete(metadata, "annotations") // kubectl keeps a copy of the object in one
+	if data, ok := fields["data"].(map[string]any); ok {
+		data = maps.Clone(data)
+		for name := range data {
+			data[name] = redactedText
+		}
+		fields["data"] = data
+	}
+	return fields
+}
+
+// target is an object of an action, and its resource at the API server.
+type target struct {
+	manifest
+	resource dynamic.ResourceInterface
+}
+
+// locate finds the resource of an object. It removes the namespace of an object whose kind has none.
+func (e *execution) locate(ctx context.Context, manifest manifest) (target, error) {
 	object := manifest.object
-	mapping, err := a.mapping(ctx, object.GroupVersionKind())
+	mapping, err := e.mapping(ctx, object.GroupVersionKind())
 	if err != nil {
 		if manifest.isDefaultNamespace {
 			object.SetNamespace("") // the kind may be cluster-scoped
 		}
-		return "", explain(describe(object), err)
+		return target{}, explain(describe(object), err)
 	}
-	var resource dynamic.ResourceInterface
 	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-		resource = client.Resource(mapping.Resource).Namespace(object.GetNamespace())
-	} else {
-		object.SetNamespace("")
-		if manifest.body, err = object.MarshalJSON(); err != nil {
-			return "", permanent(err)
-		}
-		resource = client.Resource(mapping.Resource)
+		return target{manifest, e.client.Resource(mapping.Resource).Namespace(object.GetNamespace())}, nil
 	}
-	if spec.Operation == v1alpha1.OperationDelete {
-		return describe(object), explain(describe(object), remove(ctx, resource, task, object.GetName(), spec.Force))
+	object.SetNamespace("")
+	if manifest.body, err = object.MarshalJSON(); err != nil {
+		return target{}, permanent(err)
 	}
-	if spec.OwnedByEvent && object.GetNamespace() != task.Event.Namespace {
-		return "", permanent(fmt.Errorf("%s: an event can own only objects in its own namespace, %s; remove ownedByEvent",
-			describe(object), task.Event.Namespace))
+	return target{manifest, e.client.Resource(mapping.Resource)}, nil
+}
+
+// write creates, applies or deletes an object, and returns it as the API server has it.
+func (e *execution) write(ctx context.Context, target target) (*unstructured.Unstructured, error) {
+	if e.spec.Operation == v1alpha1.OperationDelete {
+		return e.remove(ctx, target)
 	}
-	if spec.Operation == v1alpha1.OperationCreate {
-		err = create(ctx, resource, manifest)
-	} else {
-		err = apply(ctx, resource, spec.Force, manifest)
+	if e.spec.OwnedByEvent && target.object.GetNamespace() != e.Event.Namespace {
+		return nil, permanent(fmt.Errorf("an event can own only objects in its own namespace, %s; remove ownedByEvent", e.Event.Namespace))
 	}
-	if err != nil {
-		return "", explain(describe(object), err)
+	if e.spec.Operation == v1alpha1.OperationCreate {
+		return e.create(ctx, target)
 	}
-	return describe(object), nil
+	return e.apply(ctx, target)
 }
 
 // mapping maps a kind to its resource. Discovery takes no context, and may block on a hung connection: it then continues in the background,

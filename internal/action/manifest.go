@@ -26,6 +26,18 @@ type manifest struct {
 	manager string
 }
 
+// manifests renders the objects of the action.
+func (e *execution) manifests(ctx context.Context) ([]manifest, error) {
+	manifests := make([]manifest, len(e.Action.Objects))
+	for i, template := range e.Action.Objects {
+		var err error
+		if manifests[i], err = newManifest(ctx, e.Task, e.spec, i, template); err != nil {
+			return nil, err
+		}
+	}
+	return manifests, nil
+}
+
 // newManifest renders an object, and sets its name, labels and owner. An object without a namespace gets the rule's: whether its kind is
 // namespaced is not known yet.
 func newManifest(
@@ -161,4 +173,13 @@ func describe(object *unstructured.Unstructured) string {
 		name = object.GetNamespace() + "/" + name
 	}
 	return oneline.Of(object.GetKind()+" "+name, maxNameBytes)
+}
+
+// describeAll names objects.
+func describeAll(objects []*unstructured.Unstructured) string {
+	names := make([]string, len(objects))
+	for i, object := range objects {
+		names[i] = describe(object)
+	}
+	return strings.Join(names, ", ")
 }

@@ -14,20 +14,20 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// remove deletes an object that rules of this operator created, or any with force. Where it has fields of other NetBox objects, it removes
-// those of this one alone. An object that does not exist is deleted.
-func remove(ctx context.Context, resource dynamic.ResourceInterface, task Task, name string, isForced bool) error {
-	object, err := resource.Get(ctx, name, metav1.GetOptions{})
+// remove deletes an object that rules of this operator created, or any with force, and returns it as it was. Where it has fields of other
+// NetBox objects, it removes those of this one alone. An object that does not exist is deleted: then it returns its kind and name.
+func (e *execution) remove(ctx context.Context, target target) (*unstructured.Unstructured, error) {
+	object, err := target.resource.Get(ctx, target.object.GetName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil
+		return named(target.object), nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if reason := notOurs(object); reason != "" && !isForced {
-		return permanent(fmt.Errorf("it is not deleted, because %s; set apply.force to delete it nevertheless", reason))
+	if reason := notOurs(object); reason != "" && !e.spec.Force {
+		return nil, permanent(fmt.Errorf("it is not deleted, because %s; set apply.force to delete it nevertheless", reason))
 	}
-	key := objectKey(fieldManager(task, true))
+	key := objectKey(fieldManager(e.Task, true))
 	var managers []string // of this NetBox object
 	hasOthers := false
 	for _, entry := range object.GetManagedFields() {
@@ -40,22 +40,29 @@ func remove(ctx context.Context, resource dynamic.ResourceInterface, task Task, 
 		}
 	}
 	if !hasOthers {
-		version := object.GetResourceVersion()
-		err := resource.Delete(ctx, name, metav1.DeleteOptions{
-			Preconditions:     &metav1.Preconditions{UID: new(object.GetUID()), ResourceVersion: &version}, // what was checked
-			PropagationPolicy: new(metav1.DeletePropagationBackground),                                     // a Job's default orphans its pods
-		})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return err
+		version := object.GetResourceVersion() // what was checked
+		return object, e.delete(ctx, target.resource, object, &version)
 	}
 	for _, manager := range managers {
-		if err := release(ctx, resource, object, manager); err != nil {
-			return err
+		if err := e.release(ctx, target.resource, object, manager); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return object, nil
+}
+
+// delete deletes an object, if it still is the same one, and has the given version, nil for any. An object that is gone is deleted.
+func (e *execution) delete(
+	ctx context.Context, resource dynamic.ResourceInterface, object *unstructured.Unstructured, version *string,
+) error {
+	err := resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{
+		Preconditions:     &metav1.Preconditions{UID: new(object.GetUID()), ResourceVersion: version},
+		PropagationPolicy: new(metav1.DeletePropagationBackground), // a Job's default orphans its pods
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // notOurs returns why an object does not count as created by rules of this operator, empty if it does: they own fields of it, and no other

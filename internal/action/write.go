@@ -15,18 +15,19 @@ import (
 
 // apply applies an object server-side. It takes over fields from other rules and actions of this operator, also from those that were
 // renamed or deleted since, and with force from any field manager.
-func apply(ctx context.Context, resource dynamic.ResourceInterface, isForced bool, manifest manifest) error {
-	applied, err := patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, isForced)
+func (e *execution) apply(ctx context.Context, target target) (*unstructured.Unstructured, error) {
+	name, manager := target.object.GetName(), target.manager
+	applied, err := e.patch(ctx, target.resource, name, manager, target.body, e.spec.Force)
 	if own, foreign := conflicts(err); len(own) > 0 && len(foreign) == 0 {
-		applied, err = patch(ctx, resource, manifest.object.GetName(), manifest.manager, manifest.body, true)
+		applied, err = e.patch(ctx, target.resource, name, manager, target.body, true)
 	}
-	if err != nil || objectKey(manifest.manager) == "" || countObjects(applied) <= maxObjects {
-		return err
+	if err != nil || objectKey(manager) == "" || countObjects(applied) <= maxObjects {
+		return applied, err
 	}
-	if err := release(ctx, resource, applied, manifest.manager); err != nil {
-		return err
+	if err := e.release(ctx, target.resource, applied, manager); err != nil {
+		return nil, err
 	}
-	return permanent(fmt.Errorf(
+	return nil, permanent(fmt.Errorf(
 		"it has fields of %d NetBox objects, and can have no more; include ${event.objectID} in metadata.name", maxObjects))
 }
 
@@ -46,21 +47,29 @@ func countObjects(object *unstructured.Unstructured) int {
 }
 
 // release removes the fields that only one field manager owns.
-func release(ctx context.Context, resource dynamic.ResourceInterface, object *unstructured.Unstructured, manager string) error {
-	empty := &unstructured.Unstructured{}
-	empty.SetGroupVersionKind(object.GroupVersionKind())
-	empty.SetName(object.GetName())
-	empty.SetNamespace(object.GetNamespace())
+func (e *execution) release(
+	ctx context.Context, resource dynamic.ResourceInterface, object *unstructured.Unstructured, manager string,
+) error {
+	empty := named(object)
 	empty.SetUID(object.GetUID()) // never creates another
 	body, err := empty.MarshalJSON()
 	if err != nil {
 		return permanent(err)
 	}
-	_, err = patch(ctx, resource, object.GetName(), manager, body, true)
+	_, err = e.patch(ctx, resource, object.GetName(), manager, body, true)
 	return err
 }
 
-func patch(
+// named returns an object of the same kind, namespace and name, without other fields.
+func named(object *unstructured.Unstructured) *unstructured.Unstructured {
+	named := &unstructured.Unstructured{}
+	named.SetGroupVersionKind(object.GroupVersionKind())
+	named.SetName(object.GetName())
+	named.SetNamespace(object.GetNamespace())
+	return named
+}
+
+func (e *execution) patch(
 	ctx context.Context, resource dynamic.ResourceInterface, name, manager string, body []byte, isForced bool,
 ) (*unstructured.Unstructured, error) {
 	return resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
@@ -68,22 +77,26 @@ func patch(
 	})
 }
 
-// create creates an object. It succeeds if the same event and rule already created it.
-func create(ctx context.Context, resource dynamic.ResourceInterface, manifest manifest) error {
-	object := manifest.object
-	_, err := resource.Create(ctx, object, metav1.CreateOptions{
-		FieldManager: manifest.manager, FieldValidation: metav1.FieldValidationStrict,
+// create creates an object. It succeeds if the same event and rule already created it, and returns that one.
+func (e *execution) create(ctx context.Context, target target) (*unstructured.Unstructured, error) {
+	created, err := target.resource.Create(ctx, target.object, metav1.CreateOptions{
+		FieldManager: target.manager, FieldValidation: metav1.FieldValidationStrict,
 	})
 	if !apierrors.IsAlreadyExists(err) {
-		return err
+		return created, err
 	}
-	existing, getErr := resource.Get(ctx, object.GetName(), metav1.GetOptions{})
+	existing, getErr := target.resource.Get(ctx, target.object.GetName(), metav1.GetOptions{})
 	if getErr != nil {
-		return fmt.Errorf("it already exists, and the operator cannot check whether this event created it: %w", getErr)
+		return nil, fmt.Errorf("it already exists, and the operator cannot check whether this event created it: %w", getErr)
 	}
-	got, want := existing.GetLabels(), object.GetLabels()
-	if got[v1alpha1.LabelEvent] == want[v1alpha1.LabelEvent] && got[v1alpha1.LabelRule] == want[v1alpha1.LabelRule] {
-		return nil
+	if isOfSameEvent(existing, target.object) {
+		return existing, nil
 	}
-	return err
+	return nil, err
+}
+
+// isOfSameEvent reports whether two objects have the labels of the same event and rule.
+func isOfSameEvent(a, b *unstructured.Unstructured) bool {
+	one, other := a.GetLabels(), b.GetLabels()
+	return one[v1alpha1.LabelEvent] == other[v1alpha1.LabelEvent] && one[v1alpha1.LabelRule] == other[v1alpha1.LabelRule]
 }

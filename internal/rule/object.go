@@ -20,16 +20,15 @@ type Object struct {
 type node any
 
 // objects compiles the template of an object, or of the items of a List.
-func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) []Object {
+func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) (objects []Object, isList bool) {
 	decoded, _ := object(spec.Template).(map[string]any)
 	if decoded["apiVersion"] != "v1" || decoded["kind"] != "List" {
-		return []Object{c.object(path, decoded, spec.Operation)}
+		return []Object{c.object(path, decoded, spec.Operation)}, false
 	}
 	items, ok := decoded["items"].([]any)
 	if !ok || len(items) == 0 {
 		c.addError(path+".items", errors.New("must be the objects of the List"))
 	}
-	var objects []Object
 	for i, item := range items {
 		path := fmt.Sprintf("%s.items[%d]", path, i)
 		fields, ok := item.(map[string]any)
@@ -39,7 +38,7 @@ func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) []Object {
 		}
 		objects = append(objects, c.object(path, fields, spec.Operation))
 	}
-	return objects
+	return objects, true
 }
 
 func (c *compiler) object(path string, fields map[string]any, operation v1alpha1.ApplyOperation) Object {

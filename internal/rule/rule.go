@@ -38,8 +38,9 @@ type Action struct {
 	Headers []*Text
 	// Body is nil for an action that sends the event, or nothing.
 	Body *Body
-	// Objects are of an apply action.
+	// Objects are of an apply action. IsList means that its template is a List of them.
 	Objects []Object
+	IsList  bool
 	// Message is of an event or log action.
 	Message *Text
 
@@ -162,7 +163,7 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 			action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
 		}
 	case spec.Apply != nil:
-		action.Objects = c.objects(path+".apply.template", spec.Apply)
+		action.Objects, action.IsList = c.objects(path+".apply.template", spec.Apply)
 	case spec.Event != nil:
 		action.Message = c.text(path+".event.message", spec.Event.Message)
 	case spec.Log != nil:
