@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
@@ -56,7 +57,11 @@ func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction)
 		return Result{}, err
 	}
 	e := &execution{applier: a, Task: task, spec: spec, client: client}
-	return e.do(ctx)
+	result, err := e.do(ctx)
+	if task.IsDryRun && (err == nil || result.Response != "") {
+		result.Response = "dry run: " + result.Response
+	}
+	return result, err
 }
 
 // execution is one execution of an apply action.
@@ -65,6 +70,14 @@ type execution struct {
 	Task
 	spec   *v1alpha1.ApplyAction
 	client dynamic.Interface // as the rule's service account
+}
+
+// dryRun is the option of all requests that write.
+func (e *execution) dryRun() []string {
+	if e.IsDryRun {
+		return []string{metav1.DryRunAll}
+	}
+	return nil
 }
 
 // do writes or deletes the objects of the action in order, and stops at the first failure. The response names these objects.

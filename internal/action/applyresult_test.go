@@ -2,11 +2,13 @@ package action_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
@@ -116,4 +118,56 @@ func TestApplyResults(t *testing.T) {
 			t.Errorf("kept %s", result.Kept)
 		}
 	})
+}
+
+// TestApplyDryRun checks that a dry run changes nothing, and fails where the action would.
+func TestApplyDryRun(t *testing.T) {
+	runner := newRunner(t)
+	dryRun := func(task action.Task) action.Task {
+		task.IsDryRun = true
+		return task
+	}
+	for _, operation := range []v1alpha1.ApplyOperation{v1alpha1.OperationApply, v1alpha1.OperationCreate, v1alpha1.OperationDelete} {
+		t.Run(string(operation), func(t *testing.T) {
+			namespace := newNamespace(t)
+			grant(t, namespace, serviceAccount, namespace, "", "configmaps", "delete")
+			event := device(t, namespace, "leaf1")
+			_, err := do(t, runner, newTask(t, event, newApply(t, configMap(`"metadata": {"name": "old"}`))))
+			expect(t, err, done)
+			before := list[corev1.ConfigMapList](t, namespace).Items
+
+			name := "new"
+			if operation == v1alpha1.OperationDelete {
+				name = "old"
+			}
+			spec := newApply(t, configMap(fmt.Sprintf(`"metadata": {"name": %q}, "data": {"name": "${data.name}"}`, name)))
+			spec.Apply.Operation = operation
+			result, err := attempt(t, runner, dryRun(usedBy(t, newTask(t, event, spec), "${results.do.object.metadata.name}")))
+			expect(t, err, done)
+			if want := "dry run: ConfigMap " + namespace + "/" + name; result.Response != want {
+				t.Errorf("response is %q, want %q", result.Response, want)
+			}
+			if want := `{"object":{"metadata":{"name":"` + name + `"}}}`; string(result.Kept) != want {
+				t.Errorf("kept %s, want %s", result.Kept, want)
+			}
+			if diff := cmp.Diff(before, list[corev1.ConfigMapList](t, namespace).Items); diff != "" {
+				t.Errorf("changed (-before +after):\n%s", diff)
+			}
+		})
+	}
+	for _, test := range []struct{ reason, template, text string }{
+		{"a field that does not exist", configMap(`"metadata": {"name": "a"}, "dat": {}`), ".dat: field not declared in schema"},
+		{"a missing permission of the account", `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}`, `cannot patch resource "secrets"`},
+		{"fields of another field manager", configMap(`"metadata": {"name": "foreign"}, "data": {"a": "b"}`), "other field managers own fields"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			namespace := newNamespace(t)
+			plane.Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "foreign"}, Data: map[string]string{"a": "mine"}})
+			result, err := attempt(t, runner, dryRun(newTask(t, device(t, namespace, "leaf1"), newApply(t, test.template))))
+			expect(t, err, permanent, test.text)
+			if result.Response != "" {
+				t.Errorf("response is %q", result.Response)
+			}
+		})
+	}
 }

@@ -58,6 +58,7 @@ func (e *execution) delete(
 	err := resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{
 		Preconditions:     &metav1.Preconditions{UID: new(object.GetUID()), ResourceVersion: version},
 		PropagationPolicy: new(metav1.DeletePropagationBackground), // a Job's default orphans its pods
+		DryRun:            e.dryRun(),
 	})
 	if apierrors.IsNotFound(err) {
 		return nil

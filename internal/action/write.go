@@ -73,14 +73,14 @@ func (e *execution) patch(
 	ctx context.Context, resource dynamic.ResourceInterface, name, manager string, body []byte, isForced bool,
 ) (*unstructured.Unstructured, error) {
 	return resource.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{
-		FieldManager: manager, FieldValidation: metav1.FieldValidationStrict, Force: &isForced,
+		FieldManager: manager, FieldValidation: metav1.FieldValidationStrict, Force: &isForced, DryRun: e.dryRun(),
 	})
 }
 
 // create creates an object. It succeeds if the same event and rule already created it, and returns that one.
 func (e *execution) create(ctx context.Context, target target) (*unstructured.Unstructured, error) {
 	created, err := target.resource.Create(ctx, target.object, metav1.CreateOptions{
-		FieldManager: target.manager, FieldValidation: metav1.FieldValidationStrict,
+		FieldManager: target.manager, FieldValidation: metav1.FieldValidationStrict, DryRun: e.dryRun(),
 	})
 	if !apierrors.IsAlreadyExists(err) {
 		return created, err
