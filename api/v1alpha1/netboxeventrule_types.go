@@ -421,6 +421,7 @@ type HTTPTLS struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Delete'",message="ownedByEvent has no effect on the operation Delete: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
+// +kubebuilder:validation:XValidation:rule="!has(self.wait) || !has(self.operation) || self.operation != 'Delete'",message="wait has no effect on the operation Delete: remove it"
 type ApplyAction struct {
 	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
@@ -446,6 +447,31 @@ type ApplyAction struct {
 	// event's namespace.
 	// +optional
 	OwnedByEvent bool `json:"ownedByEvent,omitempty"`
+	// wait makes the action wait for its objects, for example {"success": "object.status.?succeeded.orValue(0) > 0", "failure":
+	// "object.status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
+	// written.
+	// +optional
+	Wait *ApplyWait `json:"wait,omitempty"`
+}
+
+// ApplyWait makes an action wait for its objects. The service account needs to get them.
+type ApplyWait struct {
+	// success is an expression in CEL over the variable object, for example object.status.?succeeded.orValue(0) > 0: the action succeeds when
+	// it is true for all objects of the template. An expression that fails, because of a missing key for example, is not true yet.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Success string `json:"success,omitempty"`
+	// failure is an expression in CEL over the variable object, for example object.status.?failed.orValue(0) > 2: the attempt fails when it is
+	// true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Failure string `json:"failure,omitempty"`
+	// timeout bounds the wait, for example 30m. After it the attempt fails. Absent: 30m.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 
 // ApplyOperation is the operation of an apply action.

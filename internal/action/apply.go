@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -27,10 +28,11 @@ type applier struct {
 	mapper    meta.RESTMapper
 	discovery singleflight.Group // by kind
 	clients   *lru.Cache         // dynamic.Interface by user name
+	clock     clock.PassiveClock
 }
 
 func newApplier(options Options) *applier {
-	return &applier{config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients)}
+	return &applier{config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients), clock: options.Clock}
 }
 
 // clientFor returns a client that impersonates a service account: it has the permissions of the account and no others.
@@ -80,16 +82,24 @@ func (e *execution) dryRun() []string {
 	return nil
 }
 
-// do writes or deletes the objects of the action in order, and stops at the first failure. The response names these objects.
+// do writes or deletes the objects of the action in order, and stops at the first failure, or looks at those that it waits for. The
+// response names the objects.
 func (e *execution) do(ctx context.Context) (Result, error) {
 	manifests, err := e.manifests(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	e.rendered()
+	waits := e.Action.Wait != nil && !e.IsDryRun
+	if waits && !e.WaitingSince.IsZero() {
+		return e.look(ctx, manifests)
+	}
 	objects, err := e.writeAll(ctx, manifests)
 	if err != nil {
 		return Result{Response: describeAll(objects)}, err
+	}
+	if waits {
+		return e.await(ctx, objects)
 	}
 	return e.succeeded(describeAll(objects), objects), nil
 }
@@ -190,6 +200,9 @@ func (e *execution) write(ctx context.Context, target target) (*unstructured.Uns
 	}
 	if e.spec.OwnedByEvent && target.object.GetNamespace() != e.Event.Namespace {
 		return nil, permanent(fmt.Errorf("an event can own only objects in its own namespace, %s; remove ownedByEvent", e.Event.Namespace))
+	}
+	if err := e.deleteFailed(ctx, target); err != nil {
+		return nil, err
 	}
 	if e.spec.Operation == v1alpha1.OperationCreate {
 		return e.create(ctx, target)

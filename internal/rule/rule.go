@@ -41,10 +41,18 @@ type Action struct {
 	// Objects are of an apply action. IsList means that its template is a List of them.
 	Objects []Object
 	IsList  bool
+	// Wait is of an apply action that waits for its objects, nil for one that does not.
+	Wait *Wait
 	// Message is of an event or log action.
 	Message *Text
 
 	results paths // the members of its result that other actions use
+}
+
+// Wait decides about the objects that an action waits for. Its conditions use the variable object.
+type Wait struct {
+	Success *Condition
+	Failure *Condition // nil for never
 }
 
 // Compile compiles a rule. Its error has a line for each invalid expression or template: the path in spec, the line and column, and the
@@ -164,12 +172,26 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 		}
 	case spec.Apply != nil:
 		action.Objects, action.IsList = c.objects(path+".apply.template", spec.Apply)
+		if spec.Apply.Wait != nil {
+			action.Wait = c.wait(path+".apply.wait", spec.Apply.Wait)
+		}
 	case spec.Event != nil:
 		action.Message = c.text(path+".event.message", spec.Event.Message)
 	case spec.Log != nil:
 		action.Message = c.text(path+".log.message", spec.Log.Message)
 	}
 	return action
+}
+
+func (c *compiler) wait(path string, spec *v1alpha1.ApplyWait) *Wait {
+	others := c.scope.others
+	c.scope.others = append(slices.Clone(others), variableObject)
+	defer func() { c.scope.others = others }()
+	wait := &Wait{Success: c.condition(path+".success", spec.Success)}
+	if spec.Failure != "" {
+		wait.Failure = c.condition(path+".failure", spec.Failure)
+	}
+	return wait
 }
 
 // bounded returns an error as a single truncated line: CEL's errors may hold values of the event.

@@ -42,6 +42,10 @@ type ApplyActionApplyConfiguration struct {
 	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
 	// event's namespace.
 	OwnedByEvent *bool `json:"ownedByEvent,omitempty"`
+	// wait makes the action wait for its objects, for example {"success": "object.status.?succeeded.orValue(0) > 0", "failure":
+	// "object.status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
+	// written.
+	Wait *ApplyWaitApplyConfiguration `json:"wait,omitempty"`
 }
 
 // ApplyActionApplyConfiguration constructs a declarative configuration of the ApplyAction type for use with
@@ -79,5 +83,13 @@ func (b *ApplyActionApplyConfiguration) WithForce(value bool) *ApplyActionApplyC
 // If called multiple times, the OwnedByEvent field is set to the value of the last call.
 func (b *ApplyActionApplyConfiguration) WithOwnedByEvent(value bool) *ApplyActionApplyConfiguration {
 	b.OwnedByEvent = &value
+	return b
+}
+
+// WithWait sets the Wait field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Wait field is set to the value of the last call.
+func (b *ApplyActionApplyConfiguration) WithWait(value *ApplyWaitApplyConfiguration) *ApplyActionApplyConfiguration {
+	b.Wait = value
 	return b
 }
