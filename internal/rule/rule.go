@@ -42,8 +42,11 @@ type Action struct {
 	Body *Body
 	// Success decides whether the response to an http action means success; nil for every 2xx.
 	Success *Condition
-	// Objects are of an apply action.
+	// Objects are of an apply action. IsList means that its template is a List of them.
 	Objects []Object
+	IsList  bool
+	// Wait is of an apply action that waits for its objects, nil for one that does not.
+	Wait *Wait
 	// Message is of an event or log action.
 	Message *Text
 
@@ -63,6 +66,12 @@ func (r *Rule) Find(name string) *Action {
 		}
 	}
 	return nil
+}
+
+// Wait decides about the objects that an action waits for. Its conditions use the variable object.
+type Wait struct {
+	Success *Condition
+	Failure *Condition // nil for never
 }
 
 // Compile compiles a rule. Its error has a line for each invalid expression or template: the path in spec, the line and column, and the
@@ -197,7 +206,10 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 			action.Success = c.success(path+".http.success", spec.HTTP.Success)
 		}
 	case spec.Apply != nil:
-		action.Objects = c.objects(path+".apply.template", spec.Apply)
+		action.Objects, action.IsList = c.objects(path+".apply.template", spec.Apply)
+		if spec.Apply.Wait != nil {
+			action.Wait = c.wait(path+".apply.wait", spec.Apply.Wait)
+		}
 	case spec.Event != nil:
 		action.Message = c.text(path+".event.message", spec.Event.Message)
 	case spec.Log != nil:
@@ -213,6 +225,17 @@ func (c *compiler) success(path, text string) *Condition {
 	c.scope.secrets = nil
 	c.scope.others = append(slices.Clone(outer.others), variableResponse)
 	return c.condition(path, text)
+}
+
+func (c *compiler) wait(path string, spec *v1alpha1.ApplyWait) *Wait {
+	others := c.scope.others
+	c.scope.others = append(slices.Clone(others), variableObject)
+	defer func() { c.scope.others = others }()
+	wait := &Wait{Success: c.condition(path+".success", spec.Success)}
+	if spec.Failure != "" {
+		wait.Failure = c.condition(path+".failure", spec.Failure)
+	}
+	return wait
 }
 
 // bounded returns an error as a single truncated line: CEL's errors may hold values of the event.

@@ -470,6 +470,14 @@ func TestCompile(t *testing.T) {
 			"spec.actions[job].apply.template.items[0]: must be an object", "spec.actions[job].apply.template.items[1].apiVersion: must be",
 		}},
 
+		{reason: "a wait", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{
+			Template: apply(`{"apiVersion": "v1", "kind": "Secret", "metadata": {"labels": {"a": "${object.metadata.name}"}}}`).Apply.Template,
+			Wait:     &v1alpha1.ApplyWait{Success: `object.status.phase == data.name && event.event != ""`, Failure: `object.status.phase + 'x' == "x" || obj.a`},
+		}}, log("${object}")}, want: []string{
+			"spec.actions[job].apply.template.metadata.labels.a: ${object.metadata.name}: 1:1: undeclared reference to 'object'",
+			"spec.actions[job].apply.wait.failure: 1:37: undeclared reference to 'obj'", "spec.actions[line].log.message: ${object}: 1:1: undeclared",
+		}},
+
 		{reason: "errors in all templates, each with its path", cel: `dat`, actions: []v1alpha1.Action{
 			{Name: "announce", HTTP: &v1alpha1.HTTPAction{URL: "https://example.com/${dat}", Headers: []v1alpha1.HTTPHeader{
 				{Name: "X-A", Value: "${data.name}"}, {Name: "X-C", Value: "${dat}"},

@@ -38,6 +38,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ActionStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ApplyAction"):
 		return &apiv1alpha1.ApplyActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ApplyWait"):
+		return &apiv1alpha1.ApplyWaitApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("BasicAuth"):
 		return &apiv1alpha1.BasicAuthApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ConfigMapKeyReference"):

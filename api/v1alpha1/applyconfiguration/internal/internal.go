@@ -135,8 +135,23 @@ var schemaYAML = typed.YAMLObject(`types:
                 namedType: __untyped_deduced_
               elementRelationship: separable
           elementRelationship: atomic
+    - name: wait
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyWait
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
   scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyWait
+  map:
+    fields:
+    - name: failure
+      type:
+        scalar: string
+    - name: success
+      type:
+        scalar: string
+    - name: timeout
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.BasicAuth
   map:
     fields:
