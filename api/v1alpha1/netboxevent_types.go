@@ -209,8 +209,13 @@ const (
 // IsFinished reports whether processing is complete.
 func (p Phase) IsFinished() bool { return p != PhasePending }
 
-// AnnotationReplay causes an event to be matched and delivered again whenever its value changes. The value is arbitrary.
-const AnnotationReplay = "netbox-events.io/replay"
+// Annotations of a NetBoxEvent.
+const (
+	// AnnotationReplay causes an event to be matched and delivered again whenever its value changes. The value is arbitrary.
+	AnnotationReplay = "netbox-events.io/replay"
+	// AnnotationReplayRule is the name of a rule: replays are of this rule alone. It causes one whenever its value changes.
+	AnnotationReplayRule = "netbox-events.io/replay-rule"
+)
 
 // Conditions of a NetBoxEvent and their reasons.
 const (
@@ -254,7 +259,8 @@ const (
 	DeliverySucceeded DeliveryState = "Succeeded"
 	// DeliveryFailed means that it failed permanently.
 	DeliveryFailed DeliveryState = "Failed"
-	// DeliverySkipped means that the rule, or the action, was deleted before it succeeded.
+	// DeliverySkipped means that the action was not executed: its when is false, an action that it depends on did not succeed, or the action or
+	// its rule was deleted. Of a rule, that all its actions were skipped.
 	DeliverySkipped DeliveryState = "Skipped"
 )
 
@@ -264,10 +270,17 @@ type RuleStatus struct {
 	Name string `json:"name"`
 	// state is Pending, Succeeded, Failed if an action failed permanently, or Skipped, for example Succeeded.
 	State DeliveryState `json:"state"`
-	// actions are the states of the rule's actions, as of the time it matched.
+	// actions are the states of the rule's actions, as of the time it matched; if one failed permanently, also of those in onFailure.
 	// +optional
 	// +listType=atomic
 	Actions []ActionStatus `json:"actions,omitempty"`
+	// removal is true if the event does not match the rule, but its NetBox object may have matched earlier: the rule's Mirror actions delete
+	// their objects.
+	// +optional
+	Removal bool `json:"removal,omitempty"`
+	// limitKey is the value of the rule's limit.key, for example ams1; a long one is replaced by its beginning and a hash.
+	// +optional
+	LimitKey string `json:"limitKey,omitempty"`
 }
 
 // ActionStatus is the state of an action.
@@ -292,9 +305,21 @@ type ActionStatus struct {
 	// lastError is the error of the last attempt, for example "answered with 503 Service Unavailable".
 	// +optional
 	LastError string `json:"lastError,omitempty"`
-	// response summarizes the result of a successful attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
+	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the action
+	// was skipped.
 	// +optional
 	Response string `json:"response,omitempty"`
+	// waitingSince is when the action began to wait for its objects (apply.wait), for example 2020-10-26T18:14:19Z.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
+	WaitingSince *metav1.Time `json:"waitingSince,omitempty"`
+	// result holds the members of the action's result that later actions use, for example {"response": {"body": {"id": 7}}}.
+	// +optional
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Result JSONObject `json:"result,omitzero"`
 }
 
 // NetBoxEventStatus is the processing state of an event.
@@ -316,6 +341,9 @@ type NetBoxEventStatus struct {
 	// and a hash.
 	// +optional
 	Replay string `json:"replay,omitempty"`
+	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example provision-active-devices.
+	// +optional
+	ReplayRule string `json:"replayRule,omitempty"`
 	// startTime is the start of processing, for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string

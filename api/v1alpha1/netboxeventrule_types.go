@@ -36,8 +36,19 @@ type NetBoxEventRule struct {
 
 // NetBoxEventRuleSpec selects events, and defines the actions on them.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply))",message="a rule with an apply action must set serviceAccountName"
+// +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply)))",message="a rule with an apply action must set serviceAccountName"
+// +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || self.onFailure.all(f, !self.actions.exists(a, a.name == f.name))",message="actions and onFailure must not have actions of the same name"
 type NetBoxEventRuleSpec struct {
+	// suspend stops the matching of events, for example true. Deliveries of events that matched before continue. Events that come meanwhile
+	// are not matched later, unless they are replayed.
+	// +optional
+	Suspend bool `json:"suspend,omitempty"`
+
+	// dryRun executes no action, for example true: the status of each event that matches shows the request that would be sent, without the
+	// values of Secrets, or the objects that would be written, which the API server checks by a dry run.
+	// +optional
+	DryRun bool `json:"dryRun,omitempty"`
+
 	// match selects the events that match all of its fields. Without it, the rule matches all events of the namespace.
 	// +optional
 	Match Match `json:"match,omitzero"`
@@ -47,6 +58,10 @@ type NetBoxEventRuleSpec struct {
 	// +optional
 	// +kubebuilder:default=PerObject
 	Order Order `json:"order,omitempty"`
+
+	// limit bounds the deliveries of the rule, for example {"perSecond": 10, "concurrency": 4}.
+	// +optional
+	Limit Limit `json:"limit,omitzero"`
 
 	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
@@ -69,13 +84,46 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 
-	// actions are executed in this order for each matching event. A failed action is retried by itself, and does not block the others.
+	// actions are executed in this order for each matching event. A failed action is retried by itself, and blocks only those that depend on
+	// it.
 	// +required
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	Actions []Action `json:"actions,omitempty"`
+
+	// onFailure are actions that are executed once for an event that the rule gives up: an action failed permanently, and no other one is
+	// pending. Their templates may use failure.action, failure.error and failure.attempts. They are retried as the rule's actions are.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	OnFailure []Action `json:"onFailure,omitempty"`
+}
+
+// Limit bounds the deliveries of a rule. A delivery is the execution of its due actions for one event.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.key) || has(self.concurrency)",message="key divides concurrency: set concurrency, or remove key"
+type Limit struct {
+	// perSecond is the maximum rate of deliveries, for example 10.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	PerSecond int32 `json:"perSecond,omitempty"`
+	// concurrency is the maximum number of deliveries at the same time, for example 4. A delivery that waits for an object (apply.wait) counts;
+	// one that waits for its next attempt does not.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	Concurrency int32 `json:"concurrency,omitempty"`
+	// key is an expression in CEL: concurrency bounds the deliveries for each of its values, for example data.site.slug.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Key string `json:"key,omitempty"`
 }
 
 // RuleSecret is an entry of a Secret for the templates of a rule's http actions.
@@ -203,6 +251,21 @@ type Action struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
+	// when is an expression in CEL: the action is skipped unless it is true, for example event.event != "deleted". It may use results of the
+	// actions in dependsOn.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	When string `json:"when,omitempty"`
+	// dependsOn are earlier actions of the list, for example ["create"]. The action waits until all of them have succeeded, and is skipped if
+	// one fails permanently or is skipped. It may use their results, and those of the actions that these depend on, for example
+	// ${results.create.response.body.id} of an http action, or ${results.job.object.metadata.name} of an apply action.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=63
+	DependsOn []string `json:"dependsOn,omitempty"`
 	// http sends the event to a URL.
 	// +optional
 	HTTP *HTTPAction `json:"http,omitempty"`

@@ -26,6 +26,12 @@ type Task struct {
 	Action *rule.Action
 	Event  *v1alpha1.NetBoxEvent
 	Input  *rule.Input
+	// IsDryRun means that nothing is sent or written, and that the response says what would be.
+	IsDryRun bool
+	// WaitingSince is when the action was executed that now waits for its result; the zero time before that.
+	WaitingSince time.Time
+	// IsRemoval means that the event does not match the rule any more, and that the objects of a Mirror action are to be deleted.
+	IsRemoval bool
 	// Rendered, if it is not nil, is called once after all CPU-bound work: templates, body and objects are rendered, and nothing has been
 	// sent. It is not called if rendering fails.
 	Rendered func()
@@ -35,6 +41,16 @@ func (t Task) rendered() {
 	if t.Rendered != nil {
 		t.Rendered()
 	}
+}
+
+// Result is the result of an action.
+type Result struct {
+	// Response is a summary of the sink's response or of the written objects, also of an action that failed.
+	Response string
+	// Kept is the part of the result that later actions use, as JSON; nil for none.
+	Kept []byte
+	// Wait is set for an action that is not complete: Do is to be called again after this time, with the start of the wait.
+	Wait time.Duration
 }
 
 // Options are the dependencies and settings of a Runner.
@@ -73,22 +89,22 @@ func NewRunner(options Options) *Runner {
 	}
 }
 
-// Do executes an action once. It returns a summary of the sink's response or of the written objects, also on failure. Each error is a
-// *Failure, which wraps context.Canceled if the context was canceled.
-func (r *Runner) Do(ctx context.Context, task Task) (response string, err error) {
+// Do executes an action once. Each error is a *Failure, which wraps context.Canceled if the context was canceled.
+func (r *Runner) Do(ctx context.Context, task Task) (result Result, err error) {
 	switch spec := task.Action.Spec; {
 	case spec.HTTP != nil:
-		response, err = r.http.send(ctx, task, spec.HTTP)
+		result, err = r.http.send(ctx, task, spec.HTTP)
 	case spec.Apply != nil:
-		response, err = r.apply.do(ctx, task, spec.Apply)
+		result, err = r.apply.do(ctx, task, spec.Apply)
 	case spec.Event != nil:
-		err = r.createEvent(ctx, task, spec.Event)
+		result, err = r.createEvent(ctx, task, spec.Event)
 	case spec.Log != nil:
-		err = r.writeLog(ctx, task)
+		result, err = r.writeLog(ctx, task)
 	default:
 		err = permanent(errors.New("unknown kind of action in this version of the operator"))
 	}
-	return oneline.Of(response, maxTextBytes), asFailure(ctx, task, err)
+	result.Response = oneline.Of(result.Response, maxTextBytes)
+	return result, asFailure(ctx, task, err)
 }
 
 // Failure is an error of an action, classified for retries.

@@ -101,7 +101,8 @@ func do(t *testing.T, runner *action.Runner, task action.Task) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), task.Rule.Spec.Retry.Timeout.Duration)
 	defer cancel()
-	return runner.Do(ctx, task)
+	result, err := runner.Do(ctx, task)
+	return result.Response, err
 }
 
 // outcome is the outcome of an action.

@@ -73,29 +73,29 @@ type manifest struct {
 	manager string
 }
 
-// do writes or deletes the objects of an apply action in order, and stops at the first failure. It returns a summary of these objects.
-func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (string, error) {
+// do writes or deletes the objects of an apply action in order, and stops at the first failure. The response names these objects.
+func (a *applier) do(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) (Result, error) {
 	manifests := make([]manifest, len(task.Action.Objects))
 	for i, template := range task.Action.Objects {
 		var err error
 		if manifests[i], err = newManifest(ctx, task, spec, i, template); err != nil {
-			return "", err
+			return Result{}, err
 		}
 	}
 	task.rendered()
 	client, err := a.clientFor(task.Rule.Namespace, task.Rule.Spec.ServiceAccountName)
 	if err != nil {
-		return "", err
+		return Result{}, err
 	}
 	var written []string
 	for _, manifest := range manifests {
 		object, err := a.write(ctx, client, task, spec, manifest)
 		if err != nil {
-			return strings.Join(written, ", "), err
+			return Result{Response: strings.Join(written, ", ")}, err
 		}
 		written = append(written, object)
 	}
-	return strings.Join(written, ", "), nil
+	return Result{Response: strings.Join(written, ", ")}, nil
 }
 
 // write creates, applies or deletes one object, and returns its description.

@@ -24,10 +24,10 @@ const (
 
 // createEvent creates the Kubernetes Event of an event action. Its name is deterministic, so that retries do not duplicate it; a replay
 // creates another.
-func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.EventAction) error {
+func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.EventAction) (Result, error) {
 	message, err := task.Action.Message.Message(ctx, task.Input)
 	if err != nil {
-		return renderError(ctx, fmt.Errorf("message: %w", err))
+		return Result{}, renderError(ctx, fmt.Errorf("message: %w", err))
 	}
 	task.rendered()
 	event := task.Event
@@ -54,7 +54,7 @@ func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.Even
 		},
 	})
 	if apierrors.IsAlreadyExists(err) {
-		return nil
+		return Result{}, nil
 	}
-	return explain("Event of "+event.Name, err)
+	return Result{}, explain("Event of "+event.Name, err)
 }

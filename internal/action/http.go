@@ -77,27 +77,28 @@ func (s *httpSender) newTransport(config *tls.Config) *http.Transport {
 }
 
 // send sends an event once. Neither the response nor the error holds the value of a Secret.
-func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (string, error) {
+func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (Result, error) {
 	var secrets redactor
-	response, err := s.exchange(ctx, task, spec, &secrets)
-	return secrets.redact(response), secrets.redactError(err)
+	result, err := s.exchange(ctx, task, spec, &secrets)
+	result.Response = secrets.redact(result.Response)
+	return result, secrets.redactError(err)
 }
 
-func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (string, error) {
+func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (Result, error) {
 	if err := s.resolve(ctx, &task, secrets); err != nil {
-		return "", unavailable(err) // all requests of the action need the Secret
+		return Result{}, unavailable(err) // all requests of the action need the Secret
 	}
 	request, body, headers, err := s.render(ctx, task, spec)
 	if err != nil {
-		return "", err
+		return Result{}, err
 	}
 	task.rendered()
 	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
-		return "", unavailable(err)
+		return Result{}, unavailable(err)
 	}
 	transport, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
 	if err != nil {
-		return "", unavailable(err)
+		return Result{}, unavailable(err)
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
@@ -106,9 +107,9 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 			host = "the host of the URL from a Secret"
 		}
 		if address, forbidden := errors.AsType[*addressError](err); forbidden {
-			return "", permanent(fmt.Errorf("%s: %w", host, address))
+			return Result{}, permanent(fmt.Errorf("%s: %w", host, address))
 		}
-		return "", unavailable(&textError{host + ": " + describeTransportError(err), err})
+		return Result{}, unavailable(&textError{host + ": " + describeTransportError(err), err})
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
@@ -121,7 +122,7 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 }
 
 // result returns the summary of a response, and the error that its status means.
-func (s *httpSender) result(response *http.Response, body string) (string, error) {
+func (s *httpSender) result(response *http.Response, body string) (Result, error) {
 	status := strconv.Itoa(response.StatusCode)
 	if text := http.StatusText(response.StatusCode); text != "" {
 		status += " " + text
@@ -130,21 +131,22 @@ func (s *httpSender) result(response *http.Response, body string) (string, error
 	if text := oneline.Of(body[:min(len(body), 2*maxResponseBytes)], maxResponseBytes); text != "" {
 		summary += ": " + text
 	}
+	result := Result{Response: summary}
 	message := "answered with " + status
 	switch code := response.StatusCode; {
 	case code >= 200 && code < 300:
-		return summary, nil
+		return result, nil
 	case code == http.StatusSwitchingProtocols:
-		return summary, permanent(errors.New(message + ", which the request did not ask for; use the URL of a server that accepts webhooks"))
+		return result, permanent(errors.New(message + ", which the request did not ask for; use the URL of a server that accepts webhooks"))
 	case code >= 300 && code < 400:
-		return summary, permanent(errors.New(message + ", and redirects are not followed; use the URL of the redirect's target"))
+		return result, permanent(errors.New(message + ", and redirects are not followed; use the URL of the redirect's target"))
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		return summary, &Failure{
+		return result, &Failure{
 			Err: responseError{errors.New(message)}, Unavailable: true, Throttled: code == http.StatusTooManyRequests,
 			RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
 		}
 	default:
-		return summary, permanent(errors.New(message))
+		return result, permanent(errors.New(message))
 	}
 }
 

@@ -8,14 +8,14 @@ import (
 )
 
 // writeLog writes the line of a log action.
-func (r *Runner) writeLog(ctx context.Context, task Task) error {
+func (r *Runner) writeLog(ctx context.Context, task Task) (Result, error) {
 	message, err := task.Action.Message.Message(ctx, task.Input)
 	if err != nil {
-		return renderError(ctx, fmt.Errorf("message: %w", err))
+		return Result{}, renderError(ctx, fmt.Errorf("message: %w", err))
 	}
 	task.rendered()
 	log := r.log.WithValues(tracing.LogValues(task.Event.Spec.Delivery.Traceparent)...)
 	log.Info("NetBox event rule", "message", message, "rule", task.Rule.Name, "action", task.Action.Spec.Name,
 		"namespace", task.Event.Namespace, "name", task.Event.Name, "requestID", task.Event.Spec.RequestID)
-	return nil
+	return Result{}, nil
 }

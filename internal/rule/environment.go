@@ -24,7 +24,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	var bounds bounds
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0),
-		DeclTypes:         []*apicel.DeclType{eventType},
+		DeclTypes:         []*apicel.DeclType{eventType, responseType, failureType},
 		EnvOptions: append(mixedArithmetic(),
 			cel.Variable("event", eventType.CelType()),
 			cel.Variable("data", cel.DynType),
@@ -161,13 +161,9 @@ type expression struct {
 }
 
 // compile compiles the text of an expression. Its value must have the wanted type, unless that is nil. The error has the line and column of
-// each problem. Without a scope, there are no secrets.
-func (e *expression) compile(want *cel.Type, scope *secretScope) error {
-	variables := environment
-	if scope != nil {
-		variables = secretsEnvironment
-	}
-	env, err := variables()
+// each problem.
+func (e *expression) compile(want *cel.Type, scope scope) error {
+	env, err := scope.environment()
 	if err != nil {
 		return err
 	}
@@ -183,10 +179,8 @@ func (e *expression) compile(want *cel.Type, scope *secretScope) error {
 	if got := checked.OutputType(); want != nil && !got.IsExactType(want) && !got.IsExactType(cel.DynType) {
 		return fmt.Errorf("1:1: must be %s, is %s", want, got)
 	}
-	if scope != nil {
-		if e.isSecret, e.isSecretAlone, err = scope.use(checked); err != nil {
-			return err
-		}
+	if e.isSecret, e.isSecretAlone, err = scope.use(checked); err != nil {
+		return err
 	}
 	e.program, err = env.Program(checked)
 	return err

@@ -2,20 +2,16 @@ package rule
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/google/cel-go/cel"
-	"github.com/google/cel-go/common/types"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
 // Filter is a compiled filter of events, of a rule's match or a source's accept. It is safe for concurrent use.
 type Filter struct {
-	spec       v1alpha1.Filter
-	expression *expression // nil for none
+	spec      v1alpha1.Filter
+	condition *Condition // nil for none
 }
 
 // CompileAccept compiles the spec.accept of a source. Its error is like that of Compile.
@@ -29,7 +25,7 @@ func CompileAccept(spec *v1alpha1.Filter) (compiled *Filter, err error) {
 func (c *compiler) filter(path string, spec *v1alpha1.Filter) *Filter {
 	compiled := &Filter{spec: *spec}
 	if spec.CEL != "" {
-		compiled.expression = c.expression(path+".cel", spec.CEL, cel.BoolType)
+		compiled.condition = c.condition(path+".cel", spec.CEL)
 	}
 	return compiled
 }
@@ -39,18 +35,10 @@ func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Inp
 	if !oneOf(f.spec.Events, event.Spec.Event) || !f.matchObjectType(event.Spec.ObjectType) || !f.matchChangedFields(&event.Spec, in) {
 		return false, nil
 	}
-	if f.expression == nil {
+	if f.condition == nil {
 		return true, nil
 	}
-	value, err := f.expression.evaluate(ctx, in)
-	if err != nil {
-		return false, err
-	}
-	result, ok := value.(types.Bool)
-	if !ok {
-		return false, fmt.Errorf("returned a %s, not true or false, in %.60q", value.Type().TypeName(), f.expression.text)
-	}
-	return bool(result), nil
+	return f.condition.Holds(ctx, in)
 }
 
 func (f *Filter) matchObjectType(objectType string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -16,6 +17,8 @@ import (
 // Rule is a compiled NetBoxEventRule. It is safe for concurrent use.
 type Rule struct {
 	Actions []Action
+	// OnFailure are the actions for an event that the rule gives up.
+	OnFailure []Action
 
 	sources  []string // empty means all
 	branches []string
@@ -26,6 +29,8 @@ type Rule struct {
 type Action struct {
 	// Spec is the source of the action, with defaults.
 	Spec *v1alpha1.Action
+	// When decides whether the action is executed; nil for always.
+	When *Condition
 	// Secrets are those that the templates of an http action name, by their names in the rule.
 	Secrets map[string]v1alpha1.SecretKeyReference
 	// URL and Headers are of an http action. Headers has the indexes of spec.http.headers.
@@ -37,6 +42,8 @@ type Action struct {
 	Objects []Object
 	// Message is of an event or log action.
 	Message *Text
+
+	results paths // the members of its result that other actions use
 }
 
 // Compile compiles a rule. Its error has a line for each invalid expression or template: the path in spec, the line and column, and the
@@ -50,9 +57,9 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 	if len(compiled.branches) == 0 {
 		compiled.branches = []string{mainBranch}
 	}
-	for i := range spec.Actions {
-		compiled.Actions = append(compiled.Actions, c.action(&spec.Actions[i], spec.Secrets))
-	}
+	compiled.Actions = c.actions("spec.actions", spec.Actions, spec.Secrets)
+	c.scope.others = []string{variableFailure}
+	compiled.OnFailure = c.actions("spec.onFailure", spec.OnFailure, spec.Secrets)
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -77,8 +84,7 @@ const (
 type compiler struct {
 	errors      []error
 	expressions int
-	// secrets is nil where templates must not use Secrets.
-	secrets *secretScope
+	scope       scope
 }
 
 func (c *compiler) addError(path string, err error) {
@@ -102,20 +108,50 @@ func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 	if c.expressions++; c.expressions > maxExpressions {
 		return compiled
 	}
-	if err := compiled.compile(want, c.secrets); err != nil {
+	if err := compiled.compile(want, c.scope); err != nil {
 		c.addError(path, err)
 	}
 	return compiled
 }
 
-func (c *compiler) action(spec *v1alpha1.Action, secrets []v1alpha1.RuleSecret) Action {
+// actions compiles a list of actions. An action may depend on those before it in the list.
+func (c *compiler) actions(path string, specs []v1alpha1.Action, secrets []v1alpha1.RuleSecret) []Action {
+	var actions []Action
+	used := map[string]paths{}
+	awaited := map[string]map[string]bool{} // by action, those that it depends on, directly or not
+	for i := range specs {
+		spec := &specs[i]
+		path := fmt.Sprintf("%s[%s]", path, spec.Name)
+		all := map[string]bool{}
+		for _, name := range spec.DependsOn {
+			if awaited[name] == nil {
+				c.addError(path+".dependsOn", fmt.Errorf("there is no action %q before it in the list", name))
+			}
+			all[name] = true
+			maps.Copy(all, awaited[name])
+		}
+		awaited[spec.Name] = all
+		c.scope.results = &resultScope{action: spec.Name, known: all, used: used}
+		actions = append(actions, c.action(path, spec, secrets))
+	}
+	c.scope.results = nil
+	for i := range actions {
+		actions[i].results = used[actions[i].Spec.Name]
+	}
+	return actions
+}
+
+func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1.RuleSecret) Action {
 	spec = withDefaults(spec)
-	action, path := Action{Spec: spec}, fmt.Sprintf("spec.actions[%s]", spec.Name)
+	action := Action{Spec: spec}
+	if spec.When != "" {
+		action.When = c.condition(path+".when", spec.When)
+	}
 	switch {
 	case spec.HTTP != nil:
-		c.secrets = newSecretScope(secrets)
-		defer func() { c.secrets = nil }()
-		action.Secrets = c.secrets.used
+		c.scope.secrets = newSecretScope(secrets)
+		defer func() { c.scope.secrets = nil }()
+		action.Secrets = c.scope.secrets.used
 		action.URL = c.url(path+".http.url", spec.HTTP.URL)
 		c.contentType(path+".http", spec.HTTP)
 		if spec.HTTP.Body != nil {

@@ -52,6 +52,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.HTTPHeaderApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPTLS"):
 		return &apiv1alpha1.HTTPTLSApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Limit"):
+		return &apiv1alpha1.LimitApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LogAction"):
 		return &apiv1alpha1.LogActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Match"):

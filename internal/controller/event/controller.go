@@ -78,7 +78,7 @@ const (
 
 // Doer does an action once, as action.Runner does.
 type Doer interface {
-	Do(ctx context.Context, task action.Task) (response string, err error)
+	Do(ctx context.Context, task action.Task) (action.Result, error)
 }
 
 // StatusWriter stores the status of an event and returns its new resource version, as eventstore.Store does.

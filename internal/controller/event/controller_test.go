@@ -90,10 +90,13 @@ func startWith(
 	return logged, controlplane.Run(t, mgr)
 }
 
-// doFunc does actions.
+// doFunc does actions, and returns their responses.
 type doFunc func(ctx context.Context, task action.Task) (string, error)
 
-func (f doFunc) Do(ctx context.Context, task action.Task) (string, error) { return f(ctx, task) }
+func (f doFunc) Do(ctx context.Context, task action.Task) (action.Result, error) {
+	response, err := f(ctx, task)
+	return action.Result{Response: response}, err
+}
 
 // lines are the JSON objects that were logged, beside what was counted.
 type lines struct {

@@ -160,12 +160,12 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 	at := slices.IndexFunc(compiled.Actions, func(action rule.Action) bool { return action.Spec.Name == state.Name })
 	found := &compiled.Actions[at] // SkipMissing left no other
 	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.unit.rule, state, found)
-	response, err := d.do(ctx, action.Task{Rule: d.rule, Action: found, Event: d.event, Input: d.input, Rendered: end})
+	result, err := d.do(ctx, action.Task{Rule: d.rule, Action: found, Event: d.event, Input: d.input, Rendered: end})
 	if err != nil && d.deliveryContext.Err() != nil {
 		span.End()
 		return nil, nil, nil
 	}
-	outcome := &delivery.Outcome{Response: response, Err: err}
+	outcome := &delivery.Outcome{Response: result.Response, Err: err}
 	if failure, ok := errors.AsType[*action.Failure](err); ok {
 		outcome.Permanent, outcome.Unavailable = failure.Permanent, failure.Unavailable
 		outcome.Throttled, outcome.RetryAfter = failure.Throttled, failure.RetryAfter
@@ -174,7 +174,7 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 }
 
 // do does an action once, within the rule's timeout.
-func (d *attempts) do(ctx context.Context, task action.Task) (response string, err error) {
+func (d *attempts) do(ctx context.Context, task action.Task) (result action.Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, task.Rule.Spec.Retry.Timeout.Duration)
 	defer cancel()
 	defer func() {

@@ -317,7 +317,7 @@ func (r *replica) UpdateStatus(_ context.Context, event *apply.NetBoxEventApplyC
 }
 
 // Do is a sink.
-func (r *replica) Do(_ context.Context, task action.Task) (string, error) {
+func (r *replica) Do(_ context.Context, task action.Task) (action.Result, error) {
 	m, event := r.model, task.Event
 	busy := task.Rule.Name + " " + event.Spec.ObjectID
 	if task.Rule.Spec.Order == v1alpha1.OrderPerObject {
@@ -336,18 +336,18 @@ func (r *replica) Do(_ context.Context, task action.Task) (string, error) {
 	r.running[busy] = false
 	switch chance := m.random.IntN(10); {
 	case m.hopeless[event.Name]:
-		return "", &action.Failure{Err: errors.New("refused"), Permanent: true}
+		return action.Result{}, &action.Failure{Err: errors.New("refused"), Permanent: true}
 	case m.down[task.Rule.Name] && !m.calm:
-		return "", &action.Failure{Err: errors.New("down"), Unavailable: true}
+		return action.Result{}, &action.Failure{Err: errors.New("down"), Unavailable: true}
 	case chance == 0 && !m.calm:
-		return "", &action.Failure{Err: errors.New("too many"), Unavailable: true, Throttled: true, RetryAfter: 3 * time.Second}
+		return action.Result{}, &action.Failure{Err: errors.New("too many"), Unavailable: true, Throttled: true, RetryAfter: 3 * time.Second}
 	case chance == 1 && !m.calm:
-		return "", &action.Failure{Err: errors.New("fails this time")}
+		return action.Result{}, &action.Failure{Err: errors.New("fails this time")}
 	}
 	if m.goodDeliveries[id]++; m.goodDeliveries[id] > 1 && !m.mayRepeat {
 		m.t.Errorf("%s was delivered twice", id)
 	}
-	return "taken", nil
+	return action.Result{Response: "taken"}, nil
 }
 
 func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string) string {

@@ -56,7 +56,9 @@ func TestSecretsStayHidden(t *testing.T) {
 		defer mu.Unlock()
 		lines = append(lines, line)
 	}, funcr.Options{Verbosity: 1})
-	counted, _ := startWith(t, plane.Config, namespace, 0, runner.Do, func(options *event.Options) { options.Log = log })
+	counted, _ := startWith(t, plane.Config, namespace, 0, nil, func(options *event.Options) {
+		options.Log, options.Actions = log, runner
+	})
 	made := newEvent(namespace, 1, 0)
 	plane.Create(t, made)
 	eventually(t, "not failed", 30*time.Second, hasPhase(t, namespace, made.Name, v1alpha1.PhaseFailed))

@@ -45,6 +45,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: apply
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyAction
+    - name: dependsOn
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
     - name: event
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.EventAction
@@ -55,6 +61,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
     - name: name
+      type:
+        scalar: string
+    - name: when
       type:
         scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ActionStatus
@@ -78,9 +87,25 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: response
       type:
         scalar: string
+    - name: result
+      type:
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
     - name: state
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
+    - name: waitingSince
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyAction
   map:
     fields:
@@ -269,6 +294,18 @@ var schemaYAML = typed.YAMLObject(`types:
     elementType:
       namedType: __untyped_deduced_
     elementRelationship: separable
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Limit
+  map:
+    fields:
+    - name: concurrency
+      type:
+        scalar: numeric
+    - name: key
+      type:
+        scalar: string
+    - name: perSecond
+      type:
+        scalar: numeric
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LogAction
   map:
     fields:
@@ -362,9 +399,23 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - name
+    - name: dryRun
+      type:
+        scalar: boolean
+    - name: limit
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Limit
     - name: match
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Match
+    - name: onFailure
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Action
+          elementRelationship: associative
+          keys:
+          - name
     - name: order
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
@@ -384,6 +435,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: serviceAccountName
       type:
         scalar: string
+    - name: suspend
+      type:
+        scalar: boolean
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEventRuleStatus
   map:
     fields:
@@ -541,6 +595,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
     - name: replay
+      type:
+        scalar: string
+    - name: replayRule
       type:
         scalar: string
     - name: rules
@@ -740,9 +797,15 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ActionStatus
           elementRelationship: atomic
+    - name: limitKey
+      type:
+        scalar: string
     - name: name
       type:
         scalar: string
+    - name: removal
+      type:
+        scalar: boolean
     - name: state
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState

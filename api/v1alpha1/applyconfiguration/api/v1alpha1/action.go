@@ -25,6 +25,13 @@ package v1alpha1
 type ActionApplyConfiguration struct {
 	// name identifies the action in its rule, for example announce.
 	Name *string `json:"name,omitempty"`
+	// when is an expression in CEL: the action is skipped unless it is true, for example event.event != "deleted". It may use results of the
+	// actions in dependsOn.
+	When *string `json:"when,omitempty"`
+	// dependsOn are earlier actions of the list, for example ["create"]. The action waits until all of them have succeeded, and is skipped if
+	// one fails permanently or is skipped. It may use their results, and those of the actions that these depend on, for example
+	// ${results.create.response.body.id} of an http action, or ${results.job.object.metadata.name} of an apply action.
+	DependsOn []string `json:"dependsOn,omitempty"`
 	// http sends the event to a URL.
 	HTTP *HTTPActionApplyConfiguration `json:"http,omitempty"`
 	// apply creates or updates Kubernetes objects, as the rule's service account.
@@ -46,6 +53,24 @@ func Action() *ActionApplyConfiguration {
 // If called multiple times, the Name field is set to the value of the last call.
 func (b *ActionApplyConfiguration) WithName(value string) *ActionApplyConfiguration {
 	b.Name = &value
+	return b
+}
+
+// WithWhen sets the When field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the When field is set to the value of the last call.
+func (b *ActionApplyConfiguration) WithWhen(value string) *ActionApplyConfiguration {
+	b.When = &value
+	return b
+}
+
+// WithDependsOn adds the given value to the DependsOn field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the DependsOn field.
+func (b *ActionApplyConfiguration) WithDependsOn(values ...string) *ActionApplyConfiguration {
+	for i := range values {
+		b.DependsOn = append(b.DependsOn, values[i])
+	}
 	return b
 }
 

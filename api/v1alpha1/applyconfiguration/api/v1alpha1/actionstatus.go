@@ -40,8 +40,13 @@ type ActionStatusApplyConfiguration struct {
 	NextAttemptTime *v1.Time `json:"nextAttemptTime,omitempty"`
 	// lastError is the error of the last attempt, for example "answered with 503 Service Unavailable".
 	LastError *string `json:"lastError,omitempty"`
-	// response summarizes the result of a successful attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1".
+	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the action
+	// was skipped.
 	Response *string `json:"response,omitempty"`
+	// waitingSince is when the action began to wait for its objects (apply.wait), for example 2020-10-26T18:14:19Z.
+	WaitingSince *v1.Time `json:"waitingSince,omitempty"`
+	// result holds the members of the action's result that later actions use, for example {"response": {"body": {"id": 7}}}.
+	Result *apiv1alpha1.JSONObject `json:"result,omitempty"`
 }
 
 // ActionStatusApplyConfiguration constructs a declarative configuration of the ActionStatus type for use with
@@ -103,5 +108,21 @@ func (b *ActionStatusApplyConfiguration) WithLastError(value string) *ActionStat
 // If called multiple times, the Response field is set to the value of the last call.
 func (b *ActionStatusApplyConfiguration) WithResponse(value string) *ActionStatusApplyConfiguration {
 	b.Response = &value
+	return b
+}
+
+// WithWaitingSince sets the WaitingSince field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the WaitingSince field is set to the value of the last call.
+func (b *ActionStatusApplyConfiguration) WithWaitingSince(value v1.Time) *ActionStatusApplyConfiguration {
+	b.WaitingSince = &value
+	return b
+}
+
+// WithResult sets the Result field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Result field is set to the value of the last call.
+func (b *ActionStatusApplyConfiguration) WithResult(value apiv1alpha1.JSONObject) *ActionStatusApplyConfiguration {
+	b.Result = &value
 	return b
 }

@@ -27,11 +27,19 @@ import (
 //
 // NetBoxEventRuleSpec selects events, and defines the actions on them.
 type NetBoxEventRuleSpecApplyConfiguration struct {
+	// suspend stops the matching of events, for example true. Deliveries of events that matched before continue. Events that come meanwhile
+	// are not matched later, unless they are replayed.
+	Suspend *bool `json:"suspend,omitempty"`
+	// dryRun executes no action, for example true: the status of each event that matches shows the request that would be sent, without the
+	// values of Secrets, or the objects that would be written, which the API server checks by a dry run.
+	DryRun *bool `json:"dryRun,omitempty"`
 	// match selects the events that match all of its fields. Without it, the rule matches all events of the namespace.
 	Match *MatchApplyConfiguration `json:"match,omitempty"`
 	// order is PerObject or None, for example PerObject: the events of a NetBox object are processed in order, and a failing event blocks the
 	// later ones until it succeeds or fails permanently. With None, events are processed independently.
 	Order *apiv1alpha1.Order `json:"order,omitempty"`
+	// limit bounds the deliveries of the rule, for example {"perSecond": 10, "concurrency": 4}.
+	Limit *LimitApplyConfiguration `json:"limit,omitempty"`
 	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
@@ -41,14 +49,34 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
 	// must be allowed to impersonate it, and so must the author of the rule.
 	ServiceAccountName *string `json:"serviceAccountName,omitempty"`
-	// actions are executed in this order for each matching event. A failed action is retried by itself, and does not block the others.
+	// actions are executed in this order for each matching event. A failed action is retried by itself, and blocks only those that depend on
+	// it.
 	Actions []ActionApplyConfiguration `json:"actions,omitempty"`
+	// onFailure are actions that are executed once for an event that the rule gives up: an action failed permanently, and no other one is
+	// pending. Their templates may use failure.action, failure.error and failure.attempts. They are retried as the rule's actions are.
+	OnFailure []ActionApplyConfiguration `json:"onFailure,omitempty"`
 }
 
 // NetBoxEventRuleSpecApplyConfiguration constructs a declarative configuration of the NetBoxEventRuleSpec type for use with
 // apply.
 func NetBoxEventRuleSpec() *NetBoxEventRuleSpecApplyConfiguration {
 	return &NetBoxEventRuleSpecApplyConfiguration{}
+}
+
+// WithSuspend sets the Suspend field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Suspend field is set to the value of the last call.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithSuspend(value bool) *NetBoxEventRuleSpecApplyConfiguration {
+	b.Suspend = &value
+	return b
+}
+
+// WithDryRun sets the DryRun field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the DryRun field is set to the value of the last call.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithDryRun(value bool) *NetBoxEventRuleSpecApplyConfiguration {
+	b.DryRun = &value
+	return b
 }
 
 // WithMatch sets the Match field in the declarative configuration to the given value
@@ -64,6 +92,14 @@ func (b *NetBoxEventRuleSpecApplyConfiguration) WithMatch(value *MatchApplyConfi
 // If called multiple times, the Order field is set to the value of the last call.
 func (b *NetBoxEventRuleSpecApplyConfiguration) WithOrder(value apiv1alpha1.Order) *NetBoxEventRuleSpecApplyConfiguration {
 	b.Order = &value
+	return b
+}
+
+// WithLimit sets the Limit field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Limit field is set to the value of the last call.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithLimit(value *LimitApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
+	b.Limit = value
 	return b
 }
 
@@ -105,6 +141,19 @@ func (b *NetBoxEventRuleSpecApplyConfiguration) WithActions(values ...*ActionApp
 			panic("nil value passed to WithActions")
 		}
 		b.Actions = append(b.Actions, *values[i])
+	}
+	return b
+}
+
+// WithOnFailure adds the given value to the OnFailure field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the OnFailure field.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithOnFailure(values ...*ActionApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithOnFailure")
+		}
+		b.OnFailure = append(b.OnFailure, *values[i])
 	}
 	return b
 }

@@ -39,6 +39,8 @@ type NetBoxEventStatusApplyConfiguration struct {
 	// replay is the value of the annotation netbox-events.io/replay that this status belongs to, for example "1"; over 64 bytes, its beginning
 	// and a hash.
 	Replay *string `json:"replay,omitempty"`
+	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example provision-active-devices.
+	ReplayRule *string `json:"replayRule,omitempty"`
 	// startTime is the start of processing, for example 2020-10-26T18:14:19Z.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// completionTime is the end of processing, for example 2020-10-26T18:14:19Z.
@@ -90,6 +92,14 @@ func (b *NetBoxEventStatusApplyConfiguration) WithRules(values ...*RuleStatusApp
 // If called multiple times, the Replay field is set to the value of the last call.
 func (b *NetBoxEventStatusApplyConfiguration) WithReplay(value string) *NetBoxEventStatusApplyConfiguration {
 	b.Replay = &value
+	return b
+}
+
+// WithReplayRule sets the ReplayRule field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ReplayRule field is set to the value of the last call.
+func (b *NetBoxEventStatusApplyConfiguration) WithReplayRule(value string) *NetBoxEventStatusApplyConfiguration {
+	b.ReplayRule = &value
 	return b
 }
 

@@ -31,8 +31,13 @@ type RuleStatusApplyConfiguration struct {
 	Name *string `json:"name,omitempty"`
 	// state is Pending, Succeeded, Failed if an action failed permanently, or Skipped, for example Succeeded.
 	State *apiv1alpha1.DeliveryState `json:"state,omitempty"`
-	// actions are the states of the rule's actions, as of the time it matched.
+	// actions are the states of the rule's actions, as of the time it matched; if one failed permanently, also of those in onFailure.
 	Actions []ActionStatusApplyConfiguration `json:"actions,omitempty"`
+	// removal is true if the event does not match the rule, but its NetBox object may have matched earlier: the rule's Mirror actions delete
+	// their objects.
+	Removal *bool `json:"removal,omitempty"`
+	// limitKey is the value of the rule's limit.key, for example ams1; a long one is replaced by its beginning and a hash.
+	LimitKey *string `json:"limitKey,omitempty"`
 }
 
 // RuleStatusApplyConfiguration constructs a declarative configuration of the RuleStatus type for use with
@@ -67,5 +72,21 @@ func (b *RuleStatusApplyConfiguration) WithActions(values ...*ActionStatusApplyC
 		}
 		b.Actions = append(b.Actions, *values[i])
 	}
+	return b
+}
+
+// WithRemoval sets the Removal field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Removal field is set to the value of the last call.
+func (b *RuleStatusApplyConfiguration) WithRemoval(value bool) *RuleStatusApplyConfiguration {
+	b.Removal = &value
+	return b
+}
+
+// WithLimitKey sets the LimitKey field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LimitKey field is set to the value of the last call.
+func (b *RuleStatusApplyConfiguration) WithLimitKey(value string) *RuleStatusApplyConfiguration {
+	b.LimitKey = &value
 	return b
 }
