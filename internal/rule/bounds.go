@@ -312,7 +312,7 @@ func (b *bounds) loadImplementations(env *cel.Env) error {
 	return nil
 }
 
-// decorate replaces the calls and constructors of a program by measured ones, and its attributes by selections.
+// decorate replaces the calls and constructors of a program by measured ones, and its attributes by references.
 func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
 	switch node := node.(type) {
 	case interpreter.InterpretableCall:
@@ -337,11 +337,11 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 		if fmt.Sprintf("%T", node) != "*interpreter.evalAttr" { // a new one; the types are not exported
 			return node, nil
 		}
-		selection := selectionOf(node)
+		reference := referenceOf(node)
 		if fmt.Sprintf("%T", node.Attr()) == "*interpreter.conditionalAttribute" {
-			return conditional{selection}, nil
+			return conditional{reference}, nil
 		}
-		return selection, nil
+		return reference, nil
 	case interpreter.InterpretableConstructor:
 		for _, value := range node.InitVals() {
 			if _, constant := value.(interpreter.InterpretableConst); !constant {

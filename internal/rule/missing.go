@@ -15,9 +15,9 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// selection is a variable or another value, with the members that an expression selects of it, such as data.role.slug. If a member is
+// reference is a variable or another value, with the members that an expression selects of it, such as data.role.slug. If a member is
 // missing, its error names the path, and what is there.
-type selection struct {
+type reference struct {
 	interpreter.InterpretableAttribute
 	root  string
 	steps []string // .role, [0], ["a key"], or unknownStep
@@ -30,19 +30,19 @@ const (
 	maxPathBytes, maxKeys, maxKeyBytes, maxKeysBytes = 100, 10, 60, 200
 )
 
-// selectionOf returns the selection of an attribute to which no qualifier was added.
-func selectionOf(attribute interpreter.InterpretableAttribute) *selection {
+// referenceOf returns the reference of an attribute to which no qualifier was added.
+func referenceOf(attribute interpreter.InterpretableAttribute) *reference {
 	root := unknownRoot
 	if named, ok := attribute.Attr().(interpreter.NamespacedAttribute); ok {
 		root = named.CandidateVariableNames()[0]
 	}
-	return &selection{InterpretableAttribute: attribute, root: root}
+	return &reference{InterpretableAttribute: attribute, root: root}
 }
 
 // AddQualifier adds the selection of a member.
-func (s *selection) AddQualifier(qualifier interpreter.Qualifier) (interpreter.Attribute, error) {
-	s.steps = append(s.steps, written(qualifier))
-	return s.InterpretableAttribute.AddQualifier(&member{Qualifier: qualifier, selection: s, at: len(s.steps) - 1})
+func (r *reference) AddQualifier(qualifier interpreter.Qualifier) (interpreter.Attribute, error) {
+	r.steps = append(r.steps, written(qualifier))
+	return r.InterpretableAttribute.AddQualifier(&member{Qualifier: qualifier, reference: r, at: len(r.steps) - 1})
 }
 
 // written returns the selection of a member as users write it.
@@ -73,22 +73,22 @@ func isIdentifier(name string) bool {
 }
 
 // path returns the selection of the first steps.
-func (s *selection) path(steps int) string {
-	return oneline.Of(s.root+strings.Join(s.steps[:steps], ""), maxPathBytes)
+func (r *reference) path(steps int) string {
+	return oneline.Of(r.root+strings.Join(r.steps[:steps], ""), maxPathBytes)
 }
 
 // optional returns the selection in which the members from a step on may be missing, such as data.?tenant.?slug; empty if it cannot be
 // written.
-func (s *selection) optional(from int) string {
+func (r *reference) optional(from int) string {
 	var path strings.Builder
-	path.WriteString(s.root)
-	for at, step := range s.steps {
+	path.WriteString(r.root)
+	for at, step := range r.steps {
 		if at >= from {
 			step = step[:1] + "?" + step[1:]
 		}
 		path.WriteString(step)
 	}
-	if s.root == unknownRoot || slices.Contains(s.steps, unknownStep) || path.Len() > maxPathBytes {
+	if r.root == unknownRoot || slices.Contains(r.steps, unknownStep) || path.Len() > maxPathBytes {
 		return ""
 	}
 	return path.String()
@@ -97,7 +97,7 @@ func (s *selection) optional(from int) string {
 // member selects a member of a value. It only acts on errors.
 type member struct {
 	interpreter.Qualifier
-	selection *selection
+	reference *reference
 	at        int // in the steps
 }
 
@@ -122,8 +122,8 @@ type missingError struct {
 
 // Error returns the path, and what is there instead.
 func (e *missingError) Error() string {
-	selection, at := e.member.selection, e.member.at
-	path, parent := selection.path(at+1), selection.path(at)
+	reference, at := e.member.reference, e.member.at
+	path, parent := reference.path(at+1), reference.path(at)
 	_, named := e.member.Qualifier.(interpreter.ConstantQualifier)
 	text := e.error.Error()
 	if !named && !strings.HasPrefix(text, "no such key") && !strings.HasPrefix(text, "index out of bounds") {
@@ -131,7 +131,7 @@ func (e *missingError) Error() string {
 	}
 	switch object := types.DefaultTypeAdapter.NativeToValue(e.object).(type) {
 	case types.Null:
-		if optional := selection.optional(max(at-1, 0)); optional != "" {
+		if optional := reference.optional(max(at-1, 0)); optional != "" {
 			return fmt.Sprintf(`%s: %s is null; write %s.orValue("") or test %s != null first`, path, parent, optional, parent)
 		}
 		return fmt.Sprintf("%s: %s is null; test it first", path, parent)
