@@ -58,6 +58,10 @@ var products = map[string]product{
 		deliveries: withActivations, object: pipelineRun, kind: "PipelineRun",
 		resource: schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"},
 	},
+	"deletion": {
+		deliveries: withDevices, made: hostName, object: bareMetalHost, kind: "BareMetalHost",
+		resource: schema.GroupVersionResource{Group: "metal3.io", Version: "v1alpha1", Resource: "baremetalhosts"},
+	},
 }
 
 // expect checks the method, the path and the headers of a request. A header whose wanted value is empty must be there.
@@ -515,6 +519,9 @@ func argoWorkflow(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent
 			Parameters []parameter `json:"parameters"`
 		} `json:"arguments"`
 	}
+	if object == nil {
+		return errors.New("it does not exist")
+	}
 	if err := strictly(object, &spec); err != nil {
 		return err
 	}
@@ -536,8 +543,20 @@ func pipelineRun(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent)
 		} `json:"taskRunTemplate"`
 		Params []parameter `json:"params"`
 	}
+	if object == nil {
+		return errors.New("it does not exist")
+	}
 	if err := strictly(object, &spec); err != nil {
 		return err
 	}
 	return errors.Join(check(spec.PipelineRef.Name != "", "no pipeline"), checkRun(object, event, spec.Params, "$("))
+}
+
+func hostName(event *v1alpha1.NetBoxEvent) string { return "netbox-" + event.Spec.ObjectID }
+
+// bareMetalHost checks that a BareMetalHost that another program made is gone.
+//
+// https://book.metal3.io/bmo/introduction: a host is deprovisioned when it is deleted.
+func bareMetalHost(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error {
+	return check(object == nil && event.Spec.Event == "deleted", "it still exists")
 }

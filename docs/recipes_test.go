@@ -52,7 +52,9 @@ type product struct {
 	// resource and kind are of the objects that the rule applies. Those that Kubernetes does not have are installed.
 	resource schema.GroupVersionResource
 	kind     string
-	// object checks an object that the rule applied.
+	// made returns the name of an object that another program makes before the rule acts on an event; nil for none.
+	made func(event *v1alpha1.NetBoxEvent) string
+	// object checks the object that the rule wrote, nil if it does not exist.
 	object func(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error
 }
 
@@ -245,18 +247,22 @@ func (r *recipeRun) install(t *testing.T, commands []string) {
 // awaitRights waits until the API server has taken note of the rights of the rule's service account, which may last a moment.
 func (r *recipeRun) awaitRights(t *testing.T) {
 	t.Helper()
+	verb := "patch"
+	if r.rule.Spec.Actions[0].Apply.Operation == v1alpha1.OperationDelete {
+		verb = "delete"
+	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: "system:serviceaccount:" + r.namespace + ":" + r.rule.Spec.ServiceAccountName,
 			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Namespace: r.namespace, Group: r.product.resource.Group, Resource: r.product.resource.Resource, Verb: "create",
+				Namespace: r.namespace, Group: r.product.resource.Group, Resource: r.product.resource.Resource, Verb: verb,
 			},
 		}}
 		if plane.Create(t, review); review.Status.Allowed {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the commands do not permit %s to create %s", r.rule.Spec.ServiceAccountName, r.product.resource)
+			t.Fatalf("the commands do not permit %s to %s %s", r.rule.Spec.ServiceAccountName, verb, r.product.resource.Resource)
 		}
 	}
 }
@@ -313,7 +319,17 @@ func (r *recipeRun) serve(t *testing.T) {
 func (r *recipeRun) do(t *testing.T, runner *action.Runner, compiled *rule.Rule, event *v1alpha1.NetBoxEvent, input *rule.Input) {
 	t.Helper()
 	r.event, r.requests, r.problem = event, nil, nil
+	if r.product.made != nil {
+		plane.Create(t, r.newObject(r.product.kind, r.product.made(event)))
+	}
 	for i := range compiled.Actions {
+		if when := compiled.Actions[i].When; when != nil {
+			if holds, err := when.Holds(t.Context(), input); err != nil {
+				t.Errorf("%s: %v", event.Name, err)
+			} else if !holds {
+				continue
+			}
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), r.rule.Spec.Retry.Timeout.Duration)
 		result, err := runner.Do(ctx, action.Task{Rule: &r.rule, Action: &compiled.Actions[i], Event: event, Input: input})
 		cancel()
@@ -340,9 +356,10 @@ func (r *recipeRun) do(t *testing.T, runner *action.Runner, compiled *rule.Rule,
 func (r *recipeRun) checkObject(t *testing.T, response string) {
 	t.Helper()
 	kind, name, _ := strings.Cut(response, " "+r.namespace+"/")
-	object := &unstructured.Unstructured{}
-	object.SetGroupVersionKind(r.product.resource.GroupVersion().WithKind(kind))
-	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: r.namespace, Name: name}, object); err != nil {
+	object := r.newObject(kind, name)
+	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(object), object); apierrors.IsNotFound(err) {
+		object = nil
+	} else if err != nil {
 		t.Fatalf("%v of %q", err, response)
 	}
 	if err := r.product.object(object, r.event); err != nil {
@@ -353,6 +370,14 @@ func (r *recipeRun) checkObject(t *testing.T, response string) {
 	if shown == nil || !strings.HasPrefix(name, shown[1]) {
 		t.Errorf("the response is %q; the page shows %q", response, shown)
 	}
+}
+
+func (r *recipeRun) newObject(kind, name string) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(r.product.resource.GroupVersion().WithKind(kind))
+	object.SetNamespace(r.namespace)
+	object.SetName(name)
+	return object
 }
 
 // installCRD installs a kind whose fields the API server does not check.
