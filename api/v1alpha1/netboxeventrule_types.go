@@ -37,6 +37,8 @@ type NetBoxEventRule struct {
 // NetBoxEventRuleSpec selects events, and defines the actions on them.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply)))",message="a rule with an apply action must set serviceAccountName"
+// +kubebuilder:validation:XValidation:rule="!has(self.order) || self.order == 'PerObject' || !self.actions.exists(a, has(a.apply) && has(a.apply.operation) && a.apply.operation == 'Mirror')",message="an apply action with the operation Mirror needs the order PerObject"
+// +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply) && has(a.apply.operation) && a.apply.operation == 'Mirror')",message="onFailure must not have apply actions with the operation Mirror"
 // +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || self.onFailure.all(f, !self.actions.exists(a, a.name == f.name))",message="actions and onFailure must not have actions of the same name"
 type NetBoxEventRuleSpec struct {
 	// suspend stops the matching of events, for example true. Deliveries of events that matched before continue. Events that come meanwhile
@@ -421,11 +423,12 @@ type HTTPTLS struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Delete'",message="ownedByEvent has no effect on the operation Delete: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
+// +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Mirror'",message="the objects of the operation Mirror outlive their events: remove ownedByEvent"
 // +kubebuilder:validation:XValidation:rule="!has(self.wait) || !has(self.operation) || self.operation != 'Delete'",message="wait has no effect on the operation Delete: remove it"
 type ApplyAction struct {
 	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
-	// the name is metadata.generateName, or else the rule's name, and a hash of the event.
+	// the name is metadata.generateName, or else the rule's name, and a hash of the event, or with operation Mirror of the NetBox object.
 	// +required
 	// +mapType=atomic
 	// +kubebuilder:validation:Schemaless
@@ -433,10 +436,11 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply, Create or Delete. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
+	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
 	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
 	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
-	// that rules of this operator created, or any with force; it succeeds if they do not exist.
+	// that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each NetBox object:
+	// it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the rule.
 	// +optional
 	Operation ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for
@@ -476,7 +480,7 @@ type ApplyWait struct {
 
 // ApplyOperation is the operation of an apply action.
 //
-// +kubebuilder:validation:Enum=Apply;Create;Delete
+// +kubebuilder:validation:Enum=Apply;Create;Delete;Mirror
 type ApplyOperation string
 
 const (
@@ -486,6 +490,8 @@ const (
 	OperationCreate ApplyOperation = "Create"
 	// OperationDelete is a deletion.
 	OperationDelete ApplyOperation = "Delete"
+	// OperationMirror is a server-side apply or a deletion, by the newest event of the NetBox object.
+	OperationMirror ApplyOperation = "Mirror"
 )
 
 // Labels of the objects of apply actions. A name that is too long for a label is truncated.
@@ -494,7 +500,12 @@ const (
 	LabelEvent = "netbox-events.io/event"
 	// LabelRule is the name of the rule.
 	LabelRule = "netbox-events.io/rule"
+	// LabelObject is, on the objects of the operation Mirror, a hash of the NetBox object, and one of the rule's and the action's names.
+	LabelObject = "netbox-events.io/object"
 )
+
+// AnnotationTimestamp is, on the objects of the operation Mirror, the timestamp of the event that wrote them.
+const AnnotationTimestamp = "netbox-events.io/timestamp"
 
 // EventAction writes a Kubernetes Event on the NetBoxEvent.
 type EventAction struct {

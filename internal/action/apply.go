@@ -28,11 +28,14 @@ type applier struct {
 	mapper    meta.RESTMapper
 	discovery singleflight.Group // by kind
 	clients   *lru.Cache         // dynamic.Interface by user name
+	events    *eventLister
 	clock     clock.PassiveClock
 }
 
 func newApplier(options Options) *applier {
-	return &applier{config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients), clock: options.Clock}
+	return &applier{
+		config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients), events: newEventLister(options.Config), clock: options.Clock,
+	}
 }
 
 // clientFor returns a client that impersonates a service account: it has the permissions of the account and no others.
@@ -72,6 +75,8 @@ type execution struct {
 	Task
 	spec   *v1alpha1.ApplyAction
 	client dynamic.Interface // as the rule's service account
+	// existing are the objects that a Mirror action made for the NetBox object earlier.
+	existing []target
 }
 
 // dryRun is the option of all requests that write.
@@ -85,23 +90,22 @@ func (e *execution) dryRun() []string {
 // do writes or deletes the objects of the action in order, and stops at the first failure, or looks at those that it waits for. The
 // response names the objects.
 func (e *execution) do(ctx context.Context) (Result, error) {
+	if e.spec.Operation == v1alpha1.OperationMirror {
+		return e.mirror(ctx)
+	}
 	manifests, err := e.manifests(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	e.rendered()
-	waits := e.Action.Wait != nil && !e.IsDryRun
-	if waits && !e.WaitingSince.IsZero() {
+	if e.isWaiting() {
 		return e.look(ctx, manifests)
 	}
 	objects, err := e.writeAll(ctx, manifests)
 	if err != nil {
 		return Result{Response: describeAll(objects)}, err
 	}
-	if waits {
-		return e.await(ctx, objects)
-	}
-	return e.succeeded(describeAll(objects), objects), nil
+	return e.written(ctx, describeAll(objects), objects)
 }
 
 // writeAll writes or deletes objects in order. It returns those that it wrote or deleted before the first failure.
@@ -119,6 +123,14 @@ func (e *execution) writeAll(ctx context.Context, manifests []manifest) ([]*unst
 		objects = append(objects, object)
 	}
 	return objects, nil
+}
+
+// written returns the result of an action that has written its objects.
+func (e *execution) written(ctx context.Context, response string, objects []*unstructured.Unstructured) (Result, error) {
+	if e.Action.Wait == nil || e.IsDryRun {
+		return e.succeeded(response, objects), nil
+	}
+	return e.await(ctx, objects)
 }
 
 // succeeded returns the result of an action that is complete.
@@ -204,10 +216,14 @@ func (e *execution) write(ctx context.Context, target target) (*unstructured.Uns
 	if err := e.deleteFailed(ctx, target); err != nil {
 		return nil, err
 	}
-	if e.spec.Operation == v1alpha1.OperationCreate {
+	switch e.spec.Operation {
+	case v1alpha1.OperationCreate:
 		return e.create(ctx, target)
+	case v1alpha1.OperationMirror:
+		return e.applyMirrored(ctx, target)
+	default:
+		return e.apply(ctx, target)
 	}
-	return e.apply(ctx, target)
 }
 
 // mapping maps a kind to its resource. Discovery takes no context, and may block on a hung connection: it then continues in the background,

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
@@ -69,6 +70,9 @@ func classify(err error) (isPermanent bool, advice string) {
 		case contains("cannot impersonate"): // and more from Kubernetes 1.36 on: cannot impersonate-on:serviceaccount:patch
 			return true, "allow the operator to impersonate the rule's service account, and replay the event"
 		case contains(`" cannot `): // RBAC's text
+			if contains("at the cluster scope") {
+				return true, "grant this permission to the service account with a ClusterRole and a ClusterRoleBinding, and replay the event"
+			}
 			return true, "grant this permission to the service account with a Role and a RoleBinding, and replay the event"
 		case contains("exceeded quota"), contains("status unknown for quota"), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 			return false, ""
@@ -109,6 +113,14 @@ func conflicts(err error) (own, foreign []metav1.StatusCause) {
 		}
 	}
 	return own, foreign
+}
+
+// isOfAnother reports whether conflicts are about an object that a Mirror action made for another NetBox object than that of a field manager.
+func isOfAnother(own []metav1.StatusCause, manager string) bool {
+	return slices.ContainsFunc(own, func(cause metav1.StatusCause) bool {
+		other, _, _ := strings.Cut(strings.TrimPrefix(cause.Message, conflictPrefix+`"`), `"`)
+		return cause.Field == ".metadata.labels."+v1alpha1.LabelObject && objectKey(other) != objectKey(manager)
+	})
 }
 
 // conflictPrefix begins the message of a conflict at the API server. The quoted name of the field manager follows.

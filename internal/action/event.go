@@ -31,7 +31,7 @@ func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.Even
 	}
 	task.rendered()
 	event := task.Event
-	hash := digest(task, event.Annotations[v1alpha1.AnnotationReplay])
+	hash := digest(task, string(event.UID), event.Annotations[v1alpha1.AnnotationReplay])
 	err = r.events.Create(ctx, &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: event.Namespace,

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -56,19 +57,31 @@ func newManifest(
 			return manifest{}, permanent(err)
 		}
 	}
-	labels, _, err := unstructured.NestedStringMap(metadata, "labels")
+	labels, err := texts(metadata, "labels")
 	if err != nil {
-		return manifest{}, permanent(fmt.Errorf("template.metadata.labels must be strings, such as ${string(data.id)}: %w", err))
-	}
-	if labels == nil {
-		labels = map[string]string{}
+		return manifest{}, permanent(err)
 	}
 	labels[v1alpha1.LabelEvent] = labelValue(task.Event.Name)
 	labels[v1alpha1.LabelRule] = labelValue(task.Rule.Name)
 	object := &unstructured.Unstructured{Object: rendered}
+	key, identity := "", string(task.Event.UID)
+	if hasOwnFields {
+		key = objectKeyOf(task.Event)
+	}
+	if spec.Operation == v1alpha1.OperationMirror {
+		key = mirrorKey(task.Event)
+		identity = key
+		annotations, err := texts(metadata, "annotations")
+		if err != nil {
+			return manifest{}, permanent(err)
+		}
+		annotations[v1alpha1.AnnotationTimestamp] = task.Event.Spec.Timestamp.UTC().Format(metav1.RFC3339Micro)
+		object.SetAnnotations(annotations)
+		labels[v1alpha1.LabelObject] = mirrorLabel(task)
+	}
 	object.SetLabels(labels)
 	if object.GetName() == "" {
-		object.SetName(generatedName(task, index, object.GetGenerateName()))
+		object.SetName(generatedName(task, identity, index, object.GetGenerateName()))
 	}
 	object.SetGenerateName("")
 	if spec.OwnedByEvent {
@@ -84,7 +97,19 @@ func newManifest(
 	if err != nil {
 		return manifest{}, permanent(err)
 	}
-	return manifest{object, body, isDefaultNamespace, fieldManager(task, hasOwnFields)}, nil
+	return manifest{object, body, isDefaultNamespace, fieldManager(task, key)}, nil
+}
+
+// texts returns a copy of a map of texts in the metadata of a rendered object.
+func texts(metadata map[string]any, field string) (map[string]string, error) {
+	texts, _, err := unstructured.NestedStringMap(metadata, field)
+	if err != nil {
+		return nil, fmt.Errorf("template.metadata.%s must be strings, such as ${string(data.id)}: %w", field, err)
+	}
+	if texts == nil {
+		texts = map[string]string{}
+	}
+	return texts, nil
 }
 
 // checkName validates a field that becomes part of a URL path at the API server. An absent field is valid.
@@ -107,18 +132,18 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// generatedName returns a deterministic name for an object of a task.
-func generatedName(task Task, index int, prefix string) string {
+// generatedName returns a deterministic name for an object that an action makes for an event, or for a NetBox object.
+func generatedName(task Task, identity string, index int, prefix string) string {
 	if prefix == "" {
 		prefix = task.Rule.Name + "-"
 	}
-	hash := digest(task, fmt.Sprint(index))
+	hash := digest(task, identity, strconv.Itoa(index))
 	return prefix[:min(len(prefix), maxLabelBytes-len(hash))] + hash
 }
 
-// digest returns 16 hex digits that identify a task.
-func digest(task Task, more string) string {
-	return hashOf(fmt.Sprintf("%q %q %q %q", task.Event.UID, task.Rule.Name, task.Action.Spec.Name, more))
+// digest returns 16 hex digits that identify what an action makes for an event, or for a NetBox object.
+func digest(task Task, identity, more string) string {
+	return hashOf(fmt.Sprintf("%q %q %q %q", identity, task.Rule.Name, task.Action.Spec.Name, more))
 }
 
 // managerPrefix begins the field managers of all rules.
@@ -126,19 +151,24 @@ const managerPrefix = "netbox-events.io/"
 
 // fieldManager returns the field manager of an action: each action has its own, so that two can apply different fields of one object. An
 // apply removes the fields that its manager applied before. So where the fields depend on the event, each NetBox object has a manager of
-// its own, which ends with a colon and the object's key.
-func fieldManager(task Task, hasOwnFields bool) string {
+// its own, which ends with a colon and the object's key. The key is empty for no NetBox object in particular.
+func fieldManager(task Task, key string) string {
 	const maxBytes = 128 - 1 - 2*hashBytes // at the API server, less the key
 	name := managerPrefix + task.Rule.Namespace + "/" + task.Rule.Name + "/" + task.Action.Spec.Name
 	if len(name) > maxBytes {
 		hash := hashOf(name)
 		name = name[:maxBytes-len(hash)] + hash
 	}
-	if hasOwnFields {
-		spec := task.Event.Spec
-		name += ":" + hashOf(fmt.Sprintf("%q %q %q %q", task.Event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID))
+	if key != "" {
+		name += ":" + key
 	}
 	return name
+}
+
+// objectKeyOf returns the key of the NetBox object of an event.
+func objectKeyOf(event *v1alpha1.NetBoxEvent) string {
+	spec := &event.Spec
+	return hashOf(fmt.Sprintf("%q %q %q %q", event.Namespace, spec.SourceRef.Name, spec.ObjectType, spec.ObjectID))
 }
 
 // objectKey returns the key of the NetBox object in a field manager of this operator, empty without one.

@@ -27,7 +27,7 @@ func (e *execution) remove(ctx context.Context, target target) (*unstructured.Un
 	if reason := notOurs(object); reason != "" && !e.spec.Force {
 		return nil, permanent(fmt.Errorf("it is not deleted, because %s; set apply.force to delete it nevertheless", reason))
 	}
-	key := objectKey(fieldManager(e.Task, true))
+	key := objectKeyOf(e.Event)
 	var managers []string // of this NetBox object
 	hasOthers := false
 	for _, entry := range object.GetManagedFields() {

@@ -27,6 +27,11 @@ func pauseAfter(waited time.Duration) time.Duration {
 	return min(max(waited/pauseFraction, minPause), maxPause)
 }
 
+// isWaiting reports whether the action has written its objects, and waits for them.
+func (e *execution) isWaiting() bool {
+	return e.Action.Wait != nil && !e.IsDryRun && !e.WaitingSince.IsZero()
+}
+
 // look reads the objects that the action waits for. It writes nothing.
 func (e *execution) look(ctx context.Context, manifests []manifest) (Result, error) {
 	objects := make([]*unstructured.Unstructured, len(manifests))

@@ -13,7 +13,10 @@ import (
 
 // Object is the template of a Kubernetes object.
 type Object struct {
-	root node
+	// APIVersion and Kind are literal.
+	APIVersion, Kind string
+
+	root map[string]node
 }
 
 // node is a node of a template: map[string]node, []node, *Text, expandedText, or a constant.
@@ -53,7 +56,26 @@ func (c *compiler) object(path string, fields map[string]any, operation v1alpha1
 	if metadata, _ := fields["metadata"].(map[string]any); operation == v1alpha1.OperationDelete && metadata["name"] == nil {
 		c.addError(path+".metadata.name", errors.New("must name the object to delete"))
 	}
-	return Object{c.node(path, fields, expandedFields(fields["apiVersion"], fields["kind"]))}
+	apiVersion, _ := fields["apiVersion"].(string)
+	kind, _ := fields["kind"].(string)
+	root, _ := c.node(path, fields, expandedFields(apiVersion, kind)).(map[string]node)
+	return Object{APIVersion: apiVersion, Kind: kind, root: root}
+}
+
+// Namespace returns the namespace of the objects of all events, empty if the template has none. It is not fixed if it depends on the event.
+func (o Object) Namespace() (namespace string, isFixed bool) {
+	metadata, _ := o.root["metadata"].(map[string]node)
+	text, ok := metadata["namespace"].(*Text)
+	if !ok {
+		return "", true
+	}
+	if text.isVariable() {
+		return "", false
+	}
+	for _, part := range text.parts {
+		namespace += part.literal
+	}
+	return namespace, true
 }
 
 // node compiles a value. The fields say where Kubernetes expands variables in it, nil for nowhere.
