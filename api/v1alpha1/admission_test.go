@@ -69,7 +69,10 @@ func person(t *testing.T, namespace, name string, rights ...string) client.Clien
 	}}}
 	for _, right := range rights {
 		verb, about, _ := strings.Cut(right, " ")
-		resource := map[string]string{"get": "secrets", "list": "secrets", "impersonate": "serviceaccounts"}[verb]
+		resource := map[string]string{"get": "secrets", "list": "secrets", "impersonate": "serviceaccounts", "create": "serviceaccounts/token", "read": "configmaps"}[verb]
+		if verb == "read" {
+			verb = "get"
+		}
 		rule := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{resource}, Verbs: []string{verb}}
 		if about != "*" {
 			rule.ResourceNames = []string{about}
@@ -95,31 +98,41 @@ func person(t *testing.T, namespace, name string, rights ...string) client.Clien
 
 // signing returns a rule with an action for each Secret.
 func signing(secrets ...string) string {
-	actions := make([]string, len(secrets))
-	for i, secret := range secrets {
-		actions[i] = fmt.Sprintf(`{"name":"a%d","http":{"url":"https://a","signingSecretRef":{"name":%q,"key":"k"}}}`, i, secret)
+	return naming(`"signingSecretRef":{"name":%q,"key":"k"}`, secrets)
+}
+
+// trusting returns a rule with an action for each ConfigMap.
+func trusting(configMaps ...string) string {
+	return naming(`"tls":{"caConfigMapRef":{"name":%q,"key":"k"}}`, configMaps)
+}
+
+func naming(format string, names []string) string {
+	actions := make([]string, len(names))
+	for i, name := range names {
+		actions[i] = fmt.Sprintf(`{"name":"a%d","http":{"url":"https://a",`+format+`}}`, i, name)
 	}
 	return `{"actions":[` + strings.Join(actions, ",") + `]}`
 }
 
-// largest returns a rule with the maximum of references, 64, to Secrets with names of the maximum length.
+// largest returns a rule with the maximum of references, 144, to Secrets with names of the maximum length.
 func largest(secrets int) string {
 	var made int
 	reference := func() string {
 		made++
 		return fmt.Sprintf(`{"name":"%0253d","key":"k"}`, made%secrets)
 	}
-	actions := make([]string, 16)
+	actions := make([]string, 32)
 	for i := range actions {
 		actions[i] = fmt.Sprintf(`{"name":"%063d","http":{"url":"https://a","signingSecretRef":%s,`+
-			`"tls":{"caSecretRef":%s,"clientCertSecretRef":%s}}}`, i, reference(), reference(),
-			strings.Replace(reference(), `,"key":"k"`, "", 1))
+			`"auth":{"oauth2":{"tokenURL":"https://a","clientID":"a","clientSecretRef":%s}},"tls":{"caSecretRef":%s,"clientCertSecretRef":%s}}}`,
+			i, reference(), reference(), reference(), strings.Replace(reference(), `,"key":"k"`, "", 1))
 	}
 	named := make([]string, 16)
 	for i := range named {
 		named[i] = fmt.Sprintf(`{"name":"n%062d","secretKeyRef":%s}`, i, reference())
 	}
-	return `{"secrets":[` + strings.Join(named, ",") + `],"actions":[` + strings.Join(actions, ",") + `]}`
+	return `{"secrets":[` + strings.Join(named, ",") + `],"actions":[` + strings.Join(actions[:16], ",") +
+		`],"onFailure":[` + strings.Join(actions[16:], ",") + `]}`
 }
 
 // TestNobodyGainsRights writes sources and rules as users who lack a permission that these would lend them.
@@ -139,11 +152,21 @@ func TestNobodyGainsRights(t *testing.T) {
 		signature = sending(`"signingSecretRef":{"name":"sink","key":"k"}`)
 		ca        = sending(`"tls":{"caSecretRef":{"name":"sink","key":"k"}}`)
 		cert      = sending(`"tls":{"clientCertSecretRef":{"name":"sink"}}`)
+		basic     = sending(`"auth":{"basic":{"secretRef":{"name":"sink"}}}`)
+		oauth2    = sending(`"auth":{"oauth2":{"tokenURL":"https://a","clientID":"a","clientSecretRef":{"name":"sink","key":"k"}}}`)
+		token     = `{"serviceAccountName":"provisioner",` + strings.TrimPrefix(sending(`"auth":{"serviceAccountToken":{"audience":"a"}}`), "{")
+		bundle    = sending(`"tls":{"caConfigMapRef":{"name":"sink","key":"k"}}`)
 		eight     = signing("a", "b", "a", "c", "d", "e", "f", "g", "h", "h", "b")
 		nine      = signing("a", "b", "c", "d", "e", "f", "g", "h", "i")
 	)
+	failing := func(spec string) string { // as an action of onFailure
+		return `{"serviceAccountName":"provisioner","actions":[{"name":"say","log":{"message":"m"}}],"onFailure":` + strings.TrimPrefix(spec, `{"actions":`)
+	}
 	const (
 		noAccount = `may not impersonate service account "provisioner" in namespace "` // the namespace's name differs from run to run
+		noToken   = `may not create tokens of service account "provisioner" in namespace "`
+		noMap     = `may not get ConfigMap "sink" in namespace "`
+		tooManyCM = "a rule may name at most 4 different ConfigMaps"
 		noSecret  = `may not get Secret "sink" in namespace "`
 		tooMany   = "a rule may name at most 8 different Secrets"
 	)
@@ -182,6 +205,36 @@ func TestNobodyGainsRights(t *testing.T) {
 		{reason: "authority, no right", spec: ca, message: noSecret},
 		{reason: "certificate", spec: cert, rights: may("get sink")},
 		{reason: "certificate, no right", spec: cert, message: noSecret},
+		{reason: "basic authentication", spec: basic, rights: may("get sink")},
+		{reason: "basic authentication, no right", spec: basic, message: noSecret},
+		{reason: "client secret", spec: oauth2, rights: may("get sink")},
+		{reason: "client secret, no right", spec: oauth2, message: noSecret},
+		{reason: "ConfigMap", spec: bundle, rights: may("read sink")},
+		{reason: "ConfigMap, no right", spec: bundle, rights: may("get sink", "read other"), message: noMap},
+		{reason: "ConfigMap on failure, no right", spec: failing(bundle), rights: may("impersonate provisioner"), message: noMap},
+		{reason: "4 ConfigMaps", spec: trusting("a", "b", "a", "c", "d"), rights: may("read *")},
+		{
+			reason: "4 ConfigMaps, the last missing", spec: trusting("a", "b", "a", "c", "d"), rights: may("read a", "read b", "read c"),
+			message: `may not get ConfigMap "d" in namespace "` + namespace + `", which spec.actions[a4] names`,
+		},
+		{reason: "5 ConfigMaps", spec: trusting("a", "b", "c", "d", "e"), rights: may("read *"), message: tooManyCM},
+		{reason: "token", spec: token, rights: may("impersonate provisioner", "create provisioner")},
+		{reason: "token, no impersonation", spec: token, rights: may("create provisioner"), message: noAccount},
+		{reason: "token, no right", spec: token, rights: may("impersonate provisioner", "create other"), message: noToken},
+		{reason: "signature on failure, no right", spec: failing(signature), rights: may("impersonate provisioner"), message: noSecret},
+		{reason: "authority on failure, no right", spec: failing(ca), rights: may("impersonate provisioner"), message: noSecret},
+		{reason: "certificate on failure, no right", spec: failing(cert), rights: may("impersonate provisioner"), message: noSecret},
+		{reason: "basic authentication on failure, no right", spec: failing(basic), rights: may("impersonate provisioner"), message: noSecret},
+		{
+			reason: "client secret on failure, no right", spec: failing(oauth2), rights: may("impersonate provisioner"),
+			message: `which spec.onFailure[announce] names`,
+		},
+		{reason: "all on failure", spec: failing(oauth2), rights: may("impersonate provisioner", "get sink")},
+		{reason: "service account on failure, no right", spec: failing(signature), rights: may("get sink"), message: noAccount},
+		{
+			reason: "token on failure, no right", message: noToken, rights: may("impersonate provisioner"),
+			spec: failing(sending(`"auth":{"serviceAccountToken":{"audience":"a"}}`)),
+		},
 
 		{reason: "8 Secrets", spec: eight, rights: may("get *")},
 		{
@@ -258,7 +311,7 @@ func TestNobodyGainsRights(t *testing.T) {
 				t.Fatalf("%s: admitted", test.reason)
 			}
 			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), test.message) ||
-				test.message != tooMany && !strings.Contains(err.Error(), `"`+name+`" may not`) {
+				test.message != tooMany && test.message != tooManyCM && !strings.Contains(err.Error(), `"`+name+`" may not`) {
 				return fmt.Errorf("refused with %w, want %q", err, test.message)
 			}
 			return nil

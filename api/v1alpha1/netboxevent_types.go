@@ -231,6 +231,8 @@ const (
 	ReasonDelivered = "Delivered"
 	// ReasonDelivering means that actions are in progress.
 	ReasonDelivering = "Delivering"
+	// ReasonWaiting means that an action was executed, and waits for the objects that it wrote.
+	ReasonWaiting = "Waiting"
 	// ReasonRetrying means that an action failed and will be retried.
 	ReasonRetrying = "Retrying"
 	// ReasonDeliveryFailed means that an action failed permanently.
@@ -309,6 +311,11 @@ type ActionStatus struct {
 	// was skipped.
 	// +optional
 	Response string `json:"response,omitempty"`
+	// startTime is when the action could first be attempted, if it had to wait for others, for example 2020-10-26T18:14:19Z.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
+	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// waitingSince is when the action began to wait for its objects (apply.wait), for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string

@@ -14,13 +14,14 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nber,categories=netbox
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Matched",type=integer,JSONPath=`.status.matched`
 // +kubebuilder:printcolumn:name="Failed",type=integer,JSONPath=`.status.failed`
 // +kubebuilder:printcolumn:name="Last Matched",type=date,JSONPath=`.status.lastMatched`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Service Account",type=string,JSONPath=`.spec.serviceAccountName`,priority=1
-// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].message`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 type NetBoxEventRule struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
@@ -37,6 +38,7 @@ type NetBoxEventRule struct {
 // NetBoxEventRuleSpec selects events, and defines the actions on them.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply)))",message="a rule with an apply action must set serviceAccountName"
+// +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.http) && has(a.http.auth) && has(a.http.auth.serviceAccountToken)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.http) && has(a.http.auth) && has(a.http.auth.serviceAccountToken)))",message="a rule with http.auth.serviceAccountToken must set serviceAccountName"
 // +kubebuilder:validation:XValidation:rule="!has(self.order) || self.order == 'PerObject' || !self.actions.exists(a, has(a.apply) && has(a.apply.operation) && a.apply.operation == 'Mirror')",message="an apply action with the operation Mirror needs the order PerObject"
 // +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply) && has(a.apply.operation) && a.apply.operation == 'Mirror')",message="onFailure must not have apply actions with the operation Mirror"
 // +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || self.onFailure.all(f, !self.actions.exists(a, a.name == f.name))",message="actions and onFailure must not have actions of the same name"
@@ -79,8 +81,9 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	Secrets []RuleSecret `json:"secrets,omitempty"`
 
-	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
-	// must be allowed to impersonate it, and so must the author of the rule.
+	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, and whose tokens http actions with
+	// auth.serviceAccountToken send, for example provisioner. The operator must be allowed to impersonate it, or to create its tokens, and so
+	// must the author of the rule.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
@@ -282,10 +285,11 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends a request to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
-// redirects included, is a permanent failure.
+// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors are
+// retried; any other response, redirects included, is a permanent failure.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.body) || !has(self.format)",message="a request has either a body or a format; remove one of them"
+// +kubebuilder:validation:XValidation:rule="!has(self.auth) || !has(self.headers) || !self.headers.exists(h, h.name.lowerAscii() == 'authorization')",message="auth sets the header Authorization; remove one of them"
 // +kubebuilder:validation:XValidation:rule="!has(self.method) || self.method != 'GET' || !has(self.body) && !has(self.format)",message="a GET request has no body; remove body and format, or use another method"
 type HTTPAction struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
@@ -312,6 +316,9 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.name.lowerAscii() == b.name.lowerAscii()))",message="duplicate header name; names are case-insensitive"
 	Headers []HTTPHeader `json:"headers,omitempty"`
+	// auth authenticates the request by the header Authorization, for example {"basic": {"secretRef": {"name": "sink"}}}.
+	// +optional
+	Auth *HTTPAuth `json:"auth,omitempty"`
 	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
 	// +optional
@@ -319,6 +326,13 @@ type HTTPAction struct {
 	// tls configures the trusted CA and the client certificate.
 	// +optional
 	TLS *HTTPTLS `json:"tls,omitempty"`
+	// success is an expression in CEL that decides whether the request succeeded, for example response.status in [200, 409]. It may use
+	// response.status, response.headers, whose names are in lower case, and response.body, which is decoded if it is JSON, otherwise a text.
+	// Absent: a status of 2xx. If it is false for a 2xx, the request is retried.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Success string `json:"success,omitempty"`
 }
 
 // HTTPBody is the body of a request: one of json, text and form.
@@ -379,6 +393,64 @@ type HTTPHeader struct {
 	Value string `json:"value,omitempty"`
 }
 
+// HTTPAuth authenticates a request: one of basic, oauth2 and serviceAccountToken.
+//
+// +kubebuilder:validation:ExactlyOneOf=basic;oauth2;serviceAccountToken
+type HTTPAuth struct {
+	// basic sends a user name and a password.
+	// +optional
+	Basic *BasicAuth `json:"basic,omitempty"`
+	// oauth2 sends a token that the operator gets by OAuth 2.0 client credentials.
+	// +optional
+	OAuth2 *OAuth2 `json:"oauth2,omitempty"`
+	// serviceAccountToken sends a token of the rule's service account, which the sink verifies with the API server.
+	// +optional
+	ServiceAccountToken *ServiceAccountToken `json:"serviceAccountToken,omitempty"`
+}
+
+// BasicAuth is HTTP basic authentication.
+type BasicAuth struct {
+	// secretRef names a Secret of type kubernetes.io/basic-auth, with the entries username and password, for example {"name": "sink"}. White
+	// space at the end of an entry is ignored.
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+}
+
+// OAuth2 gets tokens by OAuth 2.0 client credentials. They are kept in memory, and renewed before they expire, and when the sink responds
+// with 401.
+type OAuth2 struct {
+	// tokenURL is the token endpoint, for example https://login.example.com/oauth2/token. The tls of the action applies to it as well.
+	// +required
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:Pattern=`^https?://[^/?#@$]+([/?][^#$]*)?$`
+	TokenURL string `json:"tokenURL,omitempty"`
+	// clientID of the operator at the token endpoint, for example netbox-events.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	ClientID string `json:"clientID,omitempty"`
+	// clientSecretRef names the entry of a Secret with the client secret, for example {"name": "sink", "key": "client-secret"}. White space at
+	// its end is ignored.
+	// +required
+	ClientSecretRef SecretKeyReference `json:"clientSecretRef,omitzero"`
+	// scopes to request, for example ["events.write"].
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=256
+	Scopes []string `json:"scopes,omitempty"`
+}
+
+// ServiceAccountToken is a token of the rule's service account.
+type ServiceAccountToken struct {
+	// audience that the token is for, for example https://relay.example.com. The sink must refuse tokens for other audiences.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Audience string `json:"audience,omitempty"`
+}
+
 // SecretKeyReference names one entry of a Secret in the same namespace.
 type SecretKeyReference struct {
 	// name of the Secret, for example sink.
@@ -405,14 +477,34 @@ type SecretReference struct {
 	Name string `json:"name,omitempty"`
 }
 
+// ConfigMapKeyReference names one entry of a ConfigMap in the same namespace.
+type ConfigMapKeyReference struct {
+	// name of the ConfigMap, for example ca-bundle.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	Name string `json:"name,omitempty"`
+	// key is the entry, for example ca.crt.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	Key string `json:"key,omitempty"`
+}
+
 // HTTPTLS configures the trusted CA and the client certificate of a request.
 //
 // +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.caSecretRef) || !has(self.caConfigMapRef)",message="CAs come from either caSecretRef or caConfigMapRef; remove one of them"
 type HTTPTLS struct {
 	// caSecretRef names the entry of a Secret with the PEM certificates of the CAs that may sign the server's certificate, for example
-	// {"name": "ca", "key": "ca.crt"}. Without it, the system's CAs are trusted.
+	// {"name": "ca", "key": "ca.crt"}. Without it and caConfigMapRef, the system's CAs are trusted.
 	// +optional
 	CASecretRef *SecretKeyReference `json:"caSecretRef,omitempty"`
+	// caConfigMapRef names the entry of a ConfigMap with these certificates, for example {"name": "ca-bundle", "key": "ca.crt"}.
+	// +optional
+	CAConfigMapRef *ConfigMapKeyReference `json:"caConfigMapRef,omitempty"`
 	// clientCertSecretRef names a Secret of type kubernetes.io/tls that holds the client's certificate and key, for example {"name":
 	// "client-tls"}.
 	// +optional
@@ -536,12 +628,15 @@ type LogAction struct {
 
 // Conditions of a NetBoxEventRule and their reasons.
 const (
-	// ConditionAccepted is True while events are matched against the rule.
-	ConditionAccepted = "Accepted"
+	// ConditionStalled is True while the rule is invalid: it stays so until somebody changes it. It is absent otherwise. Tools that evaluate
+	// conditions by kstatus, such as Flux and Argo CD, then report a failure instead of progress.
+	ConditionStalled = "Stalled"
 
 	// ReasonCompiled means that the rule's expressions and templates are valid. The message names the entries of spec.match that match no
 	// event.
 	ReasonCompiled = "Compiled"
+	// ReasonDryRun means the same of a rule whose spec.dryRun is true: its actions are not executed.
+	ReasonDryRun = "DryRun"
 	// ReasonInvalid means that an expression or a template is invalid.
 	ReasonInvalid = "Invalid"
 
@@ -561,9 +656,8 @@ const (
 // NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
 // the last update are lost when the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; Ready, the same for tools that wait
-	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the
-	// cause.
+	// conditions holds Ready: True with reason Compiled, Suspended or DryRun, or False with reason Invalid and the errors; Stalled if the rule
+	// is invalid; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -61,6 +61,8 @@ type Options struct {
 	Mapper meta.RESTMapper
 	// Secrets reads Secrets from the API server.
 	Secrets client.Reader
+	// Accounts requests tokens of service accounts.
+	Accounts client.SubResourceClientConstructor
 	// Events creates Kubernetes Events.
 	Events client.Writer
 	// SinkAllowCIDRs are the exceptions to the addresses that http actions must not connect to: loopback, link-local, metadata services.
@@ -188,6 +190,9 @@ func renderError(ctx context.Context, err error) error {
 	}
 	return permanent(err)
 }
+
+// dryRun begins the response of an action that was not executed.
+const dryRun = "dry run: "
 
 // maxTextBytes bounds errors and responses, which may repeat values of an event.
 const maxTextBytes = 1024

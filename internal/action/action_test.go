@@ -40,7 +40,7 @@ func newRunner(t *testing.T, change ...func(*action.Options)) *action.Runner {
 		t.Fatal(err)
 	}
 	options := action.Options{
-		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Events: plane.Client,
+		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Accounts: plane.Client, Events: plane.Client,
 		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Clock:          clock.RealClock{}, Log: logr.Discard(),
 	}

@@ -30,6 +30,9 @@ func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.Even
 		return Result{}, renderError(ctx, fmt.Errorf("message: %w", err))
 	}
 	task.rendered()
+	if task.IsDryRun {
+		return Result{Response: fmt.Sprintf(dryRun+"would write a Kubernetes Event, %s %s: %s", spec.Type, spec.Reason, message)}, nil
+	}
 	event := task.Event
 	hash := digest(task, string(event.UID), event.Annotations[v1alpha1.AnnotationReplay])
 	err = r.events.Create(ctx, &eventsv1.Event{

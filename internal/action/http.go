@@ -4,22 +4,19 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
@@ -30,8 +27,10 @@ import (
 const (
 	// maxResponseBytes bounds the part of a response body in the summary.
 	maxResponseBytes = 256
-	// maxDrainBytes bounds the part of a response body that is read, for reuse of the connection.
-	maxDrainBytes = 64 << 10
+	// maxBodyBytes bounds the part of a response body that is read.
+	maxBodyBytes = 64 << 10
+	// maxPreviewBytes bounds each header that a dry run shows.
+	maxPreviewBytes = 128
 	// maxRetryAfter caps Retry-After.
 	maxRetryAfter = time.Hour
 	// maxTransports is the number of cached transports, one per combination of certificates.
@@ -42,38 +41,26 @@ const (
 
 // httpSender sends events to sinks.
 type httpSender struct {
-	secrets *secretReader
-	allowed []netip.Prefix
-	clock   clock.PassiveClock
-	plain   *http.Transport
-	tls     *lru.Cache // *http.Transport by digest of the certificates
+	secrets  *secretReader
+	accounts client.SubResourceClientConstructor
+	tokens   *tokenCache
+	allowed  []netip.Prefix
+	clock    clock.PassiveClock
+	plain    *transport
+	tls      *lru.Cache // *transport by its id
 }
 
 func newHTTPSender(options Options) *httpSender {
 	s := &httpSender{
-		secrets: newSecretReader(options.Secrets, options.Clock),
-		allowed: options.SinkAllowCIDRs,
-		clock:   options.Clock,
-		tls:     lru.NewWithEvictionFunc(maxTransports, func(_ lru.Key, evicted any) { evicted.(*http.Transport).CloseIdleConnections() }),
+		secrets:  newSecretReader(options.Secrets, options.Clock),
+		accounts: options.Accounts,
+		tokens:   newTokenCache(options.Clock),
+		allowed:  options.SinkAllowCIDRs,
+		clock:    options.Clock,
+		tls:      lru.NewWithEvictionFunc(maxTransports, func(_ lru.Key, evicted any) { evicted.(*transport).CloseIdleConnections() }),
 	}
-	s.plain = s.newTransport(nil)
+	s.plain = s.newTransport(nil, [sha256.Size]byte{})
 	return s
-}
-
-// newTransport returns a transport. Unlike a http.Client, it neither follows redirects nor keeps cookies.
-func (s *httpSender) newTransport(config *tls.Config) *http.Transport {
-	return &http.Transport{
-		// No proxy: it would connect to forbidden addresses.
-		DialContext:            newDialer(s.allowed).DialContext,
-		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           256,
-		MaxIdleConnsPerHost:    32,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
-	}
 }
 
 // send sends an event once. Neither the response nor the error holds the value of a Secret.
@@ -88,77 +75,86 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	if err := s.resolve(ctx, &task, secrets); err != nil {
 		return Result{}, unavailable(err) // all requests of the action need the Secret
 	}
-	request, body, headers, err := s.render(ctx, task, spec)
+	request, err := s.prepare(ctx, task, spec, secrets)
 	if err != nil {
 		return Result{}, err
 	}
-	task.rendered()
-	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
-		return Result{}, unavailable(err)
+	if task.IsDryRun {
+		return Result{Response: request.preview(secrets)}, nil
 	}
-	transport, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
-	if err != nil {
-		return Result{}, unavailable(err)
-	}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
+	received, err := s.roundTrip(ctx, request, secrets)
+	if _, ok := errors.AsType[*Failure](err); ok { // of a token
+		return Result{}, err
+	} else if err != nil {
 		host := request.URL.Host // the rest of the URL may hold a password
 		if task.Action.URL.HasSecretHost() {
 			host = "the host of the URL from a Secret"
 		}
-		if address, forbidden := errors.AsType[*addressError](err); forbidden {
-			return Result{}, permanent(fmt.Errorf("%s: %w", host, address))
-		}
-		return Result{}, unavailable(&textError{host + ": " + describeTransportError(err), err})
+		return Result{}, transportError(host, err)
 	}
-	defer response.Body.Close()
-	if response.StatusCode == http.StatusSwitchingProtocols {
-		// The body is the raw connection, whose reads do not respect the context. It is closed, not read.
-		return s.result(response, "")
+	defer received.Body.Close()
+	response := read(received)
+	result := Result{Response: response.summary(secrets)}
+	if err := s.check(ctx, task, response); err != nil {
+		return result, err
 	}
-	// The body is for people only: the result shows as much as was read before the context ended.
-	text, _ := io.ReadAll(io.LimitReader(response.Body, maxDrainBytes))
-	return s.result(response, secrets.redact(string(text)))
+	kept, err := keep(task, response, secrets)
+	if err != nil { // the request was accepted, and is not sent again
+		result.Response += fmt.Sprintf("; its result is not kept: %v", err)
+	}
+	if task.Action.HasResult() && response.gap != "" {
+		result.Response += "; " + response.gap
+	}
+	result.Kept = kept
+	return result, nil
 }
 
-// result returns the summary of a response, and the error that its status means.
-func (s *httpSender) result(response *http.Response, body string) (Result, error) {
-	status := strconv.Itoa(response.StatusCode)
-	if text := http.StatusText(response.StatusCode); text != "" {
-		status += " " + text
-	}
-	summary := status
-	if text := oneline.Of(body[:min(len(body), 2*maxResponseBytes)], maxResponseBytes); text != "" {
-		summary += ": " + text
-	}
-	result := Result{Response: summary}
-	message := "answered with " + status
-	switch code := response.StatusCode; {
-	case code >= 200 && code < 300:
-		return result, nil
-	case code == http.StatusSwitchingProtocols:
-		return result, permanent(errors.New(message + ", which the request did not ask for; use the URL of a server that accepts webhooks"))
-	case code >= 300 && code < 400:
-		return result, permanent(errors.New(message + ", and redirects are not followed; use the URL of the redirect's target"))
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		return result, &Failure{
-			Err: responseError{errors.New(message)}, Unavailable: true, Throttled: code == http.StatusTooManyRequests,
-			RetryAfter: s.retryAfter(response.Header.Get("Retry-After")),
-		}
-	default:
-		return result, permanent(errors.New(message))
-	}
+// outgoing is a request that is ready to be sent.
+type outgoing struct {
+	*http.Request
+
+	body   []byte
+	via    *transport
+	tokens *tokenSource // nil for a request without a token
 }
 
-// retryAfter parses Retry-After: a number of seconds, or a date.
-func (s *httpSender) retryAfter(header string) time.Duration {
-	var pause time.Duration
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // then it is the maximum
-		pause = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(header); err == nil {
-		pause = date.Sub(s.clock.Now())
+// prepare renders the request of an action, and authorizes it but for its token.
+func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (*outgoing, error) {
+	request, body, headers, err := s.render(ctx, task, spec)
+	if err != nil {
+		return nil, err
 	}
-	return max(0, min(pause, maxRetryAfter))
+	task.rendered()
+	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
+		return nil, unavailable(err)
+	}
+	via, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	tokens, err := s.authenticate(ctx, task, spec.Auth, via, request, secrets)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return &outgoing{request, body, via, tokens}, nil
+}
+
+// preview describes the request for a dry run, without secrets, and without its token, which is not fetched.
+func (o *outgoing) preview(secrets *redactor) string {
+	parts := []string{dryRun + o.Method + " " + secrets.redact(o.URL.Redacted())}
+	if o.tokens != nil {
+		o.Header.Set("Authorization", "Bearer <token of "+o.tokens.kind+">")
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
+		if name != "User-Agent" && name != "Traceparent" {
+			value := secrets.redact(strings.Join(o.Header[name], ", "))
+			parts = append(parts, name+": "+oneline.Of(value, maxPreviewBytes))
+		}
+	}
+	if len(o.body) > 0 {
+		parts = append(parts, "body: "+secrets.redact(string(o.body)))
+	}
+	return oneline.Of(strings.Join(parts, "; "), maxTextBytes)
 }
 
 // resolve adds the Secrets that an action names to the input of its templates. Its errors are retryable: a Secret can be corrected.
@@ -233,9 +229,7 @@ func (s *httpSender) authorize(
 	tracing.ToHeader(ctx, request.Header)
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
-		request.SetBasicAuth(user.Username(), password)
-		secrets.add(password)
-		secrets.add(request.Header.Get("Authorization"))
+		setBasicAuth(request, user.Username(), password, secrets)
 	}
 	for i, wanted := range spec.Headers {
 		request.Header.Set(wanted.Name, headers[i])
@@ -245,49 +239,11 @@ func (s *httpSender) authorize(
 		if err != nil {
 			return fmt.Errorf("signing: %w", err)
 		}
-		request.Header.Set(netbox.SignatureHeader, netbox.Sign(key, body))
+		signature := netbox.Sign(key, body)
+		secrets.add(signature) // from which a weak key could be guessed
+		request.Header.Set(netbox.SignatureHeader, signature)
 	}
 	return nil
-}
-
-// transport returns the transport for the certificates of an action. Only actions with the same certificates share one.
-func (s *httpSender) transport(ctx context.Context, namespace string, spec *v1alpha1.HTTPTLS) (*http.Transport, error) {
-	if spec == nil {
-		return s.plain, nil
-	}
-	digest := sha256.New()
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ref := spec.CASecretRef; ref != nil {
-		pem, err := s.secrets.entry(ctx, namespace, *ref)
-		if err != nil {
-			return nil, fmt.Errorf("tls.caSecretRef: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.caSecretRef: entry %s of Secret %s has no PEM certificate", ref.Key, ref.Name)
-		}
-		fmt.Fprintf(digest, "ca %q", pem)
-	}
-	if ref := spec.ClientCertSecretRef; ref != nil {
-		secret, err := s.secrets.get(ctx, namespace, ref.Name)
-		if err != nil {
-			return nil, fmt.Errorf("tls.clientCertSecretRef: %w", err)
-		}
-		certificate, key := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
-		pair, err := tls.X509KeyPair(certificate, key)
-		if err != nil {
-			return nil, fmt.Errorf("tls.clientCertSecretRef: tls.crt and tls.key of Secret %s: %w", ref.Name, err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-		fmt.Fprintf(digest, "cert %q %q", certificate, key)
-	}
-	id := [sha256.Size]byte(digest.Sum(nil))
-	if cached, ok := s.tls.Get(id); ok {
-		return cached.(*http.Transport), nil
-	}
-	transport := s.newTransport(config)
-	s.tls.Add(id, transport)
-	return transport, nil
 }
 
 // isHeaderValue reports whether a text is a valid header value: no control characters except tabs (RFC 9110, 5.5).

@@ -101,7 +101,7 @@ func TestNothingLeaks(t *testing.T) {
 			return "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + line(head, "X-Secret") + "\r\n\r\n"
 		}), retry, "malformed"},
 		{"an echo", raw(t, func(head string) string { return head }), retry, "malformed"},
-		{"TLS of an unknown authority", untrusted.URL, retry, "unknown authority; set tls.caSecretRef"},
+		{"TLS of an unknown authority", untrusted.URL, retry, "unknown authority; set tls.caConfigMapRef"},
 		{"no TLS", strings.Replace(echo(200), "http:", "https:", 1), retry, "no TLS handshake"},
 		{"not TLS at all", strings.Replace(raw(t, func(head string) string { return head }), "http:", "https:", 1), retry, ": "},
 		{"no host", "http://sink.invalid", retry, "sink.invalid: "},

@@ -14,6 +14,9 @@ func (r *Runner) writeLog(ctx context.Context, task Task) (Result, error) {
 		return Result{}, renderError(ctx, fmt.Errorf("message: %w", err))
 	}
 	task.rendered()
+	if task.IsDryRun {
+		return Result{Response: dryRun + "would write to the log: " + message}, nil
+	}
 	log := r.log.WithValues(tracing.LogValues(task.Event.Spec.Delivery.Traceparent)...)
 	log.Info("NetBox event rule", "message", message, "rule", task.Rule.Name, "action", task.Action.Spec.Name,
 		"namespace", task.Event.Namespace, "name", task.Event.Name, "requestID", task.Event.Spec.RequestID)

@@ -5,6 +5,7 @@ import (
 	"html"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -25,8 +26,9 @@ type redactor struct {
 // add adds a secret, its words, and the forms that it has in a request.
 func (r *redactor) add(secret string) {
 	quoted, _ := json.Marshal(secret) //nolint:errchkjson // a string
+	path := url.PathEscape(secret)
 	for _, form := range []string{
-		secret, url.PathEscape(secret), url.QueryEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
+		secret, path, strings.ReplaceAll(path, "%2F", "/"), url.QueryEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
 	} {
 		form = lower(form)
 		if slices.Contains(r.fragments, form) || slices.Contains(r.whole, form) {
@@ -45,13 +47,52 @@ func (r *redactor) add(secret string) {
 	}
 }
 
-// redact replaces the secrets in a text, and each part of them from fragmentBytes on.
+// redact replaces the secrets in the beginning of a text, and each part of them from fragmentBytes on.
 func (r *redactor) redact(text string) string {
-	if len(r.whole)+len(r.fragments) == 0 {
+	if r.isEmpty() {
 		return text
 	}
-	cut := len(text) > maxRedactedBytes
-	text = text[:min(len(text), maxRedactedBytes)]
+	return r.replace(text[:min(len(text), maxRedactedBytes)], len(text) > maxRedactedBytes)
+}
+
+func (r *redactor) isEmpty() bool { return len(r.whole)+len(r.fragments) == 0 }
+
+// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects. A key is replaced because of a
+// long part of a secret alone: words of a pass phrase are common keys.
+func (r *redactor) value(value any) any {
+	switch value := value.(type) {
+	case string:
+		return r.replace(value, false)
+	case int64:
+		return r.number(value, strconv.FormatInt(value, 10))
+	case float64:
+		return r.number(value, strconv.FormatFloat(value, 'f', -1, 64))
+	case []any:
+		for i, element := range value {
+			value[i] = r.value(element)
+		}
+		return value
+	case map[string]any:
+		keys := redactor{fragments: r.fragments}
+		redacted := make(map[string]any, len(value))
+		for key, member := range value {
+			redacted[keys.replace(key, false)] = r.value(member)
+		}
+		return redacted
+	default:
+		return value
+	}
+}
+
+func (r *redactor) number(value any, text string) any {
+	if r.replace(text, false) != text {
+		return redactedText
+	}
+	return value
+}
+
+// replace replaces the secrets in a text, and the end of a text that is cut: what is left of a secret there may be too short to be found.
+func (r *redactor) replace(text string, cut bool) string {
 	folded := lower(text)
 	secret := make([]bool, len(text))
 	for _, whole := range r.whole {
@@ -71,7 +112,7 @@ func (r *redactor) redact(text string) string {
 			}
 		}
 	}
-	if cut { // what is left of a secret at the cut may be too short to be found
+	if cut {
 		mark(secret[len(secret)-fragmentBytes:])
 	}
 	var redacted strings.Builder

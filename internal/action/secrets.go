@@ -17,14 +17,15 @@ import (
 )
 
 // RBAC of http actions:
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups="",resources=secrets;configmaps,verbs=get
 
-// Secrets are cached briefly, because the many deliveries of a bulk edit need the same.
+// Secrets and ConfigMaps are cached briefly, because the many deliveries of a bulk edit need the same.
 const (
 	secretTTL  = 2 * time.Second
 	maxSecrets = 256
 )
 
+// secretReader reads Secrets, and ConfigMaps with certificates.
 type secretReader struct {
 	api    client.Reader
 	cached *cache.LRUExpireCache
@@ -35,20 +36,39 @@ func newSecretReader(api client.Reader, clock clock.PassiveClock) *secretReader 
 }
 
 func (s *secretReader) get(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	key := types.NamespacedName{Namespace: namespace, Name: name}
+	return readObject(ctx, s, "Secret", namespace, name, &corev1.Secret{})
+}
+
+// readObject reads an object, whose type its kind determines.
+func readObject[T client.Object](ctx context.Context, s *secretReader, kind, namespace, name string, into T) (T, error) {
+	key := kind + " " + namespace + "/" + name
 	if cached, ok := s.cached.Get(key); ok {
-		return cached.(*corev1.Secret), nil
+		return cached.(T), nil
 	}
-	var secret corev1.Secret
-	err := s.api.Get(ctx, key, &secret)
+	err := s.api.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, into)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("Secret %s does not exist in namespace %s; create it", name, namespace)
+		return into, fmt.Errorf("%s %s does not exist in namespace %s; create it", kind, name, namespace)
 	case err != nil:
-		return nil, fmt.Errorf("reading Secret %s: %w", name, err)
+		return into, fmt.Errorf("reading %s %s: %w", kind, name, err)
 	}
-	s.cached.Add(key, &secret, secretTTL)
-	return &secret, nil
+	s.cached.Add(key, into, secretTTL)
+	return into, nil
+}
+
+// configMapEntry returns an entry of a ConfigMap.
+func (s *secretReader) configMapEntry(ctx context.Context, namespace string, ref v1alpha1.ConfigMapKeyReference) ([]byte, error) {
+	configMap, err := readObject(ctx, s, "ConfigMap", namespace, ref.Name, &corev1.ConfigMap{})
+	if err != nil {
+		return nil, err
+	}
+	if text, ok := configMap.Data[ref.Key]; ok {
+		return []byte(text), nil
+	}
+	if bytes, ok := configMap.BinaryData[ref.Key]; ok {
+		return bytes, nil
+	}
+	return nil, fmt.Errorf("ConfigMap %s has no entry %s", ref.Name, ref.Key)
 }
 
 // entry returns an entry of a Secret without trailing white space, which editors and echo add.

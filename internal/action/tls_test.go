@@ -18,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -158,6 +159,32 @@ func TestTLS(t *testing.T) {
 	t.Run("no tls in the rule", func(t *testing.T) {
 		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), newRequest(server.URL)))
 		expect(t, err, retry, "certificate signed by unknown authority")
+	})
+
+	t.Run("an authority of a ConfigMap", func(t *testing.T) {
+		plane.Create(t, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "bundle"},
+			Data:       map[string]string{"ca.crt": ours.pem, "text": "no certificate"}, BinaryData: map[string][]byte{"binary": []byte(ours.pem)},
+		})
+		for key, text := range map[string]string{
+			"ca.crt": "", "binary": "",
+			"text":    "tls.caConfigMapRef: entry text of ConfigMap bundle has no PEM certificate",
+			"missing": "tls.caConfigMapRef: ConfigMap bundle has no entry missing",
+		} {
+			spec := newRequest(server.URL)
+			spec.HTTP.TLS = &v1alpha1.HTTPTLS{
+				CAConfigMapRef: &v1alpha1.ConfigMapKeyReference{Name: "bundle", Key: key}, ClientCertSecretRef: &v1alpha1.SecretReference{Name: "client"},
+			}
+			_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
+			if text == "" {
+				expect(t, err, done)
+			} else {
+				expect(t, err, retry, text)
+			}
+			spec.HTTP.TLS.CAConfigMapRef.Name = "ca" // there is a Secret of this name
+			_, err = do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
+			expect(t, err, retry, "tls.caConfigMapRef: ConfigMap ca does not exist in namespace")
+		}
 	})
 
 	t.Run("rotated", func(t *testing.T) {

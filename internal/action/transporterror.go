@@ -16,7 +16,7 @@ import (
 // sent, such as headers of the request that it repeats, or the names in its certificate.
 func describeTransportError(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "certificate signed by unknown authority; set tls.caSecretRef to the certificate of that authority"
+		return "certificate signed by unknown authority; set tls.caConfigMapRef or tls.caSecretRef to the certificate of that authority"
 	}
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "its certificate is for other host names; use one of these in the URL, or correct the certificate"
@@ -28,7 +28,7 @@ func describeTransportError(err error) string {
 		return "its certificate is invalid; replace it"
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return "its certificate cannot be verified; replace it, or set tls.caSecretRef"
+		return "its certificate cannot be verified; replace it, or set tls.caConfigMapRef or tls.caSecretRef"
 	}
 	if _, ok := errors.AsType[tls.AlertError](err); ok {
 		return "it refused the TLS connection; check whether it requires another tls.clientCertSecretRef"

@@ -283,6 +283,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 			Config:         config,
 			Mapper:         inner.GetRESTMapper(),
 			Secrets:        inner.GetAPIReader(),
+			Accounts:       inner.GetClient(),
 			Events:         inner.GetClient(),
 			SinkAllowCIDRs: options.SinkAllowCIDRs,
 			Clock:          clock.RealClock{},

@@ -23,6 +23,8 @@ type Rule struct {
 	sources  []string // empty means all
 	branches []string
 	filter   *Filter
+	limitKey *expression // nil for none
+	mirrors  bool        // it has a Mirror action
 }
 
 // Action is a compiled action. The fields of other kinds of actions are empty.
@@ -38,6 +40,8 @@ type Action struct {
 	Headers []*Text
 	// Body is nil for an action that sends the event, or nothing.
 	Body *Body
+	// Success decides whether the response to an http action means success; nil for every 2xx.
+	Success *Condition
 	// Objects are of an apply action. IsList means that its template is a List of them.
 	Objects []Object
 	IsList  bool
@@ -46,7 +50,22 @@ type Action struct {
 	// Message is of an event or log action.
 	Message *Text
 
+	// UsesResults reports whether its expressions use results of other actions.
+	UsesResults bool
+
 	results paths // the members of its result that other actions use
+}
+
+// Find returns an action, also of onFailure; nil for none.
+func (r *Rule) Find(name string) *Action {
+	for _, list := range [][]Action{r.Actions, r.OnFailure} {
+		for i := range list {
+			if list[i].Spec.Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
 }
 
 // Wait decides about the objects that an action waits for. Its conditions use the variable object.
@@ -67,6 +86,12 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 		compiled.branches = []string{mainBranch}
 	}
 	compiled.Actions = c.actions("spec.actions", spec.Actions, spec.Secrets)
+	compiled.mirrors = slices.ContainsFunc(compiled.Actions, func(action Action) bool {
+		return action.Spec.Apply != nil && action.Spec.Apply.Operation == v1alpha1.OperationMirror
+	})
+	if spec.Limit.Key != "" {
+		compiled.limitKey = c.expression("spec.limit.key", spec.Limit.Key, nil)
+	}
 	c.scope.others = []string{variableFailure}
 	compiled.OnFailure = c.actions("spec.onFailure", spec.OnFailure, spec.Secrets)
 	if err := c.err(); err != nil {
@@ -141,7 +166,9 @@ func (c *compiler) actions(path string, specs []v1alpha1.Action, secrets []v1alp
 		}
 		awaited[spec.Name] = all
 		c.scope.results = &resultScope{action: spec.Name, known: all, used: used}
-		actions = append(actions, c.action(path, spec, secrets))
+		compiled := c.action(path, spec, secrets)
+		compiled.UsesResults = c.scope.results.isUsed
+		actions = append(actions, compiled)
 	}
 	c.scope.results = nil
 	for i := range actions {
@@ -170,6 +197,14 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 		for i, header := range spec.HTTP.Headers {
 			action.Headers[i] = c.text(fmt.Sprintf("%s.http.headers[%s].value", path, header.Name), header.Value)
 		}
+		if auth := spec.HTTP.Auth; auth != nil && auth.OAuth2 != nil {
+			if err := checkURL(auth.OAuth2.TokenURL); err != nil {
+				c.addError(path+".http.auth.oauth2.tokenURL", err)
+			}
+		}
+		if spec.HTTP.Success != "" {
+			action.Success = c.success(path+".http.success", spec.HTTP.Success)
+		}
 	case spec.Apply != nil:
 		action.Objects, action.IsList = c.objects(path+".apply.template", spec.Apply)
 		if spec.Apply.Wait != nil {
@@ -181,6 +216,15 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 		action.Message = c.text(path+".log.message", spec.Log.Message)
 	}
 	return action
+}
+
+// success compiles the condition of a successful response. It has no Secrets.
+func (c *compiler) success(path, text string) *Condition {
+	outer := c.scope
+	defer func() { c.scope = outer }()
+	c.scope.secrets = nil
+	c.scope.others = append(slices.Clone(outer.others), variableResponse)
+	return c.condition(path, text)
 }
 
 func (c *compiler) wait(path string, spec *v1alpha1.ApplyWait) *Wait {
@@ -208,6 +252,36 @@ func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input
 		return false, nil
 	}
 	return r.filter.Match(ctx, event, in)
+}
+
+// Removes reports whether an event that does not match the rule ends a match of its NetBox object: the rule has a Mirror action, and the
+// object was deleted, or spec.match.cel is false now. It must not be called for an event on which the expression fails.
+func (r *Rule) Removes(event *v1alpha1.NetBoxEvent, in *Input) bool {
+	if !r.mirrors || !oneOf(r.sources, event.Spec.SourceRef.Name) || !r.matchBranch(event.Spec.Branch) ||
+		!r.filter.matchObjectType(event.Spec.ObjectType) {
+		return false
+	}
+	return event.Spec.Event == eventDeleted || r.filter.matchLists(event, in)
+}
+
+// eventDeleted is the event of a deletion in NetBox.
+const eventDeleted = "deleted"
+
+// LimitKey returns the value of spec.limit.key as text; "" where there is no such expression, it fails, or its value is null.
+func (r *Rule) LimitKey(ctx context.Context, in *Input) string {
+	if r.limitKey == nil {
+		return ""
+	}
+	remaining := budget(maxRendered)
+	value, err := r.limitKey.native(ctx, in, &remaining)
+	if err != nil || value == nil {
+		return ""
+	}
+	written, err := text(value)
+	if err != nil {
+		return ""
+	}
+	return written
 }
 
 // mainBranch is the name of NetBox's main branch, which events do not name.

@@ -25,7 +25,7 @@ type Key struct {
 func Of(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]Key, error) {
 	var keys []Key
 	for _, name := range slices.Sorted(maps.Keys(secret.Data)) {
-		value := []byte(strings.TrimRightFunc(string(secret.Data[name]), unicode.IsSpace))
+		value := []byte(Trim(secret.Data[name]))
 		if len(value) > 0 && (ref.Key == "" || ref.Key == name) {
 			keys = append(keys, Key{Name: name, Value: value})
 		}
@@ -39,3 +39,6 @@ func Of(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) ([]Key, error)
 		return nil, fmt.Errorf("Secret %s has no non-empty entry", ref.Name)
 	}
 }
+
+// Trim returns an entry of a Secret without trailing white space.
+func Trim(entry []byte) string { return strings.TrimRightFunc(string(entry), unicode.IsSpace) }

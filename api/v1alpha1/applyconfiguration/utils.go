@@ -40,6 +40,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ApplyActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ApplyWait"):
 		return &apiv1alpha1.ApplyWaitApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("BasicAuth"):
+		return &apiv1alpha1.BasicAuthApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ConfigMapKeyReference"):
+		return &apiv1alpha1.ConfigMapKeyReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Delivery"):
 		return &apiv1alpha1.DeliveryApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EventAction"):
@@ -48,6 +52,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.FilterApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAction"):
 		return &apiv1alpha1.HTTPActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAuth"):
+		return &apiv1alpha1.HTTPAuthApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPBody"):
 		return &apiv1alpha1.HTTPBodyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPHeader"):
@@ -78,6 +84,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.NetBoxSourceSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxSourceStatus"):
 		return &apiv1alpha1.NetBoxSourceStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("OAuth2"):
+		return &apiv1alpha1.OAuth2ApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PathClaim"):
 		return &apiv1alpha1.PathClaimApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RateLimit"):
@@ -96,6 +104,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.SecretKeysReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretReference"):
 		return &apiv1alpha1.SecretReferenceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ServiceAccountToken"):
+		return &apiv1alpha1.ServiceAccountTokenApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SourceReference"):
 		return &apiv1alpha1.SourceReferenceApplyConfiguration{}
 

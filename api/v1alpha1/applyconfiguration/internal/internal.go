@@ -100,6 +100,9 @@ var schemaYAML = typed.YAMLObject(`types:
               elementType:
                 namedType: __untyped_deduced_
               elementRelationship: separable
+    - name: startTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: state
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
@@ -149,6 +152,21 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: timeout
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.BasicAuth
+  map:
+    fields:
+    - name: secretRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretReference
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ConfigMapKeyReference
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+    - name: name
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Delivery
   map:
     fields:
@@ -236,6 +254,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
   map:
     fields:
+    - name: auth
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAuth
     - name: body
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPBody
@@ -256,12 +277,27 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: signingSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+    - name: success
+      type:
+        scalar: string
     - name: tls
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
     - name: url
       type:
         scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAuth
+  map:
+    fields:
+    - name: basic
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.BasicAuth
+    - name: oauth2
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.OAuth2
+    - name: serviceAccountToken
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ServiceAccountToken
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPBody
   map:
     fields:
@@ -293,6 +329,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
   map:
     fields:
+    - name: caConfigMapRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ConfigMapKeyReference
     - name: caSecretRef
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
@@ -732,6 +771,24 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: pendingTime
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.OAuth2
+  map:
+    fields:
+    - name: clientID
+      type:
+        scalar: string
+    - name: clientSecretRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+    - name: scopes
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+    - name: tokenURL
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.PathClaim
@@ -846,6 +903,12 @@ var schemaYAML = typed.YAMLObject(`types:
   map:
     fields:
     - name: name
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ServiceAccountToken
+  map:
+    fields:
+    - name: audience
       type:
         scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SignatureState

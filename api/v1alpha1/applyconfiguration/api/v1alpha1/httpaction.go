@@ -25,8 +25,8 @@ import (
 // HTTPActionApplyConfiguration represents a declarative configuration of the HTTPAction type for use
 // with apply.
 //
-// HTTPAction sends a request to a URL. A response of 2xx is success; 408, 425, 429, 5xx and network errors are retried; any other response,
-// redirects included, is a permanent failure.
+// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors are
+// retried; any other response, redirects included, is a permanent failure.
 type HTTPActionApplyConfiguration struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
 	// segment of the path or query.
@@ -40,11 +40,17 @@ type HTTPActionApplyConfiguration struct {
 	Method *string `json:"method,omitempty"`
 	// headers are added to the request, for example [{"name": "Authorization", "value": "Bearer ${secrets.token}"}].
 	Headers []HTTPHeaderApplyConfiguration `json:"headers,omitempty"`
+	// auth authenticates the request by the header Authorization, for example {"basic": {"secretRef": {"name": "sink"}}}.
+	Auth *HTTPAuthApplyConfiguration `json:"auth,omitempty"`
 	// signingSecretRef names the entry of a Secret that is the key for signing the body as NetBox does: X-Hook-Signature is the HMAC-SHA512 of
 	// the body in hex. White space at the end of the entry is ignored. For example {"name": "relay", "key": "secret"}.
 	SigningSecretRef *SecretKeyReferenceApplyConfiguration `json:"signingSecretRef,omitempty"`
 	// tls configures the trusted CA and the client certificate.
 	TLS *HTTPTLSApplyConfiguration `json:"tls,omitempty"`
+	// success is an expression in CEL that decides whether the request succeeded, for example response.status in [200, 409]. It may use
+	// response.status, response.headers, whose names are in lower case, and response.body, which is decoded if it is JSON, otherwise a text.
+	// Absent: a status of 2xx. If it is false for a 2xx, the request is retried.
+	Success *string `json:"success,omitempty"`
 }
 
 // HTTPActionApplyConfiguration constructs a declarative configuration of the HTTPAction type for use with
@@ -98,6 +104,14 @@ func (b *HTTPActionApplyConfiguration) WithHeaders(values ...*HTTPHeaderApplyCon
 	return b
 }
 
+// WithAuth sets the Auth field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Auth field is set to the value of the last call.
+func (b *HTTPActionApplyConfiguration) WithAuth(value *HTTPAuthApplyConfiguration) *HTTPActionApplyConfiguration {
+	b.Auth = value
+	return b
+}
+
 // WithSigningSecretRef sets the SigningSecretRef field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the SigningSecretRef field is set to the value of the last call.
@@ -111,5 +125,13 @@ func (b *HTTPActionApplyConfiguration) WithSigningSecretRef(value *SecretKeyRefe
 // If called multiple times, the TLS field is set to the value of the last call.
 func (b *HTTPActionApplyConfiguration) WithTLS(value *HTTPTLSApplyConfiguration) *HTTPActionApplyConfiguration {
 	b.TLS = value
+	return b
+}
+
+// WithSuccess sets the Success field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Success field is set to the value of the last call.
+func (b *HTTPActionApplyConfiguration) WithSuccess(value string) *HTTPActionApplyConfiguration {
+	b.Success = &value
 	return b
 }

@@ -24,8 +24,10 @@ package v1alpha1
 // HTTPTLS configures the trusted CA and the client certificate of a request.
 type HTTPTLSApplyConfiguration struct {
 	// caSecretRef names the entry of a Secret with the PEM certificates of the CAs that may sign the server's certificate, for example
-	// {"name": "ca", "key": "ca.crt"}. Without it, the system's CAs are trusted.
+	// {"name": "ca", "key": "ca.crt"}. Without it and caConfigMapRef, the system's CAs are trusted.
 	CASecretRef *SecretKeyReferenceApplyConfiguration `json:"caSecretRef,omitempty"`
+	// caConfigMapRef names the entry of a ConfigMap with these certificates, for example {"name": "ca-bundle", "key": "ca.crt"}.
+	CAConfigMapRef *ConfigMapKeyReferenceApplyConfiguration `json:"caConfigMapRef,omitempty"`
 	// clientCertSecretRef names a Secret of type kubernetes.io/tls that holds the client's certificate and key, for example {"name":
 	// "client-tls"}.
 	ClientCertSecretRef *SecretReferenceApplyConfiguration `json:"clientCertSecretRef,omitempty"`
@@ -42,6 +44,14 @@ func HTTPTLS() *HTTPTLSApplyConfiguration {
 // If called multiple times, the CASecretRef field is set to the value of the last call.
 func (b *HTTPTLSApplyConfiguration) WithCASecretRef(value *SecretKeyReferenceApplyConfiguration) *HTTPTLSApplyConfiguration {
 	b.CASecretRef = value
+	return b
+}
+
+// WithCAConfigMapRef sets the CAConfigMapRef field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CAConfigMapRef field is set to the value of the last call.
+func (b *HTTPTLSApplyConfiguration) WithCAConfigMapRef(value *ConfigMapKeyReferenceApplyConfiguration) *HTTPTLSApplyConfiguration {
+	b.CAConfigMapRef = value
 	return b
 }
 

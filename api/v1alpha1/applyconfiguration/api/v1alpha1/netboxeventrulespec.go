@@ -46,8 +46,9 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with
 	// the name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
 	Secrets []RuleSecretApplyConfiguration `json:"secrets,omitempty"`
-	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, for example provisioner. The operator
-	// must be allowed to impersonate it, and so must the author of the rule.
+	// serviceAccountName is the service account, in the rule's namespace, that apply actions act as, and whose tokens http actions with
+	// auth.serviceAccountToken send, for example provisioner. The operator must be allowed to impersonate it, or to create its tokens, and so
+	// must the author of the rule.
 	ServiceAccountName *string `json:"serviceAccountName,omitempty"`
 	// actions are executed in this order for each matching event. A failed action is retried by itself, and blocks only those that depend on
 	// it.
