@@ -674,7 +674,8 @@ type NetBoxEventRuleStatus struct {
 	// expressionErrors is the number of events on which the expression failed, for example 0. A typical cause is a missing key.
 	// +optional
 	ExpressionErrors int64 `json:"expressionErrors"`
-	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
+	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: data.role: no such key; data
+	// has id, name, slug, status, tags".
 	// +optional
 	LastExpressionError string `json:"lastExpressionError,omitempty"`
 	// observedGeneration is the generation of the spec that conditions refer to, for example 1.

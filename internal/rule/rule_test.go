@@ -150,8 +150,8 @@ func TestMatch(t *testing.T) {
 			event.changedFields == ["status"] && event.request.method == "PATCH" && event.delivery.signature == "Verified" &&
 			event.timestamp < now && now - event.timestamp < duration("1000000h") && event.data == data && event.snapshots.prechange == prechange`}}},
 		{reason: "absent objects are null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}}, want: true},
-		{reason: "a key of null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, wantErr: "no such key: name"},
-		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, wantErr: "no such key: rolle"},
+		{reason: "a key of null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, wantErr: "data.name: data is null"},
+		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, wantErr: "data.rolle: no such key; data has "},
 		{reason: "a missing key guarded by has", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}}},
 		{reason: "an optional key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.?rolle.slug.orValue("leaf") == "leaf"`}}, want: true},
 		{reason: "no JSON", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `json("{a").size() > 0`}}, wantErr: "json: invalid character"},

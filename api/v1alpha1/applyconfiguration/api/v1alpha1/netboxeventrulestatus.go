@@ -40,7 +40,8 @@ type NetBoxEventRuleStatusApplyConfiguration struct {
 	LastMatched *metav1.Time `json:"lastMatched,omitempty"`
 	// expressionErrors is the number of events on which the expression failed, for example 0. A typical cause is a missing key.
 	ExpressionErrors *int64 `json:"expressionErrors,omitempty"`
-	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
+	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: data.role: no such key; data
+	// has id, name, slug, status, tags".
 	LastExpressionError *string `json:"lastExpressionError,omitempty"`
 	// observedGeneration is the generation of the spec that conditions refer to, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
