@@ -63,6 +63,11 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:default=PerObject
 	Order Order `json:"order,omitempty"`
 
+	// group collects events, and executes the actions once for each group, for example {"by": "Request"}. Without it, each event is delivered
+	// by itself.
+	// +optional
+	Group *Group `json:"group,omitempty"`
+
 	// limit bounds the deliveries of the rule, for example {"perSecond": 10, "concurrency": 4}.
 	// +optional
 	Limit Limit `json:"limit,omitzero"`
@@ -107,6 +112,50 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	OnFailure []Action `json:"onFailure,omitempty"`
 }
+
+// Group defines which events of a rule are delivered together. A group closes when quiet has passed since its last event was received, at
+// the latest when maxWait has passed since its first, or with maxEvents events. Later events make another group.
+//
+// +kubebuilder:validation:XValidation:rule="duration(self.quiet) <= duration(self.maxWait)",message="quiet must not be longer than maxWait"
+type Group struct {
+	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events of
+	// the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression is null
+	// or fails make one group.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	By string `json:"by,omitempty"`
+	// quiet is the time without another event after which a group closes, for example 5s.
+	// +optional
+	// +kubebuilder:default="5s"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	Quiet metav1.Duration `json:"quiet,omitzero"`
+	// maxWait is the longest time from the first event of a group until it closes, for example 1m.
+	// +optional
+	// +kubebuilder:default="1m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	MaxWait metav1.Duration `json:"maxWait,omitzero"`
+	// maxEvents is the largest number of events in a group, for example 500.
+	// +optional
+	// +kubebuilder:default=500
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=5000
+	MaxEvents int32 `json:"maxEvents,omitempty"`
+	// net leaves out the NetBox objects whose changes in the group come to nothing, for example true: they were created and deleted in it, or are
+	// as before. If none is left, the actions are skipped.
+	// +optional
+	Net bool `json:"net,omitempty"`
+}
+
+// Values of group.by that are not expressions.
+const (
+	// GroupByRequest is for the events of one request id of a source.
+	GroupByRequest = "Request"
+	// GroupByObject is for the events of one NetBox object.
+	GroupByObject = "Object"
+	// GroupByRule is for all events of the rule.
+	GroupByRule = "Rule"
+)
 
 // Limit bounds the deliveries of a rule. A delivery is the execution of its due actions for one event.
 //
@@ -302,7 +351,8 @@ type HTTPAction struct {
 	// +optional
 	Body *HTTPBody `json:"body,omitempty"`
 	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
-	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body.
+	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body. Of a rule with group,
+	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of CloudEvents.
 	// +optional
 	Format HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
@@ -365,7 +415,7 @@ type HTTPBody struct {
 
 // HTTPFormat is the format of a request to a sink.
 //
-// +kubebuilder:validation:Enum=CloudEvent;CloudEventBinary;NetBox
+// +kubebuilder:validation:Enum=CloudEvent;CloudEventBinary;CloudEventBatch;NetBox
 type HTTPFormat string
 
 const (
@@ -373,6 +423,8 @@ const (
 	FormatCloudEvent HTTPFormat = "CloudEvent"
 	// FormatCloudEventBinary is a CloudEvents 1.0 event in binary mode.
 	FormatCloudEventBinary HTTPFormat = "CloudEventBinary"
+	// FormatCloudEventBatch is a batch of CloudEvents 1.0 events, of a group.
+	FormatCloudEventBatch HTTPFormat = "CloudEventBatch"
 	// FormatNetBox is the original body: equal as JSON, except for redacted values.
 	FormatNetBox HTTPFormat = "NetBox"
 )

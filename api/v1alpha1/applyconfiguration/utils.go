@@ -50,6 +50,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.EventActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Filter"):
 		return &apiv1alpha1.FilterApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Group"):
+		return &apiv1alpha1.GroupApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("GroupStatus"):
+		return &apiv1alpha1.GroupStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAction"):
 		return &apiv1alpha1.HTTPActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAuth"):

@@ -251,6 +251,42 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: associative
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Group
+  map:
+    fields:
+    - name: by
+      type:
+        scalar: string
+    - name: maxEvents
+      type:
+        scalar: numeric
+      default: 500
+    - name: maxWait
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 1m
+    - name: net
+      type:
+        scalar: boolean
+    - name: quiet
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 5s
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.GroupStatus
+  map:
+    fields:
+    - name: events
+      type:
+        scalar: numeric
+    - name: id
+      type:
+        scalar: string
+    - name: members
+      type:
+        scalar: string
+    - name: until
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
   map:
     fields:
@@ -456,6 +492,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: dryRun
       type:
         scalar: boolean
+    - name: group
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Group
     - name: limit
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Limit
@@ -645,6 +684,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - type
+    - name: group
+      type:
+        scalar: string
     - name: phase
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
@@ -869,6 +911,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ActionStatus
           elementRelationship: atomic
+    - name: group
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.GroupStatus
     - name: limitKey
       type:
         scalar: string
