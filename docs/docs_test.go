@@ -33,7 +33,12 @@ var fence = regexp.MustCompile("(?ms)^```(\\w+) ?(.*?)\n(.*?)^```$")
 
 func readRules(t *testing.T) (content string, blocks []block) {
 	t.Helper()
-	bytes, err := os.ReadFile("rules.md")
+	return readPage(t, "rules.md")
+}
+
+func readPage(t *testing.T, name string) (content string, blocks []block) {
+	t.Helper()
+	bytes, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +91,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestThreeWayDiff compares the samples, and the rules of the page, with what the API server stores of them, as GitOps tools do: a merge patch
+// TestThreeWayDiff compares the samples, and the rules of the pages, with what the API server stores of them, as GitOps tools do: a merge patch
 // of the last applied manifest, the manifest and the stored object has to be empty.
 func TestThreeWayDiff(t *testing.T) {
 	files, err := filepath.Glob("../config/samples/*.yaml")
@@ -101,10 +106,12 @@ func TestThreeWayDiff(t *testing.T) {
 		}
 		manifests = append(manifests, strings.Split(string(content), "\n---\n")...)
 	}
-	_, blocks := readRules(t)
-	for _, block := range blocks {
-		if block.language == "yaml" {
-			manifests = append(manifests, block.text)
+	for _, page := range []string{"rules.md", "recipes.md"} {
+		_, blocks := readPage(t, page)
+		for _, block := range blocks {
+			if block.language == "yaml" {
+				manifests = append(manifests, block.text)
+			}
 		}
 	}
 	compared := 0
@@ -132,8 +139,8 @@ func TestThreeWayDiff(t *testing.T) {
 			t.Errorf("%s: %s, %v", object.GetName(), patch, err)
 		}
 	}
-	if compared < 8 {
-		t.Errorf("compared %d objects, want all samples and those of the page", compared)
+	if compared < 20 {
+		t.Errorf("compared %d objects, want all samples and those of the pages", compared)
 	}
 }
 

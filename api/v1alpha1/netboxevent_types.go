@@ -18,6 +18,7 @@ import (
 // +kubebuilder:selectablefield:JSONPath=`.spec.requestID`
 // +kubebuilder:selectablefield:JSONPath=`.spec.sourceRef.name`
 // +kubebuilder:selectablefield:JSONPath=`.status.phase`
+// +kubebuilder:selectablefield:JSONPath=`.status.group`
 // +kubebuilder:printcolumn:name="Event",type=string,JSONPath=`.spec.event`
 // +kubebuilder:printcolumn:name="Object Type",type=string,JSONPath=`.spec.objectType`
 // +kubebuilder:printcolumn:name="Object",type=string,JSONPath=`.spec.objectName`
@@ -231,6 +232,10 @@ const (
 	ReasonDelivered = "Delivered"
 	// ReasonDelivering means that actions are in progress.
 	ReasonDelivering = "Delivering"
+	// ReasonWaiting means that an action was executed, and waits for the objects that it wrote.
+	ReasonWaiting = "Waiting"
+	// ReasonGrouping means that the event waits until its group is complete.
+	ReasonGrouping = "Grouping"
 	// ReasonRetrying means that an action failed and will be retried.
 	ReasonRetrying = "Retrying"
 	// ReasonDeliveryFailed means that an action failed permanently.
@@ -278,9 +283,34 @@ type RuleStatus struct {
 	// their objects.
 	// +optional
 	Removal bool `json:"removal,omitempty"`
+	// group is the group of the rule that the event belongs to.
+	// +optional
+	Group *GroupStatus `json:"group,omitempty"`
 	// limitKey is the value of the rule's limit.key, for example ams1; a long one is replaced by its beginning and a hash.
 	// +optional
 	LimitKey string `json:"limitKey,omitempty"`
+}
+
+// GroupStatus names the group of events that an event is delivered in.
+type GroupStatus struct {
+	// id of the group, the same for all its events, for example 3f9c2a7be1d04c55a1b2.
+	// +optional
+	ID string `json:"id,omitempty"`
+	// key is the value of group.by that the events share, for example ams1; a long one is replaced by its beginning and a hash.
+	// +optional
+	Key string `json:"key,omitempty"`
+	// events is the number of events in the group, for example 24. It is absent while the group is open.
+	// +optional
+	Events int32 `json:"events,omitempty"`
+	// until is when the group closes unless another event comes, for example 2020-10-26T18:14:24Z. It is absent for a closed group.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
+	Until *metav1.Time `json:"until,omitempty"`
+	// members are hashes of the names of the group's events: after a crash, the operator knows by them which pending events it has delivered
+	// already. It is present on one event of a group, until the others are finished.
+	// +optional
+	Members []byte `json:"members,omitempty"`
 }
 
 // ActionStatus is the state of an action.
@@ -309,6 +339,11 @@ type ActionStatus struct {
 	// was skipped.
 	// +optional
 	Response string `json:"response,omitempty"`
+	// startTime is when the action could first be attempted, if it had to wait for others, for example 2020-10-26T18:14:19Z.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$`
+	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// waitingSince is when the action began to wait for its objects (apply.wait), for example 2020-10-26T18:14:19Z.
 	// +optional
 	// +kubebuilder:validation:Type=string
@@ -333,6 +368,10 @@ type NetBoxEventStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// group is the id of the event's group, of the first rule with group if there are several, for example 3f9c2a7be1d04c55a1b2. It is a
+	// selectable field: kubectl get netboxevents --field-selector status.group=3f9c2a7be1d04c55a1b2.
+	// +optional
+	Group string `json:"group,omitempty"`
 	// rules are the rules that matched the event, with their actions. They are matched once.
 	// +optional
 	// +listType=atomic

@@ -14,13 +14,14 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/substitute=disabled"
 // +kubebuilder:resource:shortName=nber,categories=netbox
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Matched",type=integer,JSONPath=`.status.matched`
 // +kubebuilder:printcolumn:name="Failed",type=integer,JSONPath=`.status.failed`
 // +kubebuilder:printcolumn:name="Last Matched",type=date,JSONPath=`.status.lastMatched`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Service Account",type=string,JSONPath=`.spec.serviceAccountName`,priority=1
-// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].message`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 type NetBoxEventRule struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
@@ -38,6 +39,8 @@ type NetBoxEventRule struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.apply)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply)))",message="a rule with an apply action must set serviceAccountName"
 // +kubebuilder:validation:XValidation:rule="has(self.serviceAccountName) || !self.actions.exists(a, has(a.http) && has(a.http.auth) && has(a.http.auth.serviceAccountToken)) && (!has(self.onFailure) || !self.onFailure.exists(a, has(a.http) && has(a.http.auth) && has(a.http.auth.serviceAccountToken)))",message="a rule with http.auth.serviceAccountToken must set serviceAccountName"
+// +kubebuilder:validation:XValidation:rule="!has(self.order) || self.order == 'PerObject' || !self.actions.exists(a, has(a.apply) && has(a.apply.operation) && a.apply.operation == 'Mirror')",message="an apply action with the operation Mirror needs the order PerObject"
+// +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || !self.onFailure.exists(a, has(a.apply) && has(a.apply.operation) && a.apply.operation == 'Mirror')",message="onFailure must not have apply actions with the operation Mirror"
 // +kubebuilder:validation:XValidation:rule="!has(self.onFailure) || self.onFailure.all(f, !self.actions.exists(a, a.name == f.name))",message="actions and onFailure must not have actions of the same name"
 type NetBoxEventRuleSpec struct {
 	// suspend stops the matching of events, for example true. Deliveries of events that matched before continue. Events that come meanwhile
@@ -59,6 +62,11 @@ type NetBoxEventRuleSpec struct {
 	// +optional
 	// +kubebuilder:default=PerObject
 	Order Order `json:"order,omitempty"`
+
+	// group collects events, and executes the actions once for each group, for example {"by": "Request"}. Without it, each event is delivered
+	// by itself.
+	// +optional
+	Group *Group `json:"group,omitempty"`
 
 	// limit bounds the deliveries of the rule, for example {"perSecond": 10, "concurrency": 4}.
 	// +optional
@@ -104,6 +112,50 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	OnFailure []Action `json:"onFailure,omitempty"`
 }
+
+// Group defines which events of a rule are delivered together. A group closes when quiet has passed since its last event was received, at
+// the latest when maxWait has passed since its first, or with maxEvents events. Later events make another group.
+//
+// +kubebuilder:validation:XValidation:rule="duration(self.quiet) <= duration(self.maxWait)",message="quiet must not be longer than maxWait"
+type Group struct {
+	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events of
+	// the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression is null
+	// or fails make one group.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	By string `json:"by,omitempty"`
+	// quiet is the time without another event after which a group closes, for example 5s.
+	// +optional
+	// +kubebuilder:default="5s"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	Quiet metav1.Duration `json:"quiet,omitzero"`
+	// maxWait is the longest time from the first event of a group until it closes, for example 1m.
+	// +optional
+	// +kubebuilder:default="1m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	MaxWait metav1.Duration `json:"maxWait,omitzero"`
+	// maxEvents is the largest number of events in a group, for example 500.
+	// +optional
+	// +kubebuilder:default=500
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=5000
+	MaxEvents int32 `json:"maxEvents,omitempty"`
+	// net leaves out the NetBox objects whose changes in the group come to nothing, for example true: they were created and deleted in it, or are
+	// as before. If none is left, the actions are skipped.
+	// +optional
+	Net bool `json:"net,omitempty"`
+}
+
+// Values of group.by that are not expressions.
+const (
+	// GroupByRequest is for the events of one request id of a source.
+	GroupByRequest = "Request"
+	// GroupByObject is for the events of one NetBox object.
+	GroupByObject = "Object"
+	// GroupByRule is for all events of the rule.
+	GroupByRule = "Rule"
+)
 
 // Limit bounds the deliveries of a rule. A delivery is the execution of its due actions for one event.
 //
@@ -299,7 +351,8 @@ type HTTPAction struct {
 	// +optional
 	Body *HTTPBody `json:"body,omitempty"`
 	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
-	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body.
+	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body. Of a rule with group,
+	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of CloudEvents.
 	// +optional
 	Format HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
@@ -362,7 +415,7 @@ type HTTPBody struct {
 
 // HTTPFormat is the format of a request to a sink.
 //
-// +kubebuilder:validation:Enum=CloudEvent;CloudEventBinary;NetBox
+// +kubebuilder:validation:Enum=CloudEvent;CloudEventBinary;CloudEventBatch;NetBox
 type HTTPFormat string
 
 const (
@@ -370,6 +423,8 @@ const (
 	FormatCloudEvent HTTPFormat = "CloudEvent"
 	// FormatCloudEventBinary is a CloudEvents 1.0 event in binary mode.
 	FormatCloudEventBinary HTTPFormat = "CloudEventBinary"
+	// FormatCloudEventBatch is a batch of CloudEvents 1.0 events, of a group.
+	FormatCloudEventBatch HTTPFormat = "CloudEventBatch"
 	// FormatNetBox is the original body: equal as JSON, except for redacted values.
 	FormatNetBox HTTPFormat = "NetBox"
 )
@@ -512,10 +567,12 @@ type HTTPTLS struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Delete'",message="ownedByEvent has no effect on the operation Delete: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
+// +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Mirror'",message="the objects of the operation Mirror outlive their events: remove ownedByEvent"
+// +kubebuilder:validation:XValidation:rule="!has(self.wait) || !has(self.operation) || self.operation != 'Delete'",message="wait has no effect on the operation Delete: remove it"
 type ApplyAction struct {
 	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
-	// the name is metadata.generateName, or else the rule's name, and a hash of the event.
+	// the name is metadata.generateName, or else the rule's name, and a hash of the event, or with operation Mirror of the NetBox object.
 	// +required
 	// +mapType=atomic
 	// +kubebuilder:validation:Schemaless
@@ -523,10 +580,11 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply, Create or Delete. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
+	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
 	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
 	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
-	// that rules of this operator created, or any with force; it succeeds if they do not exist.
+	// that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each NetBox object:
+	// it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the rule.
 	// +optional
 	Operation ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for
@@ -537,11 +595,36 @@ type ApplyAction struct {
 	// event's namespace.
 	// +optional
 	OwnedByEvent bool `json:"ownedByEvent,omitempty"`
+	// wait makes the action wait for its objects, for example {"success": "object.status.?succeeded.orValue(0) > 0", "failure":
+	// "object.status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
+	// written.
+	// +optional
+	Wait *ApplyWait `json:"wait,omitempty"`
+}
+
+// ApplyWait makes an action wait for its objects. The service account needs to get them.
+type ApplyWait struct {
+	// success is an expression in CEL over the variable object, for example object.status.?succeeded.orValue(0) > 0: the action succeeds when
+	// it is true for all objects of the template. An expression that fails, because of a missing key for example, is not true yet.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Success string `json:"success,omitempty"`
+	// failure is an expression in CEL over the variable object, for example object.status.?failed.orValue(0) > 2: the attempt fails when it is
+	// true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Failure string `json:"failure,omitempty"`
+	// timeout bounds the wait, for example 30m. After it the attempt fails. Absent: 30m.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 
 // ApplyOperation is the operation of an apply action.
 //
-// +kubebuilder:validation:Enum=Apply;Create;Delete
+// +kubebuilder:validation:Enum=Apply;Create;Delete;Mirror
 type ApplyOperation string
 
 const (
@@ -551,6 +634,8 @@ const (
 	OperationCreate ApplyOperation = "Create"
 	// OperationDelete is a deletion.
 	OperationDelete ApplyOperation = "Delete"
+	// OperationMirror is a server-side apply or a deletion, by the newest event of the NetBox object.
+	OperationMirror ApplyOperation = "Mirror"
 )
 
 // Labels of the objects of apply actions. A name that is too long for a label is truncated.
@@ -559,7 +644,12 @@ const (
 	LabelEvent = "netbox-events.io/event"
 	// LabelRule is the name of the rule.
 	LabelRule = "netbox-events.io/rule"
+	// LabelObject is, on the objects of the operation Mirror, a hash of the NetBox object, and one of the rule's and the action's names.
+	LabelObject = "netbox-events.io/object"
 )
+
+// AnnotationTimestamp is, on the objects of the operation Mirror, the timestamp of the event that wrote them.
+const AnnotationTimestamp = "netbox-events.io/timestamp"
 
 // EventAction writes a Kubernetes Event on the NetBoxEvent.
 type EventAction struct {
@@ -590,12 +680,15 @@ type LogAction struct {
 
 // Conditions of a NetBoxEventRule and their reasons.
 const (
-	// ConditionAccepted is True while events are matched against the rule.
-	ConditionAccepted = "Accepted"
+	// ConditionStalled is True while the rule is invalid: it stays so until somebody changes it. It is absent otherwise. Tools that evaluate
+	// conditions by kstatus, such as Flux and Argo CD, then report a failure instead of progress.
+	ConditionStalled = "Stalled"
 
 	// ReasonCompiled means that the rule's expressions and templates are valid. The message names the entries of spec.match that match no
 	// event.
 	ReasonCompiled = "Compiled"
+	// ReasonDryRun means the same of a rule whose spec.dryRun is true: its actions are not executed.
+	ReasonDryRun = "DryRun"
 	// ReasonInvalid means that an expression or a template is invalid.
 	ReasonInvalid = "Invalid"
 
@@ -615,9 +708,8 @@ const (
 // NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
 // the last update are lost when the operator stops.
 type NetBoxEventRuleStatus struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; Ready, the same for tools that wait
-	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the
-	// cause.
+	// conditions holds Ready: True with reason Compiled, Suspended or DryRun, or False with reason Invalid and the errors; Stalled if the rule
+	// is invalid; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -634,7 +726,8 @@ type NetBoxEventRuleStatus struct {
 	// expressionErrors is the number of events on which the expression failed, for example 0. A typical cause is a missing key.
 	// +optional
 	ExpressionErrors int64 `json:"expressionErrors"`
-	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
+	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: data.role: no such key; data
+	// has id, name, slug, status, tags".
 	// +optional
 	LastExpressionError string `json:"lastExpressionError,omitempty"`
 	// observedGeneration is the generation of the spec that conditions refer to, for example 1.

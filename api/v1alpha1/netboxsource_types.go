@@ -180,12 +180,12 @@ func DefaultRetention() Retention {
 
 // Conditions of a NetBoxSource and their reasons.
 const (
-	// ConditionReady is True while deliveries to the source are stored, and while a rule is accepted. Tools such as Flux go by it.
+	// ConditionReady of a source is True while deliveries to it are stored; of a rule, while it is valid. Tools such as Flux go by it.
 	ConditionReady = "Ready"
 
 	// ReasonServing means that deliveries are stored.
 	ReasonServing = "Serving"
-	// ReasonSuspended means that spec.suspend is true.
+	// ReasonSuspended means that spec.suspend is true. A suspended rule is Ready, a suspended source is not.
 	ReasonSuspended = "Suspended"
 	// ReasonPathConflict means that another source claimed the same path first, or that it is unknown which of them did.
 	ReasonPathConflict = "PathConflict"

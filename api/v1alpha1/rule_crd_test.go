@@ -17,6 +17,9 @@ func TestRuleRules(t *testing.T) {
 	action := func(what string) string { return `{"actions":[{"name":"a",` + what + `}]}` }
 	sending := func(what string) string { return action(`"http":{"url":"https://a",` + what + `}`) }
 	header := func(what string) string { return sending(`"headers":[{` + what + `}]`) }
+	applying := func(what string) string {
+		return `{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},` + what + `}}]}`
+	}
 	spec := func(what string) string { return `{` + logs + `,` + what + `}` }
 
 	for reason, test := range map[string]struct{ spec, message string }{
@@ -51,6 +54,16 @@ func TestRuleRules(t *testing.T) {
 		"an unknown operation":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Replace"}}]}`, "Unsupported value"},
 		"an owner of nothing":             {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Delete","ownedByEvent":true}}]}`, "ownedByEvent has no effect"},
 		"force without effect":            {`{"serviceAccountName":"s","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Create","force":true}}]}`, "force has no effect"},
+		"a wait":                          {applying(`"wait":{"success":"true","failure":"false","timeout":"24h"}`), ""},
+		"a wait without timeout":          {applying(`"wait":{"success":"true"}`), ""},
+		"a wait for nothing":              {applying(`"wait":{"failure":"true"}`), "wait.success"},
+		"a wait for a deletion":           {applying(`"operation":"Delete","wait":{"success":"true"}`), "wait has no effect on the operation Delete"},
+		"no time to wait":                 {applying(`"wait":{"success":"true","timeout":"0s"}`), "must be longer than 0s, and at most 24h"},
+		"too much time to wait":           {applying(`"wait":{"success":"true","timeout":"25h"}`), "must be longer than 0s, and at most 24h"},
+		"a mirror":                        {applying(`"operation":"Mirror","force":true,"wait":{"success":"true"}`), ""},
+		"an owner of a mirror":            {applying(`"operation":"Mirror","ownedByEvent":true`), "outlive their events"},
+		"a mirror in any order":           {`{"serviceAccountName":"s","order":"None","actions":[{"name":"a","apply":{"template":{"a":1},"operation":"Mirror"}}]}`, "needs the order PerObject"},
+		"a mirror of failures":            {`{"serviceAccountName":"s",` + logs + `,"onFailure":[{"name":"b","apply":{"template":{"a":1},"operation":"Mirror"}}]}`, "onFailure must not have"},
 		"an event without reason":         {action(`"event":{"message":"m"}`), "reason"},
 		"a reason of two words":           {action(`"event":{"reason":"a b","message":"m"}`), "reason"},
 		"an unknown type of event":        {action(`"event":{"type":"Error","reason":"A","message":"m"}`), "Unsupported value"},

@@ -223,7 +223,7 @@ func TestApplyOutcomes(t *testing.T) {
 		{reason: "a number in a string field", template: configMap(`"metadata": {"name": "a"}, "data": {"id": "${data.id}"}`), want: permanent, texts: []string{".data.id: expected string", "${string(data.id)}"}},
 		{reason: "a number as a label", template: configMap(`"metadata": {"name": "a", "labels": {"id": "${data.id}"}}`), want: permanent, texts: []string{"template.metadata.labels must be strings", "${string(data.id)}"}},
 		{reason: "an invalid value", template: job(`"name": "A"`), want: permanent, texts: []string{"metadata.name: Invalid value"}},
-		{reason: "a missing key", template: configMap(`"metadata": {"name": "a"}, "data": {"site": "${data.site.slug}"}`), want: permanent, texts: []string{"template.data.site: no such key: site"}},
+		{reason: "a missing key", template: configMap(`"metadata": {"name": "a"}, "data": {"site": "${data.site.slug}"}`), want: permanent, texts: []string{"template.data.site: data.site: no such key"}},
 		{reason: "null in a string", template: configMap(`"metadata": {"name": "a"}, "data": {"tenant": "of ${data.tenant}"}`), want: permanent, texts: []string{"template.data.tenant: ${data.tenant} is null"}},
 
 		{reason: "a name that is a number", template: configMap(`"metadata": {"name": "${data.id}"}`), want: permanent, texts: []string{"template.metadata.name must be a non-empty string", "14", "${string(data.id)}"}},

@@ -86,7 +86,7 @@ func TestEvent(t *testing.T) {
 	t.Run("a missing key", func(t *testing.T) {
 		spec.Event.Message = "${data.site.slug}"
 		_, err := do(t, runner, newTask(t, event, spec))
-		expect(t, err, permanent, "message: no such key: site")
+		expect(t, err, permanent, "message: data.site: no such key")
 	})
 }
 
@@ -107,7 +107,7 @@ func TestLog(t *testing.T) {
 	}
 	spec.Log.Message = "${data.site.slug}"
 	_, err = do(t, runner, newTask(t, event, spec))
-	expect(t, err, permanent, "message: no such key: site")
+	expect(t, err, permanent, "message: data.site: no such key")
 	if len(lines) != 1 {
 		t.Errorf("lines are %q", lines)
 	}

@@ -207,7 +207,7 @@ func TestRequest(t *testing.T) {
 		{"null in a header", func(spec *v1alpha1.HTTPAction) {
 			spec.Headers = []v1alpha1.HTTPHeader{{Name: "X-Name", Value: "${data.tenant}"}}
 		}, permanent, "header X-Name: ${data.tenant} is null"},
-		{"a missing key in the URL", func(spec *v1alpha1.HTTPAction) { spec.URL = to.URL + "/${data.site.slug}" }, permanent, "url: no such key: site"},
+		{"a missing key in the URL", func(spec *v1alpha1.HTTPAction) { spec.URL = to.URL + "/${data.site.slug}" }, permanent, "url: data.site: no such key"},
 		{"an invalid host name", func(spec *v1alpha1.HTTPAction) { spec.URL = "http://${data.name}.example.com/" }, permanent, "url: "},
 	} {
 		t.Run(test.reason, func(t *testing.T) {

@@ -67,7 +67,7 @@ func TestBodies(t *testing.T) {
 		})
 	}
 	for template, text := range map[string]string{
-		`{json: {a: [{b: "${data.site.slug}"}]}}`: "body.json.a[0].b: no such key: site",
+		`{json: {a: [{b: "${data.site.slug}"}]}}`: "body.json.a[0].b: data.site: no such key",
 		`{text: "${data.tenant}"}`:                "body.text: ${data.tenant} is null",
 		`{form: {a: "${data.tenant}"}}`:           "body.form[a]: ${data.tenant} is null",
 	} {

@@ -1,7 +1,7 @@
 package delivery
 
 import (
-	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -16,15 +16,9 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-// replayPause delays the first attempt of a replayed event, so that replays of other events of its object can arrive: kubectl annotates
-// many events one after the other, sorted by name and not by NetBox's time.
-const replayPause = 5 * time.Second
-
 const (
 	// maxErrorBytes bounds an error in the status.
 	maxErrorBytes = 1024
-	// maxReplayBytes bounds the copy of the replay annotation in the status.
-	maxReplayBytes = 64
 	// maxCutBytes bounds the original message within the message of a cut status.
 	maxCutBytes = 512
 	// maxShownErrors bounds the number of expression errors in the status.
@@ -33,25 +27,43 @@ const (
 
 // NewRuleStatus returns the status of a rule that has just matched: all its actions are pending.
 func NewRuleStatus(rule *v1alpha1.NetBoxEventRule) v1alpha1.RuleStatus {
+	return newRuleStatus(rule, func(*v1alpha1.Action) bool { return true })
+}
+
+// NewRemoval returns the status of a rule that does not match an event whose NetBox object may have matched earlier: its Mirror actions
+// are pending.
+func NewRemoval(rule *v1alpha1.NetBoxEventRule) v1alpha1.RuleStatus {
+	status := newRuleStatus(rule, func(action *v1alpha1.Action) bool {
+		return action.Apply != nil && action.Apply.Operation == v1alpha1.OperationMirror
+	})
+	status.Removal = true
+	return status
+}
+
+func newRuleStatus(rule *v1alpha1.NetBoxEventRule, has func(*v1alpha1.Action) bool) v1alpha1.RuleStatus {
 	status := v1alpha1.RuleStatus{Name: rule.Name, State: v1alpha1.DeliveryPending}
 	for i := range rule.Spec.Actions {
-		status.Actions = append(status.Actions, v1alpha1.ActionStatus{Name: rule.Spec.Actions[i].Name, State: v1alpha1.DeliveryPending})
+		if action := &rule.Spec.Actions[i]; has(action) {
+			status.Actions = append(status.Actions, v1alpha1.ActionStatus{Name: action.Name, State: v1alpha1.DeliveryPending})
+		}
 	}
 	return status
 }
 
-// NewStatus returns the status of an event that has just been matched. The rules are sorted by name. The errors are those of rules whose
-// expressions failed, by rule name. Replay is the value of the annotation that requested a replay, "" for none.
-func NewStatus(rules []v1alpha1.RuleStatus, errors map[string]error, replay string, now time.Time) *v1alpha1.NetBoxEventStatus {
+// NewStatus returns the status of an event that has just been matched, for the first time or for a replay. The rules are sorted by name.
+// The errors are those of rules that could not be matched, by rule name.
+func NewStatus(rules []v1alpha1.RuleStatus, errors map[string]error, replay Replay, now time.Time) *v1alpha1.NetBoxEventStatus {
 	// The variable now of templates is this time, to the second, as it is stored, so that they render the same after a restart.
 	started := metav1.NewTime(now.Truncate(time.Second))
-	status := &v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending, Rules: rules, Replay: replay, StartTime: &started}
+	status := &v1alpha1.NetBoxEventStatus{
+		Phase: v1alpha1.PhasePending, Rules: rules, Replay: replay.Value, ReplayRule: replay.Rule, StartTime: &started,
+	}
 	if len(errors) > 0 {
-		failed := failedExpressions(errors, len(rules) > 0)
+		failed := unmatched(errors, len(rules) > 0)
 		failed.LastTransitionTime = started
 		status.Conditions = []metav1.Condition{failed}
 	}
-	if replay != "" {
+	if replay != (Replay{}) {
 		status.Rules = deferRules(rules, metav1.NewTime(started.Add(replayPause)))
 	}
 	return status
@@ -69,22 +81,6 @@ func deferRules(rules []v1alpha1.RuleStatus, until metav1.Time) []v1alpha1.RuleS
 	return copied
 }
 
-// IsReplay reports whether the annotation of an event requests a replay that its status does not record yet.
-func IsReplay(annotation string, status *v1alpha1.NetBoxEventStatus) bool {
-	return annotation != "" && annotation != status.Replay
-}
-
-// Replay returns the value of the annotation that requests a replay of an event, "" for none. The status repeats it, so a long value is
-// replaced by its beginning and a hash.
-func Replay(event metav1.Object) string {
-	value := event.GetAnnotations()[v1alpha1.AnnotationReplay]
-	if len(value) <= maxReplayBytes {
-		return value
-	}
-	hash := fmt.Sprintf("…%.10x", sha256.Sum256([]byte(value)))
-	return oneline.Of(value[:maxReplayBytes-len(hash)], maxReplayBytes) + hash
-}
-
 // Outcome is the result of an attempt at an action.
 type Outcome struct {
 	// Response is a summary of the sink's response, also if the attempt failed.
@@ -99,23 +95,43 @@ type Outcome struct {
 	Throttled bool
 	// RetryAfter is the pause that the sink requested, 0 for none.
 	RetryAfter time.Duration
+	// Wait is the time after which an action without an error is to be continued, because it is not complete; 0 for a complete one.
+	Wait time.Duration
+	// Kept is the part of the result that later actions use, as a JSON object; nil for none.
+	Kept []byte
 }
 
-// Deadline returns the time after which an action is not retried: retry.for after the start of the event's processing, or of its replay.
-func Deadline(status *v1alpha1.NetBoxEventStatus, retry *v1alpha1.Retry) time.Time {
-	return status.StartTime.Add(retry.For.Duration)
+// Deadline returns the time after which an action is not retried: retry.for after the start of the event's processing, or of its replay;
+// for an action that had to wait for others, after the end of these.
+func Deadline(status *v1alpha1.NetBoxEventStatus, action *v1alpha1.ActionStatus, retry *v1alpha1.Retry) time.Time {
+	start := status.StartTime
+	if action.StartTime != nil {
+		start = action.StartTime
+	}
+	return start.Add(retry.For.Duration)
 }
 
-// RecordAttempt records an attempt that ended now. It does not count an attempt that the sink answered with Retry-After.
+// RecordAttempt records an attempt that ended now. It does not count an attempt that the sink answered with Retry-After, or that began to
+// wait, or continues to.
 func RecordAttempt(action *v1alpha1.ActionStatus, outcome Outcome, retry *v1alpha1.Retry, deadline, now time.Time) {
+	action.Response, action.LastError = outcome.Response, ""
+	if outcome.Err == nil && outcome.Wait > 0 {
+		action.NextAttemptTime = new(metav1.NewTime(now.Add(outcome.Wait)))
+		if action.WaitingSince == nil {
+			action.WaitingSince = new(metav1.NewTime(now))
+		}
+		return
+	}
 	toldToWait := outcome.Err != nil && outcome.RetryAfter > 0
 	if !toldToWait {
 		action.Attempts++
 	}
-	action.LastAttemptTime, action.NextAttemptTime = new(metav1.NewTime(now)), nil
-	action.Response, action.LastError = outcome.Response, ""
+	action.LastAttemptTime, action.NextAttemptTime, action.WaitingSince = new(metav1.NewTime(now)), nil, nil
 	if outcome.Err == nil {
 		action.State = v1alpha1.DeliverySucceeded
+		if outcome.Kept != nil {
+			_ = json.Unmarshal(outcome.Kept, &action.Result) // an object, made by rule.Action.Keep
+		}
 		return
 	}
 	action.LastError = oneline.Of(outcome.Err.Error(), maxErrorBytes)
@@ -137,7 +153,7 @@ func RecordAttempt(action *v1alpha1.ActionStatus, outcome Outcome, retry *v1alph
 
 // Fail marks an action as failed permanently without another attempt.
 func Fail(action *v1alpha1.ActionStatus, cause string) {
-	action.State, action.NextAttemptTime = v1alpha1.DeliveryFailed, nil
+	action.State, action.NextAttemptTime, action.WaitingSince = v1alpha1.DeliveryFailed, nil, nil
 	action.LastError = oneline.Of(cause, maxErrorBytes)
 }
 
@@ -152,55 +168,26 @@ func Backoff(retry *v1alpha1.Retry, attempt int) time.Duration {
 	return pause - rand.N(pause/2+1) //nolint:gosec // G404: it spreads load; guessing it gains nothing
 }
 
-// SkipMissing marks as skipped the pending actions that a rule no longer has; all of them if the rule is nil because it was deleted. It
-// reports whether it skipped any.
-func SkipMissing(actions []v1alpha1.ActionStatus, rule *v1alpha1.NetBoxEventRule) (skipped bool) {
-	for i := range actions {
-		action := &actions[i]
-		if action.State == v1alpha1.DeliveryPending && (rule == nil || !hasAction(rule, action.Name)) {
-			action.State, action.NextAttemptTime, skipped = v1alpha1.DeliverySkipped, nil, true
-		}
-	}
-	return skipped
-}
-
-func hasAction(rule *v1alpha1.NetBoxEventRule, name string) bool {
-	return slices.ContainsFunc(rule.Spec.Actions, func(action v1alpha1.Action) bool { return action.Name == name })
-}
-
-// IsDue reports whether the next attempt of an action may start now.
-func IsDue(action *v1alpha1.ActionStatus, now time.Time) bool {
-	return action.State == v1alpha1.DeliveryPending && (action.NextAttemptTime == nil || !action.NextAttemptTime.After(now))
-}
-
-// Next returns the time of the earliest pending attempt, the zero time for now.
-func Next(actions []v1alpha1.ActionStatus) time.Time {
-	var next time.Time
-	for i := range actions {
-		switch action := &actions[i]; {
-		case action.State != v1alpha1.DeliveryPending:
-		case action.NextAttemptTime == nil:
-			return time.Time{}
-		case next.IsZero() || action.NextAttemptTime.Time.Before(next):
-			next = action.NextAttemptTime.Time
-		}
-	}
-	return next
-}
-
 // RuleState aggregates the states of a rule's actions.
 func RuleState(actions []v1alpha1.ActionStatus) v1alpha1.DeliveryState {
-	for _, state := range []v1alpha1.DeliveryState{v1alpha1.DeliveryPending, v1alpha1.DeliveryFailed, v1alpha1.DeliverySkipped} {
+	for _, state := range []v1alpha1.DeliveryState{v1alpha1.DeliveryPending, v1alpha1.DeliveryFailed, v1alpha1.DeliverySucceeded} {
 		if slices.ContainsFunc(actions, func(action v1alpha1.ActionStatus) bool { return action.State == state }) {
 			return state
 		}
 	}
+	if len(actions) > 0 {
+		return v1alpha1.DeliverySkipped
+	}
 	return v1alpha1.DeliverySucceeded
 }
 
-// IsDone reports whether no rule is pending.
+// IsDone reports whether no rule is pending, and the event keeps no record of a group whose other events are not finished.
 func IsDone(status *v1alpha1.NetBoxEventStatus) bool {
-	return !slices.ContainsFunc(status.Rules, func(rule v1alpha1.RuleStatus) bool { return rule.State == v1alpha1.DeliveryPending })
+	return !slices.ContainsFunc(status.Rules, isPending)
+}
+
+func isPending(rule v1alpha1.RuleStatus) bool {
+	return rule.State == v1alpha1.DeliveryPending || rule.Group != nil && rule.Group.Members != nil
 }
 
 // Summarize sets the phase, the conditions and the completion time from the states of the rules.
@@ -208,7 +195,7 @@ func Summarize(status *v1alpha1.NetBoxEventStatus, generation int64, now time.Ti
 	if isSetAside(status) {
 		return
 	}
-	status.Phase = phase(status.Rules)
+	status.Phase, status.Group = phase(status.Rules), firstGroup(status.Rules)
 	if status.Phase.IsFinished() {
 		status.CompletionTime = new(metav1.NewTime(now))
 	}
@@ -231,8 +218,8 @@ func setCondition(status *v1alpha1.NetBoxEventStatus, condition metav1.Condition
 }
 
 // SetAside returns the status of an event during whose processing the operator crashed repeatedly.
-func SetAside(status *v1alpha1.NetBoxEventStatus, replay string, crashes int, generation int64, now time.Time) *v1alpha1.NetBoxEventStatus {
-	if status == nil || IsReplay(replay, status) {
+func SetAside(status *v1alpha1.NetBoxEventStatus, replay Replay, crashes int, generation int64, now time.Time) *v1alpha1.NetBoxEventStatus {
+	if status == nil || replay.IsNew(status) {
 		status = NewStatus(nil, nil, replay, now)
 	}
 	failed := *status
@@ -288,15 +275,24 @@ func Shorten(status *v1alpha1.NetBoxEventStatus) []*v1alpha1.NetBoxEventStatus {
 func phase(rules []v1alpha1.RuleStatus) v1alpha1.Phase {
 	phase := v1alpha1.PhaseSucceeded
 	for i := range rules {
-		switch rules[i].State {
-		case v1alpha1.DeliveryPending:
+		switch {
+		case isPending(rules[i]):
 			return v1alpha1.PhasePending
-		case v1alpha1.DeliveryFailed:
+		case rules[i].State == v1alpha1.DeliveryFailed:
 			phase = v1alpha1.PhaseFailed
-		default:
 		}
 	}
 	return phase
+}
+
+// firstGroup returns the id of the group of the first rule that has one, "" for none.
+func firstGroup(rules []v1alpha1.RuleStatus) string {
+	for i := range rules {
+		if group := rules[i].Group; group != nil && group.ID != "" {
+			return group.ID
+		}
+	}
+	return ""
 }
 
 // succeeded returns the condition Succeeded, which describes the action that needs most attention.
@@ -321,12 +317,31 @@ func succeeded(rules []v1alpha1.RuleStatus) metav1.Condition {
 			case action.State == v1alpha1.DeliveryPending && action.NextAttemptTime != nil && action.LastError != "":
 				setFalse(v1alpha1.ReasonRetrying, "rule %s, action %s failed at attempt %d; the next attempt is at %s: %s",
 					rules[i].Name, action.Name, action.Attempts, action.NextAttemptTime.UTC().Format(time.RFC3339), action.LastError)
+			case action.State == v1alpha1.DeliveryPending && action.WaitingSince != nil && condition.Reason != v1alpha1.ReasonRetrying:
+				setFalse(v1alpha1.ReasonWaiting, "rule %s, action %s has waited since %s: %s",
+					rules[i].Name, action.Name, action.WaitingSince.UTC().Format(time.RFC3339), action.Response)
+			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue && rules[i].Group != nil:
+				setFalse(v1alpha1.ReasonGrouping, "%s", describeGroup(&rules[i]))
 			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue:
 				setFalse(v1alpha1.ReasonDelivering, "rule %s, action %s is pending", rules[i].Name, action.Name)
 			}
 		}
 	}
 	return condition
+}
+
+// describeGroup says what an event waits for whose rule delivers it in a group.
+func describeGroup(rule *v1alpha1.RuleStatus) string {
+	switch group := rule.Group; {
+	case group.Until != nil:
+		return fmt.Sprintf("rule %s collects group %s, which closes at %s unless another event comes",
+			rule.Name, group.ID, group.Until.UTC().Format(time.RFC3339))
+	case group.ID != "":
+		return fmt.Sprintf("rule %s delivers group %s of %d events; kubectl get netboxevents --field-selector status.group=%s shows the one "+
+			"with the attempts", rule.Name, group.ID, group.Events, group.ID)
+	default:
+		return fmt.Sprintf("rule %s collects a group of events", rule.Name)
+	}
 }
 
 func matched(rules int) metav1.Condition {
@@ -339,15 +354,15 @@ func matched(rules int) metav1.Condition {
 	return condition
 }
 
-// failedExpressions returns the condition Matched with the errors of failed expressions.
-func failedExpressions(errors map[string]error, matched bool) metav1.Condition {
+// unmatched returns the condition Matched with the errors of rules that could not be matched.
+func unmatched(errors map[string]error, matched bool) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionMatched, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonExpressionError}
 	if matched {
 		condition.Status = metav1.ConditionTrue
 	}
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(errors)) {
-		lines = append(lines, fmt.Sprintf("rule %s does not match because its expression failed: %.200s", name, errors[name]))
+		lines = append(lines, fmt.Sprintf("rule %s does not match: %.200s", name, errors[name]))
 	}
 	if more := len(lines) - maxShownErrors; more > 0 {
 		lines = append(lines[:maxShownErrors], fmt.Sprintf("and %d more rules", more))
@@ -366,19 +381,24 @@ func Merge(ours, stored *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus
 		if at >= 0 {
 			rule.Actions = MergeActions(rule.Actions, stored.Rules[at].Actions)
 			rule.State = RuleState(rule.Actions)
+			if other := stored.Rules[at].Group; other != nil && other.Members != nil && (rule.Group == nil || rule.Group.ID == "") {
+				rule.Group = other.DeepCopy() // another replica closed it
+			}
 		}
 	}
 	return merged
 }
 
-// MergeActions returns a copy of the states of a rule's actions, each taken from the list in which it has progressed further.
+// MergeActions returns the states of a rule's actions, each taken from the list in which it has progressed further.
 func MergeActions(ours, others []v1alpha1.ActionStatus) []v1alpha1.ActionStatus {
 	merged := slices.Clone(ours)
-	for i := range merged {
-		for j := range others {
-			if others[j].Name == merged[i].Name && isFurther(&others[j], &merged[i]) {
-				merged[i] = others[j]
-			}
+	for i := range others {
+		at := slices.IndexFunc(merged, func(action v1alpha1.ActionStatus) bool { return action.Name == others[i].Name })
+		switch {
+		case at < 0: // added when the rule gave up
+			merged = append(merged, others[i])
+		case isFurther(&others[i], &merged[at]):
+			merged[at] = others[i]
 		}
 	}
 	return merged
@@ -388,6 +408,9 @@ func isFurther(a, b *v1alpha1.ActionStatus) bool {
 	aComplete, bComplete := a.State != v1alpha1.DeliveryPending, b.State != v1alpha1.DeliveryPending
 	if aComplete != bComplete {
 		return aComplete
+	}
+	if a.Attempts == b.Attempts {
+		return a.WaitingSince != nil && b.WaitingSince == nil
 	}
 	return a.Attempts > b.Attempts
 }

@@ -23,11 +23,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 )
 
 // Field managers of the creation and of the status.
@@ -149,25 +149,37 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	return err
 }
 
-// UpdateStatus replaces the status of an event, and returns the event's new resource version. The configuration contains the event's
-// resource version and UID: if the event was changed or recreated since, the write fails with a conflict. It returns the errors of the API
-// server.
+// Version identifies a stored version of an event.
+type Version struct {
+	Namespace       string    `json:"namespace"`
+	Name            string    `json:"name"`
+	UID             types.UID `json:"uid"`
+	ResourceVersion string    `json:"resourceVersion"`
+}
+
+// UpdateStatus replaces the status of an event, and returns the event's new resource version. If the event was changed or recreated since
+// the given version, the write fails with a conflict. It returns the errors of the API server.
 //
 // It is an update, of which the API server uses the status alone. A patch, server-side apply included, costs the API server a tenth more
 // CPU per event: it rebuilds the whole event, payload included, to compare it field by field.
-func (s *Store) UpdateStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error) {
-	body, err := json.Marshal(event)
+func (s *Store) UpdateStatus(ctx context.Context, of Version, status *v1alpha1.NetBoxEventStatus) (version string, err error) {
+	body, err := json.Marshal(struct {
+		APIVersion string                      `json:"apiVersion"`
+		Kind       string                      `json:"kind"`
+		Metadata   Version                     `json:"metadata"`
+		Status     *v1alpha1.NetBoxEventStatus `json:"status"`
+	}{v1alpha1.SchemeGroupVersion.String(), "NetBoxEvent", of, status})
 	if err != nil {
 		return "", err
 	}
 	answer, err := s.write(ctx, s.client.Put().
-		Namespace(*event.GetNamespace()).
+		Namespace(of.Namespace).
 		Resource(resource).
-		Name(*event.GetName()).
+		Name(of.Name).
 		SubResource("status").
 		VersionedParams(&metav1.UpdateOptions{FieldManager: worker}, metav1.ParameterCodec).
 		SetHeader("Content-Type", "application/json").
-		SetHeader(idempotencyKey, *event.GetName()).
+		SetHeader(idempotencyKey, of.Name).
 		Timeout(statusTimeout).
 		Body(body))
 	if err != nil {

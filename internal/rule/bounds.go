@@ -312,7 +312,7 @@ func (b *bounds) loadImplementations(env *cel.Env) error {
 	return nil
 }
 
-// decorate replaces the calls and constructors of a program by measured ones.
+// decorate replaces the calls and constructors of a program by measured ones, and its attributes by references.
 func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
 	switch node := node.(type) {
 	case interpreter.InterpretableCall:
@@ -334,10 +334,14 @@ func (b *bounds) decorate(node interpreter.InterpretableV2) (interpreter.Interpr
 				mixed(b.implementation(node.Function(), node.OverloadID()))), nil
 		}
 	case interpreter.InterpretableAttribute:
-		// The type is not exported.
-		if fmt.Sprintf("%T", node.Attr()) == "*interpreter.conditionalAttribute" {
-			return conditional{node}, nil
+		if fmt.Sprintf("%T", node) != "*interpreter.evalAttr" { // a new one; the types are not exported
+			return node, nil
 		}
+		reference := referenceOf(node)
+		if fmt.Sprintf("%T", node.Attr()) == "*interpreter.conditionalAttribute" {
+			return conditional{reference}, nil
+		}
+		return reference, nil
 	case interpreter.InterpretableConstructor:
 		for _, value := range node.InitVals() {
 			if _, constant := value.(interpreter.InterpretableConst); !constant {

@@ -2,6 +2,7 @@ package rule
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
@@ -13,6 +14,9 @@ const (
 	eventTypeNormal = "Normal"
 )
 
+// waitTimeout bounds the wait of an apply action.
+const waitTimeout = 30 * time.Minute
+
 // withDefaults returns a copy of an action with the defaults of its absent fields. The API server sets none within lists: GitOps tools
 // compare lists as a whole, and would report a difference from the manifest forever.
 func withDefaults(spec *v1alpha1.Action) *v1alpha1.Action {
@@ -23,6 +27,9 @@ func withDefaults(spec *v1alpha1.Action) *v1alpha1.Action {
 	}
 	if apply := spec.Apply; apply != nil {
 		apply.Operation = cmp.Or(apply.Operation, v1alpha1.OperationApply)
+		if apply.Wait != nil {
+			apply.Wait.Timeout.Duration = cmp.Or(apply.Wait.Timeout.Duration, waitTimeout)
+		}
 	}
 	if event := spec.Event; event != nil {
 		event.Type = cmp.Or(event.Type, eventTypeNormal)

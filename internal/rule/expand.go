@@ -70,14 +70,12 @@ var podSpecs = map[string]map[string]*expandable{
 }
 
 // expandedFields returns where Kubernetes expands variables in an object of a kind.
-func expandedFields(apiVersion, kind any) *expandable {
-	version, _ := apiVersion.(string)
-	name, _ := kind.(string)
-	group, _, hasGroup := strings.Cut(version, "/")
+func expandedFields(apiVersion, kind string) *expandable {
+	group, _, hasGroup := strings.Cut(apiVersion, "/")
 	if !hasGroup {
 		group = ""
 	}
-	return podSpecs[group][name]
+	return podSpecs[group][kind]
 }
 
 // expandedText is a template of a value with strings that Kubernetes expands. It escapes the values of expressions, not the literal parts.

@@ -32,13 +32,18 @@ func (c *compiler) filter(path string, spec *v1alpha1.Filter) *Filter {
 
 // Match reports whether an event passes the filter. An event on which the expression fails does not, and Match returns the error.
 func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
-	if !oneOf(f.spec.Events, event.Spec.Event) || !f.matchObjectType(event.Spec.ObjectType) || !f.matchChangedFields(&event.Spec, in) {
+	if !f.matchLists(event, in) {
 		return false, nil
 	}
 	if f.condition == nil {
 		return true, nil
 	}
 	return f.condition.Holds(ctx, in)
+}
+
+// matchLists reports whether an event passes all but the expression.
+func (f *Filter) matchLists(event *v1alpha1.NetBoxEvent, in *Input) bool {
+	return oneOf(f.spec.Events, event.Spec.Event) && f.matchObjectType(event.Spec.ObjectType) && f.matchChangedFields(&event.Spec, in)
 }
 
 func (f *Filter) matchObjectType(objectType string) bool {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // evaluationTimeout bounds one evaluation. The cost limit ends it much earlier, unless the process is starved of CPU.
@@ -130,7 +131,8 @@ func (e *expression) evaluate(ctx context.Context, in *Input) (ref.Val, error) {
 		if ended := ctx.Err(); ended != nil {
 			return nil, fmt.Errorf("operation interrupted: %w in %.60q", ended, e.text)
 		}
-		return nil, fmt.Errorf("%w in %.60q", bounded(err), e.text) // CEL's error may hold values of the event
+		// CEL's error may hold values of the event, in its text and in memory.
+		return nil, fmt.Errorf("%s in %.60q", oneline.Of(err.Error(), maxErrorBytes), e.text)
 	}
 	return value, nil
 }

@@ -13,23 +13,25 @@ import (
 
 // Object is the template of a Kubernetes object.
 type Object struct {
-	root node
+	// APIVersion and Kind are literal.
+	APIVersion, Kind string
+
+	root map[string]node
 }
 
 // node is a node of a template: map[string]node, []node, *Text, expandedText, or a constant.
 type node any
 
 // objects compiles the template of an object, or of the items of a List.
-func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) []Object {
+func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) (objects []Object, isList bool) {
 	decoded, _ := object(spec.Template).(map[string]any)
 	if decoded["apiVersion"] != "v1" || decoded["kind"] != "List" {
-		return []Object{c.object(path, decoded, spec.Operation)}
+		return []Object{c.object(path, decoded, spec.Operation)}, false
 	}
 	items, ok := decoded["items"].([]any)
 	if !ok || len(items) == 0 {
 		c.addError(path+".items", errors.New("must be the objects of the List"))
 	}
-	var objects []Object
 	for i, item := range items {
 		path := fmt.Sprintf("%s.items[%d]", path, i)
 		fields, ok := item.(map[string]any)
@@ -39,7 +41,7 @@ func (c *compiler) objects(path string, spec *v1alpha1.ApplyAction) []Object {
 		}
 		objects = append(objects, c.object(path, fields, spec.Operation))
 	}
-	return objects
+	return objects, true
 }
 
 func (c *compiler) object(path string, fields map[string]any, operation v1alpha1.ApplyOperation) Object {
@@ -54,7 +56,26 @@ func (c *compiler) object(path string, fields map[string]any, operation v1alpha1
 	if metadata, _ := fields["metadata"].(map[string]any); operation == v1alpha1.OperationDelete && metadata["name"] == nil {
 		c.addError(path+".metadata.name", errors.New("must name the object to delete"))
 	}
-	return Object{c.node(path, fields, expandedFields(fields["apiVersion"], fields["kind"]))}
+	apiVersion, _ := fields["apiVersion"].(string)
+	kind, _ := fields["kind"].(string)
+	root, _ := c.node(path, fields, expandedFields(apiVersion, kind)).(map[string]node)
+	return Object{APIVersion: apiVersion, Kind: kind, root: root}
+}
+
+// Namespace returns the namespace of the objects of all events, empty if the template has none. It is not fixed if it depends on the event.
+func (o Object) Namespace() (namespace string, isFixed bool) {
+	metadata, _ := o.root["metadata"].(map[string]node)
+	text, ok := metadata["namespace"].(*Text)
+	if !ok {
+		return "", true
+	}
+	if text.isVariable() {
+		return "", false
+	}
+	for _, part := range text.parts {
+		namespace += part.literal
+	}
+	return namespace, true
 }
 
 // node compiles a value. The fields say where Kubernetes expands variables in it, nil for nowhere.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/cel-go/common/ast"
 	"github.com/google/cel-go/common/types"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
 // resultScope has the actions whose results an expression may use, and records which members of these the expressions of a rule use.
@@ -17,6 +19,7 @@ type resultScope struct {
 	action string          // that the expression is of
 	known  map[string]bool // actions that it depends on, directly or not
 	used   map[string]paths
+	isUsed bool // by the action
 }
 
 // paths are the used members of a result, by their texts, such as response.body.id.
@@ -35,6 +38,7 @@ func (s *resultScope) use(root ast.Expr) error {
 		case !s.known[path[0]]:
 			problem = fmt.Errorf("results.%s: add %s to the dependsOn of action %s, which has to wait for the result", path[0], path[0], s.action)
 		default:
+			s.isUsed = true
 			if s.used[path[0]] == nil {
 				s.used[path[0]] = paths{}
 			}
@@ -137,11 +141,11 @@ func keep(to, from map[string]any, path []string) {
 	keep(inner, object, path[1:])
 }
 
-// WithResults returns the Input with the results of actions: kept JSON, by their names.
-func (in *Input) WithResults(results map[string][]byte) *Input {
+// WithResults returns the Input with the kept results of actions, by their names.
+func (in *Input) WithResults(results map[string]v1alpha1.JSONObject) *Input {
 	decoded := make(map[string]any, len(results))
 	for name, result := range results {
-		decoded[name] = value(result)
+		decoded[name] = object(result)
 	}
 	return in.with(variableResults, decoded)
 }

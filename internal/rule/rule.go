@@ -23,6 +23,8 @@ type Rule struct {
 	sources  []string // empty means all
 	branches []string
 	filter   *Filter
+	limitKey *expression // nil for none
+	mirrors  bool        // it has a Mirror action
 }
 
 // Action is a compiled action. The fields of other kinds of actions are empty.
@@ -40,12 +42,36 @@ type Action struct {
 	Body *Body
 	// Success decides whether the response to an http action means success; nil for every 2xx.
 	Success *Condition
-	// Objects are of an apply action.
+	// Objects are of an apply action. IsList means that its template is a List of them.
 	Objects []Object
+	IsList  bool
+	// Wait is of an apply action that waits for its objects, nil for one that does not.
+	Wait *Wait
 	// Message is of an event or log action.
 	Message *Text
 
+	// UsesResults reports whether its expressions use results of other actions.
+	UsesResults bool
+
 	results paths // the members of its result that other actions use
+}
+
+// Find returns an action, also of onFailure; nil for none.
+func (r *Rule) Find(name string) *Action {
+	for _, list := range [][]Action{r.Actions, r.OnFailure} {
+		for i := range list {
+			if list[i].Spec.Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// Wait decides about the objects that an action waits for. Its conditions use the variable object.
+type Wait struct {
+	Success *Condition
+	Failure *Condition // nil for never
 }
 
 // Compile compiles a rule. Its error has a line for each invalid expression or template: the path in spec, the line and column, and the
@@ -60,6 +86,12 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 		compiled.branches = []string{mainBranch}
 	}
 	compiled.Actions = c.actions("spec.actions", spec.Actions, spec.Secrets)
+	compiled.mirrors = slices.ContainsFunc(compiled.Actions, func(action Action) bool {
+		return action.Spec.Apply != nil && action.Spec.Apply.Operation == v1alpha1.OperationMirror
+	})
+	if spec.Limit.Key != "" {
+		compiled.limitKey = c.expression("spec.limit.key", spec.Limit.Key, nil)
+	}
 	c.scope.others = []string{variableFailure}
 	compiled.OnFailure = c.actions("spec.onFailure", spec.OnFailure, spec.Secrets)
 	if err := c.err(); err != nil {
@@ -134,7 +166,9 @@ func (c *compiler) actions(path string, specs []v1alpha1.Action, secrets []v1alp
 		}
 		awaited[spec.Name] = all
 		c.scope.results = &resultScope{action: spec.Name, known: all, used: used}
-		actions = append(actions, c.action(path, spec, secrets))
+		compiled := c.action(path, spec, secrets)
+		compiled.UsesResults = c.scope.results.isUsed
+		actions = append(actions, compiled)
 	}
 	c.scope.results = nil
 	for i := range actions {
@@ -172,7 +206,10 @@ func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1
 			action.Success = c.success(path+".http.success", spec.HTTP.Success)
 		}
 	case spec.Apply != nil:
-		action.Objects = c.objects(path+".apply.template", spec.Apply)
+		action.Objects, action.IsList = c.objects(path+".apply.template", spec.Apply)
+		if spec.Apply.Wait != nil {
+			action.Wait = c.wait(path+".apply.wait", spec.Apply.Wait)
+		}
 	case spec.Event != nil:
 		action.Message = c.text(path+".event.message", spec.Event.Message)
 	case spec.Log != nil:
@@ -190,6 +227,17 @@ func (c *compiler) success(path, text string) *Condition {
 	return c.condition(path, text)
 }
 
+func (c *compiler) wait(path string, spec *v1alpha1.ApplyWait) *Wait {
+	others := c.scope.others
+	c.scope.others = append(slices.Clone(others), variableObject)
+	defer func() { c.scope.others = others }()
+	wait := &Wait{Success: c.condition(path+".success", spec.Success)}
+	if spec.Failure != "" {
+		wait.Failure = c.condition(path+".failure", spec.Failure)
+	}
+	return wait
+}
+
 // bounded returns an error as a single truncated line: CEL's errors may hold values of the event.
 func bounded(err error) error {
 	if line := oneline.Of(err.Error(), maxErrorBytes); line != err.Error() {
@@ -204,6 +252,36 @@ func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input
 		return false, nil
 	}
 	return r.filter.Match(ctx, event, in)
+}
+
+// Removes reports whether an event that does not match the rule ends a match of its NetBox object: the rule has a Mirror action, and the
+// object was deleted, or spec.match.cel is false now. It must not be called for an event on which the expression fails.
+func (r *Rule) Removes(event *v1alpha1.NetBoxEvent, in *Input) bool {
+	if !r.mirrors || !oneOf(r.sources, event.Spec.SourceRef.Name) || !r.matchBranch(event.Spec.Branch) ||
+		!r.filter.matchObjectType(event.Spec.ObjectType) {
+		return false
+	}
+	return event.Spec.Event == eventDeleted || r.filter.matchLists(event, in)
+}
+
+// eventDeleted is the event of a deletion in NetBox.
+const eventDeleted = "deleted"
+
+// LimitKey returns the value of spec.limit.key as text; "" where there is no such expression, it fails, or its value is null.
+func (r *Rule) LimitKey(ctx context.Context, in *Input) string {
+	if r.limitKey == nil {
+		return ""
+	}
+	remaining := budget(maxRendered)
+	value, err := r.limitKey.native(ctx, in, &remaining)
+	if err != nil || value == nil {
+		return ""
+	}
+	written, err := text(value)
+	if err != nil {
+		return ""
+	}
+	return written
 }
 
 // mainBranch is the name of NetBox's main branch, which events do not name.

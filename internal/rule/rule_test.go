@@ -150,8 +150,8 @@ func TestMatch(t *testing.T) {
 			event.changedFields == ["status"] && event.request.method == "PATCH" && event.delivery.signature == "Verified" &&
 			event.timestamp < now && now - event.timestamp < duration("1000000h") && event.data == data && event.snapshots.prechange == prechange`}}},
 		{reason: "absent objects are null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data == null && event.data == null && event.request == null && event.objectID == ""`}}, want: true},
-		{reason: "a key of null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, wantErr: "no such key: name"},
-		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, wantErr: "no such key: rolle"},
+		{reason: "a key of null", event: emptyJob, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.name == "x"`}}, wantErr: "data.name: data is null"},
+		{reason: "a missing key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.rolle.slug == "leaf"`}}, wantErr: "data.rolle: no such key; data has "},
 		{reason: "a missing key guarded by has", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `has(data.rolle) && data.rolle.slug == "leaf"`}}},
 		{reason: "an optional key", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `data.?rolle.slug.orValue("leaf") == "leaf"`}}, want: true},
 		{reason: "no JSON", event: device, match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: `json("{a").size() > 0`}}, wantErr: "json: invalid character"},
@@ -468,6 +468,14 @@ func TestCompile(t *testing.T) {
 		{reason: "an empty List", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": []}`)}, want: []string{"spec.actions[job].apply.template.items: must be"}},
 		{reason: "a List of invalid items", actions: []v1alpha1.Action{apply(`{"apiVersion": "v1", "kind": "List", "items": ["${data}", {"kind": "Secret"}]}`)}, want: []string{
 			"spec.actions[job].apply.template.items[0]: must be an object", "spec.actions[job].apply.template.items[1].apiVersion: must be",
+		}},
+
+		{reason: "a wait", actions: []v1alpha1.Action{{Name: "job", Apply: &v1alpha1.ApplyAction{
+			Template: apply(`{"apiVersion": "v1", "kind": "Secret", "metadata": {"labels": {"a": "${object.metadata.name}"}}}`).Apply.Template,
+			Wait:     &v1alpha1.ApplyWait{Success: `object.status.phase == data.name && event.event != ""`, Failure: `object.status.phase + 'x' == "x" || obj.a`},
+		}}, log("${object}")}, want: []string{
+			"spec.actions[job].apply.template.metadata.labels.a: ${object.metadata.name}: 1:1: undeclared reference to 'object'",
+			"spec.actions[job].apply.wait.failure: 1:37: undeclared reference to 'obj'", "spec.actions[line].log.message: ${object}: 1:1: undeclared",
 		}},
 
 		{reason: "errors in all templates, each with its path", cel: `dat`, actions: []v1alpha1.Action{

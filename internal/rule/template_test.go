@@ -89,7 +89,7 @@ func TestText(t *testing.T) {
 		{reason: "an optional value", template: "${data.?name}", value: "leaf1", text: "leaf1"},
 		{reason: "a type", template: "${type(1)}", wantErr: "has no JSON value"},
 		{reason: "a default for null", template: `${data.nothing == null ? "none" : data.nothing.slug}`, value: "none", text: "none"},
-		{reason: "a missing key", template: "a ${data.nam}", wantErr: `no such key: nam in "data.nam"`},
+		{reason: "a missing key", template: "a ${data.nam}", wantErr: "data.nam: no such key; data has "},
 		{reason: "special characters", template: "a ${data.quotes}", text: "a \"'\n\\"},
 		{reason: "a value is not a template", template: "a ${data.dollar}", text: "a ${data.name} $${ }"},
 		{reason: "a brace in a comment", template: "${1 // }\n + 1}", value: int64(2), text: "2"},
@@ -391,7 +391,7 @@ func TestObject(t *testing.T) {
 	}
 
 	_, _, err := compiled[1].Render(t.Context(), rule.NewInput(eventWith(t, `{"id": 1, "height": 1, "tenant": 1, "tags": [{}], "custom": 1}`), now))
-	if err == nil || err.Error() != `template.spec.first: no such key: slug in "data.tags[0].slug"` {
+	if err == nil || err.Error() != `template.spec.first: data.tags[0].slug: no such key; data.tags[0] has no keys in "data.tags[0].slug"` {
 		t.Errorf("error is %v", err)
 	}
 }

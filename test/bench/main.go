@@ -319,18 +319,18 @@ func (o *operator) createRules(ctx context.Context, count int, url string) error
 			return err
 		}
 	}
-	return o.allAccepted(ctx)
+	return o.allReady(ctx)
 }
 
-// allAccepted waits until the operator has accepted every rule.
-func (o *operator) allAccepted(ctx context.Context) error {
+// allReady waits until every rule is ready.
+func (o *operator) allReady(ctx context.Context) error {
 	for {
 		var rules v1alpha1.NetBoxEventRuleList
 		if err := o.plane.Client.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(rules.Items, func(rule v1alpha1.NetBoxEventRule) bool {
-			return !meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionAccepted)
+			return !meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionReady)
 		}) {
 			return nil
 		}

@@ -562,7 +562,7 @@ func apply(t *testing.T, namespace string, ingress way, path string) {
 		}
 		return !slices.ContainsFunc(rules.Items, func(rule v1alpha1.NetBoxEventRule) bool {
 			return !slices.ContainsFunc(rule.Status.Conditions, func(condition metav1.Condition) bool {
-				return condition.Type == "Accepted" && condition.Status == metav1.ConditionTrue
+				return condition.Type == "Ready" && condition.Status == metav1.ConditionTrue
 			})
 		})
 	})

@@ -24,7 +24,7 @@ func (f *Fleet) CreateRule(ctx context.Context, sink *Sink, retry v1alpha1.Retry
 	}
 	return Wait(ctx, 30*time.Second, "the rule is accepted", func(ctx context.Context) (bool, error) {
 		err := f.Plane.Client.Get(ctx, client.ObjectKeyFromObject(rule), rule)
-		return meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionAccepted), err
+		return meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionReady), err
 	})
 }
 

@@ -33,8 +33,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/fairqueue"
 	"github.com/netbox-events/netbox-event-operator/internal/journal"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
@@ -83,7 +83,7 @@ type Doer interface {
 
 // StatusWriter stores the status of an event and returns its new resource version, as eventstore.Store does.
 type StatusWriter interface {
-	UpdateStatus(ctx context.Context, event *apply.NetBoxEventApplyConfiguration) (version string, err error)
+	UpdateStatus(ctx context.Context, of eventstore.Version, status *v1alpha1.NetBoxEventStatus) (version string, err error)
 }
 
 // Tally counts the events of a rule.
@@ -132,6 +132,7 @@ type Engine struct {
 
 	ledger   *ledger
 	circuits *circuits
+	limits   *limits
 	notices  *notices
 	guard    stallGuard
 
@@ -157,7 +158,7 @@ const queues = 3
 
 // NewEngine returns an Engine for one leadership.
 func NewEngine(options Options) *Engine {
-	e := &Engine{Options: options, ledger: newLedger(), circuits: newCircuits(), queueReady: make(chan struct{}, queues)}
+	e := &Engine{Options: options, ledger: newLedger(), circuits: newCircuits(), limits: newLimits(), queueReady: make(chan struct{}, queues)}
 	e.fair = fairqueue.New(fairqueue.Config[*unit]{Flow: (*unit).flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
 	e.notices = newNotices(options)
 	e.work, e.endWork = context.WithCancel(context.Background())
@@ -251,6 +252,9 @@ func (e *Engine) ruleUpdated(
 	for _, parked := range e.circuits.reset(change.ObjectNew) {
 		queue.Add(parked)
 	}
+	for _, waiting := range e.limits.reset(client.ObjectKeyFromObject(change.ObjectNew)) {
+		queue.Add(waiting)
+	}
 	e.Tally.SinkChanged(client.ObjectKeyFromObject(change.ObjectNew))
 }
 
@@ -262,6 +266,7 @@ func (e *Engine) ruleDeleted(
 	e.Metrics.forget(name)
 	e.Compiled.Forget(gone.Object)
 	e.circuits.forget(name)
+	e.limits.forget(name)
 	for _, waiting := range e.ledger.unitsOf(name) {
 		queue.Add(waiting)
 	}

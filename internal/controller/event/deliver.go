@@ -31,8 +31,14 @@ func (e *Engine) deliver(_ context.Context, u *unit) (reconcile.Result, error) {
 		return reconcile.Result{}, nil
 	}
 	defer e.inFlight.Done()
+	defer func() {
+		for _, next := range e.limits.settle(u) {
+			e.deliveries.Add(next)
+		}
+	}()
 	entry := e.ledger.next(u)
 	if entry == nil {
+		e.limits.drop(u)
 		return reconcile.Result{}, nil
 	}
 	wait, err := e.deliverEvent(u, entry) //nolint:contextcheck // see above
@@ -53,6 +59,7 @@ const stallInterval = time.Second
 func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err error) {
 	states, ok := e.ledger.acquire(entry, u)
 	if !ok {
+		e.limits.drop(u)
 		return 0, nil
 	}
 	defer func() {
@@ -65,20 +72,29 @@ func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err er
 		return 0, err
 	}
 	d := &attempts{Engine: e, unit: u, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
-	if delivery.SkipMissing(states, current) {
+	if d.advance() {
 		d.record(false)
 	}
-	for i := range states {
-		if !delivery.IsDue(&states[i], e.Clock.Now()) {
-			continue
-		}
+	if current == nil {
+		e.limits.forget(u.rule)
+		return 0, nil
+	}
+	next := d.next()
+	if next == nil {
+		return d.wait(), nil
+	}
+	if wait, ok := d.limit(); !ok {
+		return wait, nil
+	}
+	defer d.unlimit()
+	for ; next != nil; next = d.next() {
 		if e.guard.isStalled() {
 			return stallInterval, nil
 		}
 		if e.isStopping() || !e.ledger.isWanted(entry) {
 			return 0, nil
 		}
-		if goOn, err := d.act(&states[i]); !goOn || err != nil {
+		if goOn, err := d.act(next); !goOn || err != nil {
 			return 0, err
 		}
 	}
@@ -90,7 +106,7 @@ type attempts struct {
 	*Engine
 	unit   *unit
 	entry  *entry
-	rule   *v1alpha1.NetBoxEventRule
+	rule   *v1alpha1.NetBoxEventRule // nil for a deleted one
 	states []v1alpha1.ActionStatus
 	status *v1alpha1.NetBoxEventStatus
 
@@ -99,10 +115,58 @@ type attempts struct {
 	parked []string // actions that wait for their sinks
 }
 
+// advance skips the actions that are not to be executed, and adds those of onFailure when the rule gives up. It reports whether it did.
+func (d *attempts) advance() (changed bool) {
+	d.states, changed = delivery.Advance(d.states, d.rule, d.Clock.Now())
+	return changed
+}
+
+// next returns the next action that is due and does not wait for its sink, nil for none.
+func (d *attempts) next() *v1alpha1.ActionStatus {
+	for i := range d.states {
+		if state := &d.states[i]; !slices.Contains(d.parked, state.Name) && delivery.IsDue(state, d.states, d.rule, d.Clock.Now()) {
+			return state
+		}
+	}
+	return nil
+}
+
+// ruleStatus returns the state of the rule when the delivery began.
+func (d *attempts) ruleStatus() *v1alpha1.RuleStatus {
+	at := slices.IndexFunc(d.status.Rules, func(rule v1alpha1.RuleStatus) bool { return rule.Name == d.unit.rule.Name })
+	return &d.status.Rules[at]
+}
+
+// limit asks whether the rule's limit allows the delivery now. If not, wait is the time until it is to be asked again, 0 if the unit is
+// queued by then.
+func (d *attempts) limit() (wait time.Duration, ok bool) {
+	spec := d.rule.Spec.Limit
+	if spec == (v1alpha1.Limit{}) {
+		return 0, true
+	}
+	if spec.Concurrency > 0 && !d.Synced() { // deliveries that wait for their results may not be known yet
+		return unlistedInterval, false
+	}
+	return d.limits.start(d.unit, d.entry, d.ruleStatus().LimitKey, spec, d.Clock.Now())
+}
+
+// unlistedInterval is the pause of a delivery that has to wait until all events are listed.
+const unlistedInterval = time.Second
+
+// unlimit ends a delivery that limit allowed, unless it waits for its result.
+func (d *attempts) unlimit() {
+	if !d.ledger.isWaiting(d.entry, d.unit.rule.Name) {
+		d.freePlaces(d.unit.rule.Name, d.entry)
+	}
+}
+
 // act attempts an action if its sink is available. It returns false if the work on the event must stop.
 func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
+	if wanted, goOn, err := d.isWanted(state); !wanted {
+		return goOn, err
+	}
 	sink, now := sink{d.unit.rule, state.Name}, d.Clock.Now()
-	deadline := delivery.Deadline(d.status, &d.rule.Spec.Retry)
+	deadline := delivery.Deadline(d.status, state, &d.rule.Spec.Retry)
 	ticket, ok := d.circuits.start(sink, d.unit, now)
 	switch {
 	case !ok && now.Before(deadline):
@@ -127,15 +191,28 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 	if release {
 		d.deliveries.Add(d.circuits.unit(sink))
 	}
+	if d.continues(state, *outcome) {
+		return true, nil
+	}
 	delivery.RecordAttempt(state, *outcome, &d.rule.Spec.Retry, deadline, now)
 	endAttempt(span, state)
 	d.ended(state, outcome.Err, outcome.Err == nil)
 	return true, nil
 }
 
-// attempt executes an action once. The outcome is nil if the attempt could not be made, or was canceled because this replica lost the
-// leadership.
-func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, trace.Span, error) {
+// continues handles an action that still waits for its result. No status is written for that, and it counts as no attempt.
+func (d *attempts) continues(state *v1alpha1.ActionStatus, outcome delivery.Outcome) bool {
+	if outcome.Err != nil || outcome.Wait == 0 || state.WaitingSince == nil {
+		return false
+	}
+	delivery.RecordAttempt(state, outcome, &d.rule.Spec.Retry, time.Time{}, d.Clock.Now())
+	d.ledger.waits(d.entry, d.unit.rule.Name, d.states)
+	return true
+}
+
+// prepare reads what an evaluation for an action needs, and registers it with the journal until end is called. It returns no action if
+// the evaluation must not be made.
+func (d *attempts) prepare(state *v1alpha1.ActionStatus) (found *rule.Action, end func(), err error) {
 	if d.event == nil {
 		event, err := d.body(d.entry)
 		if event == nil || err != nil {
@@ -143,34 +220,117 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 		}
 		d.event, d.input = event, rule.NewInput(event, d.status.StartTime.Time)
 	}
-	compiled, invalid := d.Compiled.Get(d.rule)
-	if invalid != nil { // it may be corrected
-		return &delivery.Outcome{Err: fmt.Errorf("the rule is not accepted: %w", invalid)}, tracing.None, nil
+	compiled, err := d.Compiled.Get(d.rule)
+	if err != nil {
+		return nil, nil, &invalidError{err}
 	}
-	work := d.entry.work(d.status.Replay, d.unit.rule.Name, state.Name)
-	end, err := d.Journal.Begin(d.deliveryContext, work)
+	work := d.entry.work(delivery.RecordedReplay(d.status), d.unit.rule.Name, state.Name)
+	end, err = d.Journal.Begin(d.deliveryContext, work)
 	if poison, ok := errors.AsType[*journal.PoisonError](err); ok {
 		d.setAside(d.entry, work, poison.Crashes)
 		return nil, nil, nil
 	} else if err != nil {
 		return nil, nil, nil // this replica no longer leads
 	}
-	end = sync.OnceFunc(end)
+	return compiled.Find(state.Name), sync.OnceFunc(end), nil // advance left no action that it does not have
+}
+
+// invalidError is the error of a rule that is not accepted, and may be corrected.
+type invalidError struct{ error }
+
+// Error names the cause.
+func (e *invalidError) Error() string { return "the rule is not accepted: " + e.error.Error() }
+
+// isWanted reports whether an action is to be executed: its when is true. It skips or fails the action otherwise.
+func (d *attempts) isWanted(state *v1alpha1.ActionStatus) (wanted, goOn bool, err error) {
+	if state.Attempts > 0 || state.WaitingSince != nil || !delivery.HasCondition(d.rule, state.Name) {
+		return true, true, nil
+	}
+	found, end, err := d.prepare(state)
+	if _, invalid := errors.AsType[*invalidError](err); invalid {
+		return true, true, nil // attempt says so
+	}
+	if found == nil || err != nil {
+		return false, false, err
+	}
 	defer end()
-	at := slices.IndexFunc(compiled.Actions, func(action rule.Action) bool { return action.Spec.Name == state.Name })
-	found := &compiled.Actions[at] // SkipMissing left no other
+	holds, err := found.When.Holds(d.deliveryContext, d.inputFor())
+	switch {
+	case d.deliveryContext.Err() != nil:
+		return false, false, nil
+	case holds:
+		return true, true, nil
+	case err != nil && !d.cannotBeTried(found):
+		delivery.Fail(state, "when: "+err.Error())
+		d.ended(state, errors.New(state.LastError), false)
+	case err != nil:
+		delivery.Skip(state, "dry run: when needs the result of another action: "+err.Error())
+		d.ended(state, nil, false)
+	default:
+		delivery.Skip(state, "when is false")
+		d.ended(state, nil, false)
+	}
+	return false, true, nil
+}
+
+// cannotBeTried reports whether an action needs the results of others, of which a dry run has none.
+func (d *attempts) cannotBeTried(found *rule.Action) bool {
+	return d.rule.Spec.DryRun && found.UsesResults
+}
+
+// attempt executes an action once. The outcome is nil if the attempt could not be made, or was canceled because this replica lost the
+// leadership.
+func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, trace.Span, error) {
+	found, end, err := d.prepare(state)
+	if _, invalid := errors.AsType[*invalidError](err); invalid {
+		return &delivery.Outcome{Err: err}, tracing.None, nil
+	}
+	if found == nil || err != nil {
+		return nil, nil, err
+	}
+	defer end()
 	ctx, span := traceAttempt(d.deliveryContext, d.ledger.spanOf(d.entry), d.unit.rule, state, found)
-	result, err := d.do(ctx, action.Task{Rule: d.rule, Action: found, Event: d.event, Input: d.input, Rendered: end})
+	result, err := d.do(ctx, d.task(state, found, end))
 	if err != nil && d.deliveryContext.Err() != nil {
 		span.End()
 		return nil, nil, nil
 	}
-	outcome := &delivery.Outcome{Response: result.Response, Err: err}
+	outcome := &delivery.Outcome{Response: result.Response, Kept: result.Kept, Wait: result.Wait, Err: err}
 	if failure, ok := errors.AsType[*action.Failure](err); ok {
 		outcome.Permanent, outcome.Unavailable = failure.Permanent, failure.Unavailable
 		outcome.Throttled, outcome.RetryAfter = failure.Throttled, failure.RetryAfter
 	}
+	if outcome.Permanent && d.cannotBeTried(found) {
+		*outcome = delivery.Outcome{Response: "dry run: it needs the result of another action: " + err.Error()}
+	}
 	return outcome, span, nil
+}
+
+// inputFor returns the variables of an action's expressions.
+func (d *attempts) inputFor() *rule.Input {
+	results := map[string]v1alpha1.JSONObject{}
+	for i := range d.states {
+		if d.states[i].State == v1alpha1.DeliverySucceeded {
+			results[d.states[i].Name] = d.states[i].Result
+		}
+	}
+	input := d.input.WithResults(results)
+	if failed := delivery.Failed(d.states); failed != nil {
+		input = input.WithFailure(rule.Failure{Action: failed.Name, Error: failed.LastError, Attempts: failed.Attempts})
+	}
+	return input
+}
+
+// task returns the task of an attempt at an action.
+func (d *attempts) task(state *v1alpha1.ActionStatus, found *rule.Action, rendered func()) action.Task {
+	task := action.Task{
+		Rule: d.rule, Action: found, Event: d.event, Input: d.inputFor(), Rendered: rendered,
+		IsDryRun: d.rule.Spec.DryRun, IsRemoval: d.ruleStatus().Removal,
+	}
+	if state.WaitingSince != nil {
+		task.WaitingSince = state.WaitingSince.Time
+	}
+	return task
 }
 
 // do does an action once, within the rule's timeout.
@@ -194,10 +354,12 @@ func (d *attempts) record(delivered bool) {
 
 // ended records the end of an attempt, and reports a failure.
 func (d *attempts) ended(state *v1alpha1.ActionStatus, err error, delivered bool) {
+	attempted := *state
+	d.advance()
 	d.record(delivered)
-	d.Metrics.attempted(d.unit.rule, state)
+	d.Metrics.attempted(d.unit.rule, &attempted)
 	if err != nil {
-		d.notices.failed(d.rule, d.entry, d.event, state, err)
+		d.notices.failed(d.rule, d.entry, d.event, &attempted, err)
 	}
 }
 
@@ -206,10 +368,7 @@ func (d *attempts) wait() time.Duration {
 	if delivery.RuleState(d.states) == v1alpha1.DeliveryPending {
 		d.ledger.hibernate(d.entry)
 	}
-	others := slices.DeleteFunc(slices.Clone(d.states), func(state v1alpha1.ActionStatus) bool {
-		return slices.Contains(d.parked, state.Name)
-	})
-	if next := delivery.Next(others); !next.IsZero() {
+	if next := delivery.Next(d.states, d.rule, d.parked); !next.IsZero() {
 		return max(next.Sub(d.Clock.Now()), time.Millisecond)
 	}
 	return 0
@@ -230,8 +389,8 @@ func (e *Engine) releaseSink(s sink) time.Duration {
 		if entry == nil {
 			return true
 		}
-		status := e.ledger.statusOf(entry)
-		return status != nil && !now.Before(delivery.Deadline(status, &current.Spec.Retry))
+		deadline, ok := e.ledger.deadline(entry, s, &current.Spec.Retry)
+		return ok && !now.Before(deadline)
 	}
 	units, again, changed := e.circuits.release(s, overdue, now)
 	for _, released := range units {

@@ -153,7 +153,7 @@ func TestStatus(t *testing.T) {
 	eventually(t, "the event is not given up", 20*time.Second, hasPhase(t, namespace, name, v1alpha1.PhaseFailed))
 	want := []string{
 		"Failed",
-		`Matched=True ExpressionError: rule lacking does not match because its expression failed: no such key: role in "data.role.slug == \"leaf\""`,
+		`Matched=True ExpressionError: rule lacking does not match: data.role: no such key; data has id in "data.role.slug == \"leaf\""`,
 		"Succeeded=False DeliveryFailed: rule failing, action final failed permanently after attempt 1: answered with 400 Bad Request; " +
 			"fix the cause, and annotate the event with netbox-events.io/replay=<any new value>",
 		"rule failing Failed",
@@ -207,7 +207,7 @@ func TestStatus(t *testing.T) {
 		"good":    "True 1/0/0 " + accepted,
 		"failing": "True 1/1/0 " + accepted,
 		"other":   "True 0/0/0 " + accepted + `; but spec.match.sources: there is no NetBoxSource "another" in namespace "` + namespace + `"`,
-		"lacking": "True 0/0/1 " + accepted + name + `: no such key: role in "data.role.slug == \"leaf\""`,
+		"lacking": "True 0/0/1 " + accepted + name + `: data.role: no such key; data has id in "data.role.slug == \"leaf\""`,
 		"broken":  "False 0/0/0 spec.match.cel: 1:1: undeclared reference to 'evnt' (in container '')",
 	}
 	if diff := cmp.Diff(wantRules, got); diff != "" {
@@ -880,7 +880,7 @@ func TestWarned(t *testing.T) {
 		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(made), &stored); err != nil {
 			t.Fatal(err)
 		}
-		condition := meta.FindStatusCondition(stored.Status.Conditions, v1alpha1.ConditionAccepted)
+		condition := meta.FindStatusCondition(stored.Status.Conditions, v1alpha1.ConditionReady)
 		if condition == nil || condition.Status != metav1.ConditionTrue {
 			return false
 		}

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/follow"
 )
@@ -62,7 +63,9 @@ func (f *feeder) Listing() { f.isListing, f.list = true, f.ledger.startList() }
 
 func (f *feeder) Seen(ctx context.Context, object client.Object) {
 	event := object.(*v1alpha1.NetBoxEvent)
-	if entry := f.ledger.observe(ctx, event, f.isListing); entry != nil {
+	entry := f.ledger.observe(ctx, event, f.isListing)
+	f.adoptPlaces(client.ObjectKeyFromObject(event))
+	if entry != nil {
 		f.matches.Add(entry)
 		f.changed(types.NamespacedName{Namespace: event.Namespace, Name: event.Spec.SourceRef.Name})
 	}
@@ -91,8 +94,34 @@ func (e *Engine) changed(source types.NamespacedName) {
 	}
 }
 
+// adoptPlaces makes the limits of rules agree with the stored status of an event: deliveries that wait for their results began before this
+// replica led, or another replica has ended them.
+func (e *Engine) adoptPlaces(event types.NamespacedName) {
+	var freed []*unit
+	e.ledger.eachRule(event, func(entry *entry, found *v1alpha1.RuleStatus) {
+		switch {
+		case delivery.IsWaiting(found.Actions):
+			e.limits.occupy(types.NamespacedName{Namespace: event.Namespace, Name: found.Name}, entry, found.LimitKey)
+		case found.State != v1alpha1.DeliveryPending:
+			freed = append(freed, e.limits.free(found.Name, entry)...)
+		}
+	})
+	for _, u := range freed {
+		e.deliveries.Add(u)
+	}
+}
+
+// freePlaces gives back the places of an event's deliveries, of one rule or, where the name is empty, of all, and queues those that waited
+// for them.
+func (e *Engine) freePlaces(rule string, entry *entry) {
+	for _, u := range e.limits.free(rule, entry) {
+		e.deliveries.Add(u)
+	}
+}
+
 // entryDeleted resumes the events that waited for a deleted one.
 func (e *Engine) entryDeleted(entry *entry) {
+	e.freePlaces("", entry)
 	e.wakeLane(entry)
 	e.changed(entry.source())
 }

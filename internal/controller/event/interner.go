@@ -8,6 +8,7 @@ import (
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 )
 
 // internedStatuses is how many are kept.
@@ -21,14 +22,14 @@ type interner struct {
 }
 
 func (i *interner) intern(status *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus {
-	if status.Replay != "" || len(status.Conditions) > 0 {
+	if delivery.RecordedReplay(status) != (delivery.Replay{}) || len(status.Conditions) > 0 {
 		return status
 	}
 	i.once.Do(func() { i.kept = lru.New(internedStatuses) })
 	var id strings.Builder
 	fmt.Fprintf(&id, "%d\n", status.StartTime.Unix())
 	for _, rule := range status.Rules {
-		fmt.Fprintf(&id, "%s\n", rule.Name)
+		fmt.Fprintf(&id, "%s %t %s\n", rule.Name, rule.Removal, rule.LimitKey)
 		for _, action := range rule.Actions {
 			fmt.Fprintf(&id, " %s\n", action.Name)
 		}

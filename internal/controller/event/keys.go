@@ -44,6 +44,8 @@ type unit struct {
 	event  *entry // without order
 	action string // of a sink
 
+	waiting *entry // whose delivery, of a lane, waits for its result; nil for none
+
 	events   int32 // of the line that the rule still has to deliver
 	inFlight int32 // deliveries, even of deleted events
 }

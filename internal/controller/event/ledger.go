@@ -75,7 +75,7 @@ type entry struct {
 	line       *line
 	timestamp  int64 // when NetBox made it, in ns of Unix
 	received   int64
-	replay     string // the value of its annotation
+	replay     delivery.Replay // requested by its annotations
 	body       *v1alpha1.NetBoxEvent
 	holds      int64 // bytes of unmatched that its body holds
 
@@ -113,10 +113,10 @@ func (e *entry) compare(other *entry) int {
 }
 
 // needsMatch reports whether the event is new, or a replay was asked for.
-func (e *entry) needsMatch() bool { return e.status == nil || delivery.IsReplay(e.replay, e.status) }
+func (e *entry) needsMatch() bool { return e.status == nil || e.replay.IsNew(e.status) }
 
 // work names a piece of work on an event, or on a replay of it, in the journal.
-func (e *entry) work(replay string, parts ...string) string {
+func (e *entry) work(replay delivery.Replay, parts ...string) string {
 	return fmt.Sprintf("%s %q %q", e.uid, replay, parts)
 }
 
@@ -135,6 +135,12 @@ func (e *entry) ruleStatus(name string) *v1alpha1.RuleStatus {
 func (e *entry) isPendingFor(rule string) bool {
 	status := e.ruleStatus(rule)
 	return status != nil && status.State == v1alpha1.DeliveryPending
+}
+
+// isWaitingFor reports whether the delivery of the event for a rule waits for its result.
+func (e *entry) isWaitingFor(rule string) bool {
+	status := e.ruleStatus(rule)
+	return status != nil && status.State == v1alpha1.DeliveryPending && delivery.IsWaiting(status.Actions)
 }
 
 // observe records an event that is pending at the API server. It returns the event if it is to be matched, because it is new or a replay
@@ -200,7 +206,7 @@ func (l *ledger) add(name types.NamespacedName, event *v1alpha1.NetBoxEvent) *en
 	e := &entry{
 		name: name, uid: event.UID, line: at,
 		timestamp: event.Spec.Timestamp.UnixNano(), received: event.Spec.Delivery.ReceivedAt.UnixNano(),
-		replay: delivery.Replay(event),
+		replay: delivery.ReplayOf(event),
 	}
 	index, _ := slices.BinarySearchFunc(at.entries, e, (*entry).compare)
 	at.entries = slices.Insert(at.entries, index, e)
@@ -221,17 +227,19 @@ func (l *ledger) adopt(e *entry, stored *v1alpha1.NetBoxEvent) (asked bool) {
 	if e.isStale(stored.ResourceVersion) {
 		return false
 	}
-	if replay := delivery.Replay(stored); replay != e.replay {
+	if replay := delivery.ReplayOf(stored); replay != e.replay {
 		e.replay, asked = replay, true
 		l.dropBody(e) // actions see the annotation
 	}
 	status := &stored.Status
 	switch {
-	case e.finished || status.StartTime == nil:
-	case e.status != nil && e.status.Replay == status.Replay:
+	case status.StartTime == nil:
+	case e.finished: // a replay of one rule keeps the states of the others
+		e.status = status.DeepCopy()
+	case e.status != nil && delivery.RecordedReplay(e.status) == delivery.RecordedReplay(status):
 		e.status = delivery.Merge(e.status, status)
 		l.leaveDone(e)
-	case e.status == nil || e.replay == status.Replay: // another replica began
+	case e.status == nil || e.replay == delivery.RecordedReplay(status): // another replica began
 		if e.inFlight > 0 { // deliveries before the replay are in flight: our next write conflicts, and is merged then
 			return asked
 		}
@@ -365,7 +373,7 @@ func (l *ledger) start(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 	if e.span != nil {
 		e.span.End()
 	}
-	e.status, e.span, e.finished, e.ending, e.dirty = status, span, false, false, nil
+	e.status, e.span, e.finished, e.ending, e.dirty = delivery.KeepOthers(status, e.status), span, false, false, nil
 	return true
 }
 
@@ -389,6 +397,7 @@ func (l *ledger) enterLane(e *entry, inOrder func(rule string) bool) (units []*u
 			l.leave(u)
 		}
 	}
+	e.noteWaiting()
 	units = slices.Clone(e.line.units)
 	for _, u := range e.units {
 		if u.line == nil {
@@ -436,6 +445,10 @@ func (l *ledger) next(u *unit) *entry {
 	if u.line == nil || !slices.Contains(u.line.units, u) {
 		return nil
 	}
+	if e := u.waiting; e != nil && l.events[e.name] == e && !e.finished && !e.needsMatch() && e.isWaitingFor(u.rule.Name) {
+		return e // even if an earlier event has come meanwhile
+	}
+	u.waiting = nil
 	for _, e := range u.line.entries {
 		switch {
 		case e.needsMatch() || !e.isListed:
@@ -447,9 +460,9 @@ func (l *ledger) next(u *unit) *entry {
 	return nil
 }
 
-// toMatch returns the replay that an event has to be matched for, "" for a new event. It returns false if there is nothing to match, or
+// toMatch returns the replay that an event has to be matched for, none for a new event. It returns false if there is nothing to match, or
 // while deliveries are in flight.
-func (l *ledger) toMatch(e *entry) (replay string, ok bool) {
+func (l *ledger) toMatch(e *entry) (replay delivery.Replay, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return e.replay, l.events[e.name] == e && e.needsMatch() && e.inFlight == 0
@@ -516,15 +529,7 @@ func (l *ledger) record(e *entry, rule string, actions []v1alpha1.ActionStatus, 
 	if l.events[e.name] != e { // it was deleted
 		return
 	}
-	status := *e.status
-	status.Rules = slices.Clone(status.Rules)
-	for i := range status.Rules {
-		if status.Rules[i].Name == rule {
-			merged := delivery.MergeActions(actions, status.Rules[i].Actions) // another replica may have written meanwhile
-			status.Rules[i].Actions, status.Rules[i].State = merged, delivery.RuleState(merged)
-		}
-	}
-	e.status = &status
+	l.setActions(e, rule, actions)
 	l.leaveDone(e)
 	if e.dirty == nil {
 		e.dirty = &now
@@ -533,6 +538,60 @@ func (l *ledger) record(e *entry, rule string, actions []v1alpha1.ActionStatus, 
 		e.unsaved = append(e.unsaved, rule)
 		l.unsaved[types.NamespacedName{Namespace: e.name.Namespace, Name: rule}]++
 	}
+}
+
+// waits records that actions of a rule still wait for their results. It makes no difference to the stored status that is worth a write.
+func (l *ledger) waits(e *entry, rule string, actions []v1alpha1.ActionStatus) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.events[e.name] == e {
+		l.setActions(e, rule, actions)
+	}
+}
+
+// setActions merges new states of a rule's actions with the status, which another replica may have written meanwhile.
+func (l *ledger) setActions(e *entry, rule string, actions []v1alpha1.ActionStatus) {
+	status := *e.status
+	status.Rules = slices.Clone(status.Rules)
+	for i := range status.Rules {
+		if status.Rules[i].Name == rule {
+			merged := delivery.MergeActions(actions, status.Rules[i].Actions)
+			status.Rules[i].Actions, status.Rules[i].State = merged, delivery.RuleState(merged)
+		}
+	}
+	e.status = &status
+	e.noteWaiting()
+}
+
+// noteWaiting makes the units of an event whose delivery waits for its result go on with that.
+func (e *entry) noteWaiting() {
+	for _, u := range e.units {
+		if u.line != nil && e.isWaitingFor(u.rule.Name) {
+			u.waiting = e
+		}
+	}
+}
+
+// isWaiting reports whether a delivery of an event for a rule waits for its result.
+func (l *ledger) isWaiting(e *entry, rule string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.events[e.name] == e && !e.finished && e.isWaitingFor(rule)
+}
+
+// deadline returns the time after which an action on an event is not retried. It returns false if there is no such action.
+func (l *ledger) deadline(e *entry, s sink, retry *v1alpha1.Retry) (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	status := e.ruleStatus(s.rule.Name)
+	if status == nil {
+		return time.Time{}, false
+	}
+	at := slices.IndexFunc(status.Actions, func(action v1alpha1.ActionStatus) bool { return action.Name == s.action })
+	if at < 0 {
+		return time.Time{}, false
+	}
+	return delivery.Deadline(e.status, &status.Actions[at], retry), true
 }
 
 // release ends an acquire. It reports whether a replay waits for it.
@@ -623,11 +682,12 @@ func (l *ledger) finish(e *entry) {
 	e.finished = true
 }
 
-// superseded records that another replica finished an event.
-func (l *ledger) superseded(e *entry) {
+// superseded records that another replica finished an event, with a status.
+func (l *ledger) superseded(e *entry, status *v1alpha1.NetBoxEventStatus) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events[e.name] == e && !e.finished {
+		e.status = status
 		l.finish(e)
 	}
 }
@@ -691,6 +751,19 @@ func (l *ledger) unitsOf(rule types.NamespacedName) (units []*unit) {
 		}
 	}
 	return units
+}
+
+// eachRule calls a function for each rule that an event matched, while no delivery of the event can begin or end.
+func (l *ledger) eachRule(name types.NamespacedName, do func(*entry, *v1alpha1.RuleStatus)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.events[name]
+	if e == nil || e.status == nil || e.finished {
+		return
+	}
+	for i := range e.status.Rules {
+		do(e, &e.status.Rules[i])
+	}
 }
 
 // spanOf returns the span of the work on an event.

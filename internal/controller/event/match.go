@@ -36,7 +36,7 @@ func (e *Engine) match(_ context.Context, event *entry) (reconcile.Result, error
 }
 
 // begin matches an event, and sets its first status.
-func (e *Engine) begin(entry *entry, replay string) error {
+func (e *Engine) begin(entry *entry, replay delivery.Replay) error {
 	event, err := e.body(entry)
 	if event == nil || err != nil {
 		return err
@@ -52,7 +52,7 @@ func (e *Engine) begin(entry *entry, replay string) error {
 	defer end()
 	span := e.trace(e.work, event)
 	now := e.Clock.Now()
-	result, err := e.evaluate(event, span, now.Truncate(time.Second))
+	result, err := e.evaluate(event, replay, span, now.Truncate(time.Second))
 	if err != nil {
 		span.End()
 		return err
@@ -62,6 +62,7 @@ func (e *Engine) begin(entry *entry, replay string) error {
 		span.End()
 		return nil
 	}
+	e.freePlaces(replay.Rule, entry) // of deliveries before the replay
 	e.report(event, result, now)
 	logEvent(e.Log, event)
 	return nil
@@ -70,12 +71,12 @@ func (e *Engine) begin(entry *entry, replay string) error {
 // evaluation is the result of matching an event with the rules of its namespace.
 type evaluation struct {
 	rules  []v1alpha1.RuleStatus
-	errors map[string]error // of expressions that failed, by rule
+	errors map[string]error // of rules that could not be matched
 	failed []*v1alpha1.NetBoxEventRule
 }
 
-// evaluate matches an event with all rules of its namespace.
-func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time.Time) (*evaluation, error) {
+// evaluate matches an event with all rules of its namespace, or with the one that a replay is of.
+func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, replay delivery.Replay, span trace.Span, now time.Time) (*evaluation, error) {
 	var rules v1alpha1.NetBoxEventRuleList
 	if err := e.Rules.List(e.work, &rules, client.InNamespace(event.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
@@ -85,13 +86,20 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time
 	ctx, span = tracing.Start(ctx, span, "match", trace.SpanKindInternal)
 	defer span.End()
 	input, result := rule.NewInput(event, now), &evaluation{errors: map[string]error{}}
+	if replay.Rule != "" {
+		result.errors[replay.Rule] = errNotReplayed
+	}
 	for i := range rules.Items {
 		candidate := &rules.Items[i]
+		if candidate.Spec.Suspend || replay.Rule != "" && replay.Rule != candidate.Name {
+			continue
+		}
 		compiled, err := e.Compiled.Get(candidate)
 		if err != nil {
 			continue // its status says so
 		}
-		matched, err := compiled.Match(ctx, event, input)
+		delete(result.errors, candidate.Name)
+		status, err := matchOne(ctx, candidate, compiled, event, input)
 		switch {
 		case e.work.Err() != nil:
 			return nil, e.work.Err()
@@ -101,8 +109,8 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time
 		case err != nil:
 			result.errors[candidate.Name] = err
 			result.failed = append(result.failed, candidate)
-		case matched:
-			result.rules = append(result.rules, delivery.NewRuleStatus(candidate))
+		case status != nil:
+			result.rules = append(result.rules, *status)
 		}
 	}
 	slices.SortFunc(result.rules, func(a, b v1alpha1.RuleStatus) int { return strings.Compare(a.Name, b.Name) })
@@ -110,9 +118,36 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, span trace.Span, now time
 	return result, nil
 }
 
+// errNotReplayed is why a rule that a replay names was not matched.
+var errNotReplayed = errors.New("there is no such rule that is accepted and not suspended; correct the annotation " + v1alpha1.AnnotationReplayRule)
+
+// matchOne matches an event with one rule. It returns the first status of the rule, nil if the event does not concern it.
+func matchOne(
+	ctx context.Context, candidate *v1alpha1.NetBoxEventRule, compiled *rule.Rule, event *v1alpha1.NetBoxEvent, input *rule.Input,
+) (*v1alpha1.RuleStatus, error) {
+	matched, err := compiled.Match(ctx, event, input)
+	if err != nil {
+		return nil, err
+	}
+	var status v1alpha1.RuleStatus
+	switch {
+	case matched:
+		status = delivery.NewRuleStatus(candidate)
+	case compiled.Removes(event, input):
+		status = delivery.NewRemoval(candidate)
+	default:
+		return nil, nil
+	}
+	status.LimitKey = delivery.LimitKey(compiled.LimitKey(ctx, input))
+	return &status, nil
+}
+
 // report counts an evaluation, and reports failed expressions.
 func (e *Engine) report(event *v1alpha1.NetBoxEvent, result *evaluation, now time.Time) {
 	for i := range result.rules {
+		if result.rules[i].Removal {
+			continue
+		}
 		e.Tally.Matched(types.NamespacedName{Namespace: event.Namespace, Name: result.rules[i].Name}, now)
 	}
 	for _, failed := range result.failed {
@@ -149,6 +184,7 @@ func (e *Engine) setAside(entry *entry, work string, crashes int) {
 	e.Log.Error(nil, "the operator crashed repeatedly while it processed this event; it is set aside, see its status",
 		append(entry.logValues(), "crashes", crashes)...)
 	e.ledger.setAside(entry, work, crashes, e.Clock.Now())
+	e.freePlaces("", entry)
 	e.wakeLane(entry)
 	e.queueWrite(entry)
 }

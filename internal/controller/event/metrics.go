@@ -28,6 +28,7 @@ const (
 	resultRetried   = "retried"
 	resultFailed    = "failed"
 	resultSkipped   = "skipped"
+	resultWaiting   = "waiting"
 )
 
 var (
@@ -46,7 +47,8 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_deliveries_total",
-			Help: "Attempts at actions, by rule (namespace/name), action and result: succeeded, retried, failed (permanently), skipped.",
+			Help: "Attempts at actions, by rule (namespace/name), action and result: succeeded, retried, failed (permanently), skipped, or " +
+				"waiting (for the objects that it wrote).",
 		}, []string{"rule", "action", "result"}),
 		expressionErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_rule_expression_errors_total",
@@ -76,7 +78,12 @@ func resultOf(status *v1alpha1.ActionStatus) string {
 		return resultSucceeded
 	case v1alpha1.DeliveryFailed:
 		return resultFailed
+	case v1alpha1.DeliverySkipped:
+		return resultSkipped
 	default:
+		if status.WaitingSince != nil {
+			return resultWaiting
+		}
 		return resultRetried
 	}
 }

@@ -24,9 +24,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
@@ -34,6 +34,9 @@ import (
 // API server and of sinks: events come late and out of order, watches lag behind, sinks fail and throttle, writes fail, rules are edited
 // and deleted, events are deleted and replayed, leaders are killed, and paused ones go on. The steps of others run while an action is
 // done.
+//
+// Rule one has steps and onFailure, rule two a limit of one delivery for each key, and rule any a limit of its rate; some actions wait for
+// their results.
 //
 // The promises: a rule with an order does the events of an object in order, one at a time, as far as its leader knows of them; everything
 // is delivered at least once, and once where nothing was killed; what is finished stays finished; nothing stays pending.
@@ -69,6 +72,8 @@ type model struct {
 	mayRepeat      bool // something was killed
 	down           map[string]bool
 	goodDeliveries map[string]int  // by rule, event and replay
+	everDelivered  map[string]bool // by rule and event
+	replayed       map[string]bool // events of which a replay of all rules was requested
 	hopeless       map[string]bool // events that sinks refuse for good
 }
 
@@ -82,10 +87,14 @@ type replica struct {
 	writing    *queue[writeKey]
 	feeder     *feeder
 	isListing  bool
+	hasListed  bool
 	watched    []watched
 	seen       map[string]int  // when it learned that an event is pending, or is to be replayed
 	began      map[*unit]int   // when the delivery of a key began
+	continues  map[*unit]bool  // where it goes on with a delivery that waited for its result
 	running    map[string]bool // rule and object
+	attempting map[string]bool // rule and event
+	waiting    map[string]bool // rule and event: those that wait for their results, or did
 	dead       bool
 }
 
@@ -151,7 +160,7 @@ func newModel(t *testing.T, seed uint64) *model {
 	m := &model{
 		t: t, random: rand.New(rand.NewPCG(seed, 1)), clock: clocktesting.NewFakePassiveClock(time.Unix(1_800_000_000, 0)),
 		stored: map[string]*v1alpha1.NetBoxEvent{}, rules: map[string]*v1alpha1.NetBoxEventRule{}, down: map[string]bool{},
-		goodDeliveries: map[string]int{}, hopeless: map[string]bool{},
+		goodDeliveries: map[string]int{}, everDelivered: map[string]bool{}, replayed: map[string]bool{}, hopeless: map[string]bool{},
 	}
 	for name, order := range map[string]v1alpha1.Order{"one": v1alpha1.OrderPerObject, "two": v1alpha1.OrderPerObject, "any": v1alpha1.OrderNone} {
 		made := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name, UID: types.UID(name), Generation: 1}}
@@ -163,6 +172,15 @@ func newModel(t *testing.T, seed uint64) *model {
 		for _, name := range []string{"a", "b"} {
 			made.Spec.Actions = append(made.Spec.Actions, v1alpha1.Action{Name: name, Log: &v1alpha1.LogAction{Message: "x"}})
 		}
+		switch name {
+		case "one":
+			made.Spec.Actions[1].DependsOn = []string{"a"}
+			made.Spec.OnFailure = []v1alpha1.Action{{Name: "alarm", Log: &v1alpha1.LogAction{Message: "${failure.action}"}}}
+		case "two":
+			made.Spec.Limit = v1alpha1.Limit{Concurrency: 1, Key: `event.objectID == "0" ? "x" : "y"`}
+		case "any":
+			made.Spec.Limit = v1alpha1.Limit{PerSecond: 2}
+		}
 		m.rules[name] = made
 	}
 	m.lead()
@@ -173,7 +191,7 @@ func newModel(t *testing.T, seed uint64) *model {
 func (m *model) lead() {
 	r := &replica{
 		model: m, matching: newQueue[*entry](m), delivering: newQueue[*unit](m), writing: newQueue[writeKey](m),
-		seen: map[string]int{}, began: map[*unit]int{}, running: map[string]bool{},
+		seen: map[string]int{}, began: map[*unit]int{}, continues: map[*unit]bool{}, running: map[string]bool{}, attempting: map[string]bool{}, waiting: map[string]bool{},
 	}
 	r.Engine = NewEngine(Options{
 		Events: modelEvents{replica: r}, Rules: modelRules{model: m}, Compiled: rule.NewCache(), Actions: r, Tally: noTally{}, Status: r,
@@ -196,10 +214,15 @@ func (r *replica) list() {
 		if m.depth < 2 && m.random.IntN(2) == 0 {
 			m.step()
 		}
+		for _, rule := range event.Status.Rules {
+			if !r.hasListed { // a later list may have what a paused leader began
+				r.waiting[rule.Name+" "+event.Name] = delivery.IsWaiting(rule.Actions)
+			}
+		}
 		r.watch(watched{event: event})
 	}
 	r.feeder.Listed()
-	r.isListing = false
+	r.isListing, r.hasListed = false, true
 }
 
 // pending returns copies of the pending events, by name.
@@ -248,18 +271,23 @@ func (m *model) store(name string, change func(*v1alpha1.NetBoxEvent)) {
 	change(after)
 	m.version++
 	after.ResourceVersion = strconv.Itoa(m.version)
-	if before.Status.Phase != v1alpha1.PhasePending && after.Status.Phase == v1alpha1.PhasePending && after.Status.StartTime != nil {
+	if before.Status.Phase != v1alpha1.PhasePending && after.Status.Phase == v1alpha1.PhasePending && after.Status.StartTime != nil &&
+		!delivery.ReplayOf(after).IsNew(&after.Status) {
 		m.t.Errorf("%s was finished and is pending again", name)
 	}
-	if before.Status.Replay == after.Status.Replay && after.Status.StartTime != nil {
+	if after.Status.StartTime != nil {
 		m.checkProgress(before, after)
 	}
 	m.stored[name] = after
 	m.changed(before, after)
 }
 
-// checkProgress fails where an action that had ended is pending again.
+// checkProgress fails where an action that had ended is pending again, and was not replayed.
 func (m *model) checkProgress(before, after *v1alpha1.NetBoxEvent) {
+	replayed := delivery.RecordedReplay(&before.Status) != delivery.RecordedReplay(&after.Status)
+	if replayed && (after.Status.ReplayRule == "" || m.replayed[after.Name]) {
+		return
+	}
 	ended := map[string]bool{}
 	for _, rule := range before.Status.Rules {
 		for _, action := range rule.Actions {
@@ -267,6 +295,9 @@ func (m *model) checkProgress(before, after *v1alpha1.NetBoxEvent) {
 		}
 	}
 	for _, rule := range after.Status.Rules {
+		if replayed && rule.Name == after.Status.ReplayRule {
+			continue
+		}
 		for _, action := range rule.Actions {
 			if action.State == v1alpha1.DeliveryPending && ended[rule.Name+"/"+action.Name] {
 				m.t.Errorf("action %s of rule %s on %s had ended and is pending again:\n%+v\n%+v", action.Name, rule.Name, after.Name, before.Status, after.Status)
@@ -276,40 +307,21 @@ func (m *model) checkProgress(before, after *v1alpha1.NetBoxEvent) {
 }
 
 // UpdateStatus is the API server's.
-func (r *replica) UpdateStatus(_ context.Context, event *apply.NetBoxEventApplyConfiguration) (string, error) {
-	m, name := r.model, *event.GetName()
+func (r *replica) UpdateStatus(_ context.Context, of eventstore.Version, status *v1alpha1.NetBoxEventStatus) (string, error) {
+	m, name := r.model, of.Name
 	current := m.stored[name]
 	resource := v1alpha1.SchemeGroupVersion.WithResource("netboxevents").GroupResource()
 	switch {
 	case current == nil:
 		return "", apierrors.NewNotFound(resource, name)
-	case *event.ResourceVersion != current.ResourceVersion || current.UID != *event.UID:
+	case of.ResourceVersion != current.ResourceVersion || current.UID != of.UID:
 		return "", apierrors.NewConflict(resource, name, errors.New("changed"))
 	case !m.calm && m.random.IntN(10) == 0:
 		return "", apierrors.NewInternalError(errors.New("etcd is away"))
 	}
-	m.store(name, func(stored *v1alpha1.NetBoxEvent) {
-		status := v1alpha1.NetBoxEventStatus{Phase: *event.Status.Phase, StartTime: event.Status.StartTime, CompletionTime: event.Status.CompletionTime}
-		if event.Status.Replay != nil {
-			status.Replay = *event.Status.Replay
-		}
-		for _, rule := range event.Status.Rules {
-			applied := v1alpha1.RuleStatus{Name: *rule.Name, State: *rule.State}
-			for _, action := range rule.Actions {
-				state := v1alpha1.ActionStatus{Name: *action.Name, State: *action.State, NextAttemptTime: action.NextAttemptTime}
-				if action.Attempts != nil {
-					state.Attempts = *action.Attempts
-				}
-				applied.Actions = append(applied.Actions, state)
-			}
-			status.Rules = append(status.Rules, applied)
-		}
-		stored.Status = status
-	})
+	m.store(name, func(stored *v1alpha1.NetBoxEvent) { stored.Status = *status.DeepCopy() })
 	version := m.stored[name].ResourceVersion
-	if stored := m.stored[name]; stored.Status.Phase != v1alpha1.PhasePending && delivery.IsReplay(stored.Annotations[v1alpha1.AnnotationReplay], &stored.Status) {
-		m.replayStored(name, stored.Annotations[v1alpha1.AnnotationReplay])
-	}
+	m.reopen(name)
 	if !m.calm && m.random.IntN(20) == 0 {
 		return "", apierrors.NewTimeoutError("the answer was lost", 1)
 	}
@@ -319,23 +331,38 @@ func (r *replica) UpdateStatus(_ context.Context, event *apply.NetBoxEventApplyC
 // Do is a sink.
 func (r *replica) Do(_ context.Context, task action.Task) (action.Result, error) {
 	m, event := r.model, task.Event
-	busy := task.Rule.Name + " " + event.Spec.ObjectID
+	busy, attempt := task.Rule.Name+" "+event.Spec.ObjectID, task.Rule.Name+" "+event.Name
 	if task.Rule.Spec.Order == v1alpha1.OrderPerObject {
 		if r.running[busy] {
 			m.t.Errorf("rule %s delivers two events of object %s at one time", task.Rule.Name, event.Spec.ObjectID)
 		}
 		m.checkOrder(r, task)
 	}
-	r.running[busy], m.delivered = true, event.Name
-	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, r.ledger.events[client.ObjectKeyFromObject(event)].status.Replay)
+	if u := r.ledger.lanes[laneOf(event)].unitOf(task.Rule.Name); u != nil && !task.WaitingSince.IsZero() {
+		r.continues[u] = true
+	}
+	m.checkLimit(r, task)
+	r.running[busy], r.attempting[attempt], m.delivered = true, true, event.Name
+	status := r.ledger.events[client.ObjectKeyFromObject(event)].status
+	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, delivery.RecordedReplay(status).String())
 	for range m.random.IntN(4) {
 		if m.depth < 6 {
 			m.step() //nolint:contextcheck // the reconcilers do not use theirs
 		}
 	}
-	r.running[busy] = false
-	switch chance := m.random.IntN(10); {
-	case m.hopeless[event.Name]:
+	r.running[busy], r.attempting[attempt] = false, false
+	isAlarm, chance := task.Action.Spec.Name == "alarm", m.random.IntN(10)
+	if !task.WaitingSince.IsZero() && (m.calm || chance > 1) { // it was executed before
+		if chance > 5 {
+			return action.Result{Wait: time.Second}, nil
+		}
+		return action.Result{Response: "the result"}, nil
+	} else if !task.WaitingSince.IsZero() { // executed again after the failure
+		m.goodDeliveries[id]--
+		return action.Result{}, &action.Failure{Err: errors.New("the result is a failure")}
+	}
+	switch {
+	case m.hopeless[event.Name] && !isAlarm:
 		return action.Result{}, &action.Failure{Err: errors.New("refused"), Permanent: true}
 	case m.down[task.Rule.Name] && !m.calm:
 		return action.Result{}, &action.Failure{Err: errors.New("down"), Unavailable: true}
@@ -347,7 +374,30 @@ func (r *replica) Do(_ context.Context, task action.Task) (action.Result, error)
 	if m.goodDeliveries[id]++; m.goodDeliveries[id] > 1 && !m.mayRepeat {
 		m.t.Errorf("%s was delivered twice", id)
 	}
+	m.everDelivered[deliveryID(task.Rule.Name, task.Action.Spec.Name, event, "")] = true
+	if chance > 6 {
+		r.waiting[attempt] = true
+		return action.Result{Response: "waits", Wait: 2 * time.Second}, nil
+	}
 	return action.Result{Response: "taken"}, nil
+}
+
+// checkLimit fails where a delivery starts beside another one of its key, which is in flight or waits for its result. A paused leader that
+// goes on may have begun others.
+func (m *model) checkLimit(r *replica, task action.Task) {
+	if task.Rule.Spec.Limit.Concurrency == 0 || r.continues[r.ledger.lanes[laneOf(task.Event)].unitOf(task.Rule.Name)] {
+		return
+	}
+	for name, entry := range r.ledger.events {
+		if name.Name == task.Event.Name || entry.needsMatch() {
+			continue
+		}
+		status, own := entry.ruleStatus(task.Rule.Name), r.ledger.events[client.ObjectKeyFromObject(task.Event)].ruleStatus(task.Rule.Name)
+		if status != nil && status.LimitKey == own.LimitKey &&
+			(r.attempting[task.Rule.Name+" "+name.Name] || r.waiting[task.Rule.Name+" "+name.Name] && delivery.IsWaiting(status.Actions)) {
+			m.t.Errorf("rule %s delivers %s beside %s", task.Rule.Name, task.Event.Name, name.Name)
+		}
+	}
 }
 
 func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string) string {
@@ -356,7 +406,11 @@ func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string)
 
 // checkOrder fails where an earlier event of the object is to be done first, as far as the replica knows.
 func (m *model) checkOrder(r *replica, task action.Task) {
-	began := r.began[r.ledger.lanes[laneOf(task.Event)].unitOf(task.Rule.Name)]
+	u := r.ledger.lanes[laneOf(task.Event)].unitOf(task.Rule.Name)
+	if r.continues[u] {
+		return
+	}
+	began := r.began[u]
 	for name, seen := range r.seen {
 		earlier := m.stored[name]
 		if earlier == nil || earlier.Spec.ObjectID != task.Event.Spec.ObjectID || !earlier.Spec.Timestamp.Time.Before(task.Event.Spec.Timestamp.Time) {
@@ -425,6 +479,7 @@ func (r *replica) step() bool {
 			did = step(r.delivering, func(ctx context.Context, u *unit) (reconcile.Result, error) {
 				r.model.ticks++
 				r.began[u] = r.model.ticks
+				r.continues[u] = u.waiting != nil && r.ledger.next(u) == u.waiting
 				return r.deliver(ctx, u)
 			})
 		default:
@@ -480,16 +535,29 @@ func (m *model) replay() {
 	if event == nil {
 		return
 	}
-	m.replayStored(event.Name, strconv.Itoa(m.version))
+	m.annotate(event.Name)
 }
 
-func (m *model) replayStored(name, value string) {
-	m.store(name, func(event *v1alpha1.NetBoxEvent) {
-		event.Annotations = map[string]string{v1alpha1.AnnotationReplay: value}
-		if event.Status.Phase != v1alpha1.PhasePending {
-			event.Status = v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending}
-		}
-	})
+// annotate requests a replay of an event, of all rules or of one.
+func (m *model) annotate(name string) {
+	annotations := map[string]string{v1alpha1.AnnotationReplay: strconv.Itoa(m.version)}
+	if m.random.IntN(3) == 0 {
+		annotations[v1alpha1.AnnotationReplayRule] = "one"
+	} else {
+		m.replayed[name] = true
+	}
+	m.store(name, func(event *v1alpha1.NetBoxEvent) { event.Annotations = annotations })
+	m.reopen(name)
+}
+
+// reopen makes a finished event whose replay is requested pending, as the controller of replays does.
+func (m *model) reopen(name string) {
+	event := m.stored[name]
+	requested := delivery.ReplayOf(event)
+	if event.Status.Phase == v1alpha1.PhasePending || !requested.IsNew(&event.Status) {
+		return
+	}
+	m.store(name, func(event *v1alpha1.NetBoxEvent) { event.Status = *delivery.Reopen(&event.Status, requested) })
 }
 
 func (m *model) deleteEvent() {
@@ -543,35 +611,50 @@ func (m *model) checkEnd() {
 			m.t.Errorf("%s stays pending: %+v", name, event.Status)
 		}
 		for _, rule := range event.Status.Rules {
-			for _, action := range rule.Actions {
-				delivered := m.goodDeliveries[deliveryID(rule.Name, action.Name, event, event.Status.Replay)]
-				switch action.State {
-				case v1alpha1.DeliverySucceeded:
-					if delivered == 0 {
-						m.t.Errorf("%s says that %s of rule %s succeeded, and it did not", name, action.Name, rule.Name)
-					}
-				case v1alpha1.DeliveryFailed:
-					if !m.hopeless[name] {
-						m.t.Errorf("%s failed: %+v", name, action)
-					}
-				case v1alpha1.DeliverySkipped:
-					if m.rules[rule.Name] != nil {
-						m.t.Errorf("rule %s skipped %s", rule.Name, name)
-					}
-				default:
-					m.t.Errorf("%s is %s", name, action.State)
-				}
-			}
+			m.checkRule(event, &rule)
 		}
 	}
 	l := m.leader.ledger
 	if len(l.events)+len(l.lanes)+len(l.counts)+len(l.unsaved) > 0 || l.matched != 0 || !l.unmatched.TryAcquire(heldBytes) {
 		m.t.Errorf("the ledger keeps something: %d events, %d lanes, %v, %v, %d bytes", len(l.events), len(l.lanes), l.counts, l.unsaved, l.matched)
 	}
+	for name, limit := range m.leader.limits.byRule {
+		if len(limit.starts)+len(limit.places)+len(limit.woken) > 0 {
+			m.t.Errorf("the limit of rule %s keeps something: %+v", name, limit)
+		}
+	}
 	for sink, circuit := range m.leader.circuits.bySink {
 		if reason, _, _ := circuit.State(); len(circuit.parked) > 0 || reason != v1alpha1.ReasonAvailable {
 			m.t.Errorf("sink %v is %s, and %v wait for it", sink, reason, circuit.parked)
 		}
+	}
+}
+
+// checkRule checks the end of the deliveries of a rule for an event.
+func (m *model) checkRule(event *v1alpha1.NetBoxEvent, rule *v1alpha1.RuleStatus) {
+	hasFailed, hasAlarm := false, false
+	for _, action := range rule.Actions {
+		hasFailed = hasFailed || action.State == v1alpha1.DeliveryFailed
+		hasAlarm = hasAlarm || action.Name == "alarm"
+		switch action.State {
+		case v1alpha1.DeliverySucceeded:
+			if !m.everDelivered[deliveryID(rule.Name, action.Name, event, "")] {
+				m.t.Errorf("%s says that %s of rule %s succeeded, and it did not", event.Name, action.Name, rule.Name)
+			}
+		case v1alpha1.DeliveryFailed:
+			if !m.hopeless[event.Name] || action.Name == "alarm" {
+				m.t.Errorf("%s failed: %+v", event.Name, action)
+			}
+		case v1alpha1.DeliverySkipped:
+			if m.rules[rule.Name] != nil && !(rule.Name == "one" && action.Name == "b" && m.hopeless[event.Name]) {
+				m.t.Errorf("rule %s skipped %s: %+v", rule.Name, event.Name, action)
+			}
+		default:
+			m.t.Errorf("%s is %s", event.Name, action.State)
+		}
+	}
+	if rule.Name == "one" && hasFailed != hasAlarm {
+		m.t.Errorf("rule %s on %s has the actions %+v", rule.Name, event.Name, rule.Actions)
 	}
 }
 

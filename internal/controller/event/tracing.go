@@ -68,7 +68,7 @@ func endAttempt(span trace.Span, status *v1alpha1.ActionStatus) {
 	if span.IsRecording() {
 		result := resultOf(status)
 		span.SetAttributes(tracing.Result.String(result))
-		if result != resultSucceeded {
+		if result == resultRetried || result == resultFailed {
 			span.SetStatus(codes.Error, "")
 		}
 	}

@@ -13,8 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/conditions"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 )
@@ -70,7 +68,7 @@ func (e *Engine) writeAll() {
 // store writes a status. The write carries the resource version that it is based on: if another replica has written since, it conflicts, so
 // that a finished event never becomes pending again.
 func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error {
-	version, err := e.Status.UpdateStatus(ctx, applied(entry, taken))
+	version, err := e.Status.UpdateStatus(ctx, versionOf(entry, taken), taken.status)
 	if err != nil && eventstore.IsTooLarge(err) {
 		version, err = e.storeShort(ctx, entry, taken)
 	}
@@ -95,7 +93,7 @@ func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error
 func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) (version string, err error) {
 	log := e.Log.WithValues(append(entry.logValues(), "rules", len(taken.status.Rules))...)
 	for _, shorter := range delivery.Shorten(taken.status) {
-		version, err = e.Status.UpdateStatus(ctx, applied(entry, &snapshot{status: shorter, version: taken.version}))
+		version, err = e.Status.UpdateStatus(ctx, versionOf(entry, taken), shorter)
 		if err == nil || !eventstore.IsTooLarge(err) {
 			if err == nil {
 				log.Info("the event leaves no room for its whole status, which was cut", "phase", shorter.Phase, "storedRules", len(shorter.Rules))
@@ -129,6 +127,9 @@ func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 		e.Finished(entry.source())
 	}
 	for i := range taken.status.Rules {
+		if only := taken.status.ReplayRule; only != "" && only != taken.status.Rules[i].Name {
+			continue // it failed, and was counted, before the replay
+		}
 		if taken.status.Rules[i].State == v1alpha1.DeliveryFailed {
 			e.Tally.Failed(types.NamespacedName{Namespace: entry.name.Namespace, Name: taken.status.Rules[i].Name})
 		}
@@ -145,7 +146,8 @@ func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 	switch {
 	case current.UID != entry.uid: // the watch will say so
 	case current.Status.Phase.IsFinished():
-		e.ledger.superseded(entry)
+		e.ledger.superseded(entry, &current.Status)
+		e.freePlaces("", entry)
 		e.fair.Wake()
 	default:
 		e.ledger.merge(entry, &current)
@@ -160,43 +162,9 @@ func isUnavailable(err error) bool {
 	return !ok || answered.Status().Code == http.StatusTooManyRequests || answered.Status().Code >= http.StatusInternalServerError
 }
 
-// applied returns the apply configuration of a status.
-func applied(entry *entry, taken *snapshot) *apply.NetBoxEventApplyConfiguration {
-	status := taken.status
-	written := apply.NetBoxEventStatus().WithPhase(status.Phase).WithStartTime(*status.StartTime)
-	if status.CompletionTime != nil {
-		written.WithCompletionTime(*status.CompletionTime)
+// versionOf returns the version of the event that a snapshot is based on.
+func versionOf(entry *entry, taken *snapshot) eventstore.Version {
+	return eventstore.Version{
+		Namespace: entry.name.Namespace, Name: entry.name.Name, UID: entry.uid, ResourceVersion: taken.version,
 	}
-	if status.Replay != "" {
-		written.WithReplay(status.Replay)
-	}
-	written.WithConditions(conditions.Apply(status.Conditions)...)
-	for i := range status.Rules {
-		rule := apply.RuleStatus().WithName(status.Rules[i].Name).WithState(status.Rules[i].State)
-		for _, action := range status.Rules[i].Actions {
-			rule.WithActions(appliedAction(action))
-		}
-		written.WithRules(rule)
-	}
-	return apply.NetBoxEvent(entry.name.Name, entry.name.Namespace).WithUID(entry.uid).WithResourceVersion(taken.version).WithStatus(written)
-}
-
-func appliedAction(status v1alpha1.ActionStatus) *apply.ActionStatusApplyConfiguration {
-	written := apply.ActionStatus().WithName(status.Name).WithState(status.State)
-	if status.Attempts > 0 {
-		written.WithAttempts(status.Attempts)
-	}
-	if status.LastAttemptTime != nil {
-		written.WithLastAttemptTime(*status.LastAttemptTime)
-	}
-	if status.NextAttemptTime != nil {
-		written.WithNextAttemptTime(*status.NextAttemptTime)
-	}
-	if status.LastError != "" {
-		written.WithLastError(status.LastError)
-	}
-	if status.Response != "" {
-		written.WithResponse(status.Response)
-	}
-	return written
 }

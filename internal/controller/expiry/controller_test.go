@@ -24,7 +24,6 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/expiry"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
@@ -118,8 +117,9 @@ func (c *controllers) setPhase(t *testing.T, name string, phase v1alpha1.Phase) 
 	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: c.namespace, Name: name}, &event); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.store.UpdateStatus(t.Context(), apply.NetBoxEvent(name, c.namespace).WithUID(event.UID).WithResourceVersion(event.ResourceVersion).
-		WithStatus(apply.NetBoxEventStatus().WithPhase(phase))); err != nil {
+	if _, err := c.store.UpdateStatus(t.Context(), eventstore.Version{
+		Namespace: c.namespace, Name: name, UID: event.UID, ResourceVersion: event.ResourceVersion,
+	}, &v1alpha1.NetBoxEventStatus{Phase: phase}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	apply "github.com/netbox-events/netbox-event-operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/follow"
@@ -70,7 +69,7 @@ func (r *Reconciler) follow(ctx context.Context, namespace string, queue workque
 		Client: r.Events, List: events, Namespace: namespace, Selector: eventstore.Finished, PageSize: pageSize, Log: r.Log,
 	}
 	follower.Run(ctx, follow.SeenFunc(func(object client.Object) {
-		if object.GetAnnotations()[v1alpha1.AnnotationReplay] != "" {
+		if delivery.ReplayOf(object) != (delivery.Replay{}) {
 			queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(object)})
 		}
 	}))
@@ -82,13 +81,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	if err := r.Events.Get(ctx, request.NamespacedName, &event); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	requested := delivery.Replay(&event)
-	if !event.Status.Phase.IsFinished() || !delivery.IsReplay(requested, &event.Status) {
+	requested := delivery.ReplayOf(&event)
+	if !event.Status.Phase.IsFinished() || !requested.IsNew(&event.Status) {
 		return reconcile.Result{}, nil
 	}
-	r.Log.Info("replaying an event", "replay", requested, "namespace", event.Namespace, "name", event.Name)
-	_, err := r.Status.UpdateStatus(ctx, apply.NetBoxEvent(event.Name, event.Namespace).WithUID(event.UID).
-		WithResourceVersion(event.ResourceVersion).
-		WithStatus(apply.NetBoxEventStatus().WithPhase(v1alpha1.PhasePending)))
+	r.Log.Info("replaying an event", "replay", requested.String(), "namespace", event.Namespace, "name", event.Name)
+	of := eventstore.Version{Namespace: event.Namespace, Name: event.Name, UID: event.UID, ResourceVersion: event.ResourceVersion}
+	_, err := r.Status.UpdateStatus(ctx, of, delivery.Reopen(&event.Status, requested))
 	return reconcile.Result{}, client.IgnoreNotFound(err)
 }

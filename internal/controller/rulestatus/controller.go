@@ -1,4 +1,4 @@
-// Package rulestatus writes the status of each NetBoxEventRule: whether it is accepted, whether its sinks are available, and its counts.
+// Package rulestatus writes the status of each NetBoxEventRule: whether it is valid, whether its sinks are available, and its counts.
 //
 // It runs on the leader.
 package rulestatus
@@ -110,16 +110,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	if counted != nil {
 		counted.addTo(&status)
 	}
-	accepted, err := r.accepted(ctx, &rule)
+	ready, err := r.ready(ctx, &rule)
 	if err != nil {
 		r.Tally.restore(request.NamespacedName, counted)
 		return reconcile.Result{}, err
 	}
-	accepted.ObservedGeneration, accepted.LastTransitionTime = rule.Generation, metav1.NewTime(r.Clock.Now())
-	meta.SetStatusCondition(&status.Conditions, accepted)
-	ready := accepted
-	ready.Type = v1alpha1.ConditionReady
+	ready.ObservedGeneration, ready.LastTransitionTime = rule.Generation, metav1.NewTime(r.Clock.Now())
 	meta.SetStatusCondition(&status.Conditions, ready)
+	if meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionStalled); ready.Status == metav1.ConditionFalse {
+		ready.Type, ready.Status = v1alpha1.ConditionStalled, metav1.ConditionTrue
+		meta.SetStatusCondition(&status.Conditions, ready)
+	}
 	r.setSinkAvailable(&status, request.NamespacedName, rule.Generation)
 	status.ObservedGeneration = rule.Generation
 	if equality.Semantic.DeepEqual(status, rule.Status) {
@@ -142,11 +143,11 @@ func (r *Reconciler) setSinkAvailable(status *v1alpha1.NetBoxEventRuleStatus, ru
 	meta.SetStatusCondition(&status.Conditions, condition)
 }
 
-// accepted returns the condition Accepted.
-func (r *Reconciler) accepted(ctx context.Context, eventRule *v1alpha1.NetBoxEventRule) (metav1.Condition, error) {
+// ready returns the condition Ready.
+func (r *Reconciler) ready(ctx context.Context, eventRule *v1alpha1.NetBoxEventRule) (metav1.Condition, error) {
 	if _, err := r.Compiled.Get(eventRule); err != nil {
 		return metav1.Condition{
-			Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalid,
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalid,
 			Message: strings.ReplaceAll(err.Error(), "\n", "; "),
 		}, nil
 	}
@@ -160,14 +161,20 @@ func (r *Reconciler) accepted(ctx context.Context, eventRule *v1alpha1.NetBoxEve
 			return metav1.Condition{}, err
 		}
 	}
-	accepted := metav1.Condition{
-		Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
+	ready := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
 		Message: "events are matched against the rule",
 	}
-	if warnings != nil {
-		accepted.Message = oneline.Of(accepted.Message+"; but "+strings.Join(warnings, "; "), maxMessageBytes)
+	switch {
+	case eventRule.Spec.Suspend:
+		ready.Reason, ready.Message = v1alpha1.ReasonSuspended, "spec.suspend is true: no event is matched against the rule"
+	case eventRule.Spec.DryRun:
+		ready.Reason, ready.Message = v1alpha1.ReasonDryRun, "spec.dryRun is true: the status of each event that matches shows what its actions would do"
 	}
-	return accepted, nil
+	if warnings != nil {
+		ready.Message = oneline.Of(ready.Message+"; but "+strings.Join(warnings, "; "), maxMessageBytes)
+	}
+	return ready, nil
 }
 
 // maxMessageBytes bounds the message of a condition: the API server takes 32 KiB.

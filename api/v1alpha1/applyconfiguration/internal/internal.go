@@ -100,6 +100,9 @@ var schemaYAML = typed.YAMLObject(`types:
               elementType:
                 namedType: __untyped_deduced_
               elementRelationship: separable
+    - name: startTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: state
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeliveryState
@@ -132,8 +135,23 @@ var schemaYAML = typed.YAMLObject(`types:
                 namedType: __untyped_deduced_
               elementRelationship: separable
           elementRelationship: atomic
+    - name: wait
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyWait
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyOperation
   scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ApplyWait
+  map:
+    fields:
+    - name: failure
+      type:
+        scalar: string
+    - name: success
+      type:
+        scalar: string
+    - name: timeout
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.BasicAuth
   map:
     fields:
@@ -233,6 +251,45 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: associative
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Group
+  map:
+    fields:
+    - name: by
+      type:
+        scalar: string
+    - name: maxEvents
+      type:
+        scalar: numeric
+      default: 500
+    - name: maxWait
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 1m
+    - name: net
+      type:
+        scalar: boolean
+    - name: quiet
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 5s
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.GroupStatus
+  map:
+    fields:
+    - name: events
+      type:
+        scalar: numeric
+    - name: id
+      type:
+        scalar: string
+    - name: key
+      type:
+        scalar: string
+    - name: members
+      type:
+        scalar: string
+    - name: until
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPAction
   map:
     fields:
@@ -438,6 +495,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: dryRun
       type:
         scalar: boolean
+    - name: group
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Group
     - name: limit
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Limit
@@ -627,6 +687,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - type
+    - name: group
+      type:
+        scalar: string
     - name: phase
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Phase
@@ -851,6 +914,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ActionStatus
           elementRelationship: atomic
+    - name: group
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.GroupStatus
     - name: limitKey
       type:
         scalar: string

@@ -43,6 +43,8 @@ type ActionStatusApplyConfiguration struct {
 	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the action
 	// was skipped.
 	Response *string `json:"response,omitempty"`
+	// startTime is when the action could first be attempted, if it had to wait for others, for example 2020-10-26T18:14:19Z.
+	StartTime *v1.Time `json:"startTime,omitempty"`
 	// waitingSince is when the action began to wait for its objects (apply.wait), for example 2020-10-26T18:14:19Z.
 	WaitingSince *v1.Time `json:"waitingSince,omitempty"`
 	// result holds the members of the action's result that later actions use, for example {"response": {"body": {"id": 7}}}.
@@ -108,6 +110,14 @@ func (b *ActionStatusApplyConfiguration) WithLastError(value string) *ActionStat
 // If called multiple times, the Response field is set to the value of the last call.
 func (b *ActionStatusApplyConfiguration) WithResponse(value string) *ActionStatusApplyConfiguration {
 	b.Response = &value
+	return b
+}
+
+// WithStartTime sets the StartTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the StartTime field is set to the value of the last call.
+func (b *ActionStatusApplyConfiguration) WithStartTime(value v1.Time) *ActionStatusApplyConfiguration {
+	b.StartTime = &value
 	return b
 }
 

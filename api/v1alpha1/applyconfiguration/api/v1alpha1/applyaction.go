@@ -29,12 +29,13 @@ import (
 type ApplyActionApplyConfiguration struct {
 	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
-	// the name is metadata.generateName, or else the rule's name, and a hash of the event.
+	// the name is metadata.generateName, or else the rule's name, and a hash of the event, or with operation Mirror of the NetBox object.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
-	// operation is Apply, Create or Delete. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
+	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
 	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
 	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
-	// that rules of this operator created, or any with force; it succeeds if they do not exist.
+	// that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each NetBox object:
+	// it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the rule.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for
 	// example true.
@@ -42,6 +43,10 @@ type ApplyActionApplyConfiguration struct {
 	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
 	// event's namespace.
 	OwnedByEvent *bool `json:"ownedByEvent,omitempty"`
+	// wait makes the action wait for its objects, for example {"success": "object.status.?succeeded.orValue(0) > 0", "failure":
+	// "object.status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
+	// written.
+	Wait *ApplyWaitApplyConfiguration `json:"wait,omitempty"`
 }
 
 // ApplyActionApplyConfiguration constructs a declarative configuration of the ApplyAction type for use with
@@ -79,5 +84,13 @@ func (b *ApplyActionApplyConfiguration) WithForce(value bool) *ApplyActionApplyC
 // If called multiple times, the OwnedByEvent field is set to the value of the last call.
 func (b *ApplyActionApplyConfiguration) WithOwnedByEvent(value bool) *ApplyActionApplyConfiguration {
 	b.OwnedByEvent = &value
+	return b
+}
+
+// WithWait sets the Wait field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Wait field is set to the value of the last call.
+func (b *ApplyActionApplyConfiguration) WithWait(value *ApplyWaitApplyConfiguration) *ApplyActionApplyConfiguration {
+	b.Wait = value
 	return b
 }

@@ -34,7 +34,8 @@ type HTTPActionApplyConfiguration struct {
 	// body of the request, for example {"json": {"text": "${data.name} is ${postchange.status}"}}. Absent: the event, in the given format.
 	Body *HTTPBodyApplyConfiguration `json:"body,omitempty"`
 	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
-	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body.
+	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body. Of a rule with group,
+	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of CloudEvents.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
 	Method *string `json:"method,omitempty"`

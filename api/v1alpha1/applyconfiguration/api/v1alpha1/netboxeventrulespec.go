@@ -38,6 +38,9 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// order is PerObject or None, for example PerObject: the events of a NetBox object are processed in order, and a failing event blocks the
 	// later ones until it succeeds or fails permanently. With None, events are processed independently.
 	Order *apiv1alpha1.Order `json:"order,omitempty"`
+	// group collects events, and executes the actions once for each group, for example {"by": "Request"}. Without it, each event is delivered
+	// by itself.
+	Group *GroupApplyConfiguration `json:"group,omitempty"`
 	// limit bounds the deliveries of the rule, for example {"perSecond": 10, "concurrency": 4}.
 	Limit *LimitApplyConfiguration `json:"limit,omitempty"`
 	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
@@ -93,6 +96,14 @@ func (b *NetBoxEventRuleSpecApplyConfiguration) WithMatch(value *MatchApplyConfi
 // If called multiple times, the Order field is set to the value of the last call.
 func (b *NetBoxEventRuleSpecApplyConfiguration) WithOrder(value apiv1alpha1.Order) *NetBoxEventRuleSpecApplyConfiguration {
 	b.Order = &value
+	return b
+}
+
+// WithGroup sets the Group field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Group field is set to the value of the last call.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithGroup(value *GroupApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
+	b.Group = value
 	return b
 }
 

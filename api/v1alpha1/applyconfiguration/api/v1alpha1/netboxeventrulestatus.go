@@ -29,9 +29,8 @@ import (
 // NetBoxEventRuleStatus reports whether a rule is in use, and counts its events. The counts are updated at least every 15 s; counts since
 // the last update are lost when the operator stops.
 type NetBoxEventRuleStatusApplyConfiguration struct {
-	// conditions holds Accepted: True with reason Compiled, or False with reason Invalid and the errors; Ready, the same for tools that wait
-	// for that condition; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the
-	// cause.
+	// conditions holds Ready: True with reason Compiled, Suspended or DryRun, or False with reason Invalid and the errors; Stalled if the rule
+	// is invalid; and, once a sink was unavailable, SinkAvailable: False with reason Unavailable or AskedToWait, the time and the cause.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// matched is the number of events that matched, for example 12.
 	Matched *int64 `json:"matched,omitempty"`
@@ -41,7 +40,8 @@ type NetBoxEventRuleStatusApplyConfiguration struct {
 	LastMatched *metav1.Time `json:"lastMatched,omitempty"`
 	// expressionErrors is the number of events on which the expression failed, for example 0. A typical cause is a missing key.
 	ExpressionErrors *int64 `json:"expressionErrors,omitempty"`
-	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: no such key: role".
+	// lastExpressionError is the last error of the expression, for example "site-14-created-3f9c2a7be1d04c55a1b2: data.role: no such key; data
+	// has id, name, slug, status, tags".
 	LastExpressionError *string `json:"lastExpressionError,omitempty"`
 	// observedGeneration is the generation of the spec that conditions refer to, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`

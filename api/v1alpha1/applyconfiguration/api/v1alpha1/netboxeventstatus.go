@@ -34,6 +34,9 @@ type NetBoxEventStatusApplyConfiguration struct {
 	// conditions holds Succeeded: True when processing is complete and no action failed, for example with reason Logged; and Matched if a rule
 	// matched or an expression failed.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	// group is the id of the event's group, of the first rule with group if there are several, for example 3f9c2a7be1d04c55a1b2. It is a
+	// selectable field: kubectl get netboxevents --field-selector status.group=3f9c2a7be1d04c55a1b2.
+	Group *string `json:"group,omitempty"`
 	// rules are the rules that matched the event, with their actions. They are matched once.
 	Rules []RuleStatusApplyConfiguration `json:"rules,omitempty"`
 	// replay is the value of the annotation netbox-events.io/replay that this status belongs to, for example "1"; over 64 bytes, its beginning
@@ -71,6 +74,14 @@ func (b *NetBoxEventStatusApplyConfiguration) WithConditions(values ...*v1.Condi
 		}
 		b.Conditions = append(b.Conditions, *values[i])
 	}
+	return b
+}
+
+// WithGroup sets the Group field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Group field is set to the value of the last call.
+func (b *NetBoxEventStatusApplyConfiguration) WithGroup(value string) *NetBoxEventStatusApplyConfiguration {
+	b.Group = &value
 	return b
 }
 

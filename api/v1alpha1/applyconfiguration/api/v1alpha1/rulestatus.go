@@ -36,6 +36,8 @@ type RuleStatusApplyConfiguration struct {
 	// removal is true if the event does not match the rule, but its NetBox object may have matched earlier: the rule's Mirror actions delete
 	// their objects.
 	Removal *bool `json:"removal,omitempty"`
+	// group is the group of the rule that the event belongs to.
+	Group *GroupStatusApplyConfiguration `json:"group,omitempty"`
 	// limitKey is the value of the rule's limit.key, for example ams1; a long one is replaced by its beginning and a hash.
 	LimitKey *string `json:"limitKey,omitempty"`
 }
@@ -80,6 +82,14 @@ func (b *RuleStatusApplyConfiguration) WithActions(values ...*ActionStatusApplyC
 // If called multiple times, the Removal field is set to the value of the last call.
 func (b *RuleStatusApplyConfiguration) WithRemoval(value bool) *RuleStatusApplyConfiguration {
 	b.Removal = &value
+	return b
+}
+
+// WithGroup sets the Group field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Group field is set to the value of the last call.
+func (b *RuleStatusApplyConfiguration) WithGroup(value *GroupStatusApplyConfiguration) *RuleStatusApplyConfiguration {
+	b.Group = value
 	return b
 }
 

@@ -1,0 +1,430 @@
+package docs_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	gocmp "github.com/google/go-cmp/cmp"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/yaml"
+
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+)
+
+// product checks what the rule of a recipe does, against the documentation of the product.
+type product struct {
+	// deliveries are the recordings in which the rule must match events.
+	deliveries []string
+	// edit, if not nil, changes the recorded bodies in a second run, where none has a value that the recipe acts on.
+	edit *strings.Replacer
+	// server is the scheme and host that the rule names. It is empty for a rule without a request.
+	server string
+	// answer checks a request as the product does, and returns its answer.
+	answer func(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) (answer, error)
+	// resource and kind are of the objects that the rule applies. Those that Kubernetes does not have are installed.
+	resource schema.GroupVersionResource
+	kind     string
+	// made returns the name of an object that another program makes before the rule acts on an event; nil for none.
+	made func(event *v1alpha1.NetBoxEvent) string
+	// object checks the object that the rule wrote, nil if it does not exist.
+	object func(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error
+}
+
+const (
+	// perRecording limits the events of a kind that a recipe processes in each recording.
+	perRecording = 4
+	// hostileName is a name of an object that products would interpret.
+	hostileName = `<!channel> & $CI_JOB_TOKEN $${A} $$(params.a) {{{{workflow.uid}}}} {{{a}}} "q" 'q' [a](https://example.org) \n` + "\n%41=+🚀"
+)
+
+// answer is the answer of a product, which the page shows.
+type answer struct {
+	status int
+	body   string
+}
+
+// recipe is a section of the page, or a part of one, that ends with a rule.
+type recipe struct {
+	rule     v1alpha1.NetBoxEventRule
+	commands []string // before the rule
+	text     string   // of the section
+}
+
+// readRecipes returns the recipes by the names of their rules, and the commands that all need.
+func readRecipes(t *testing.T) (recipes map[string]*recipe, commands []string) {
+	t.Helper()
+	content, err := os.ReadFile("recipes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipes = map[string]*recipe{}
+	for section := range strings.SplitSeq(string(content), "\n## ") {
+		var pending []string
+		for _, found := range fence.FindAllStringSubmatch(section, -1) {
+			switch language, text := found[1], found[3]; language {
+			case "sh":
+				pending = append(pending, text)
+			case "yaml":
+				parsed := &recipe{commands: pending, text: section}
+				if err := yaml.UnmarshalStrict([]byte(text), &parsed.rule); err != nil {
+					t.Fatalf("%v in\n%s", err, text)
+				}
+				if recipes[parsed.rule.Name] != nil {
+					t.Errorf("two rules have the name %s", parsed.rule.Name)
+				}
+				recipes[parsed.rule.Name], pending = parsed, nil
+			}
+		}
+		commands = append(commands, pending...) // of a section without a rule
+	}
+	return recipes, commands
+}
+
+// shell runs commands of the page, in another namespace than netbox.
+func shell(t *testing.T, namespace, commands string) {
+	t.Helper()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, plane.Kubeconfig(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	commands = strings.NewReplacer("-n netbox", "-n "+namespace, "=netbox:", "="+namespace+":").Replace(commands)
+	command := exec.CommandContext(t.Context(), "sh", "-ec", commands)
+	command.Env = []string{"PATH=" + os.Getenv("KUBEBUILDER_ASSETS") + ":/usr/bin:/bin", "HOME=" + t.TempDir(), "KUBECONFIG=" + kubeconfig}
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s in\n%s", err, output, commands)
+	}
+}
+
+// TestRecipes runs each recipe of the page on recorded deliveries: its commands, its rule, and the requests or objects that the rule makes.
+func TestRecipes(t *testing.T) {
+	recipes, commands := readRecipes(t)
+	if diff := gocmp.Diff(slices.Sorted(maps.Keys(products)), slices.Sorted(maps.Keys(recipes))); diff != "" {
+		t.Fatalf("the recipes of the page and the products of the test differ (-test +page):\n%s", diff)
+	}
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, product := range products {
+		t.Run(name, func(t *testing.T) {
+			run := &recipeRun{recipe: recipes[name], product: product, namespace: plane.Namespace(t)}
+			run.install(t, commands)
+			if product.server != "" {
+				run.serve(t)
+			}
+			compiled, err := rule.Compile(&run.rule.Spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			runner := newRunner(t)
+			recorded := all
+			if product.edit != nil {
+				recorded = edited(all, product.edit)
+			}
+			var matched []string
+			done := map[string]int{}
+			for _, delivery := range recorded {
+				event, err := delivery.Event(run.namespace, deliveries.Redact)
+				if err != nil {
+					continue
+				}
+				event.UID = types.UID(event.Name)
+				input := rule.NewInput(event, event.Spec.Timestamp.Time)
+				if ok, err := compiled.Match(t.Context(), event, input); err != nil || !ok {
+					continue
+				}
+				if !slices.Contains(matched, delivery.File) {
+					matched = append(matched, delivery.File)
+				}
+				if key := delivery.File + event.Spec.Event; done[key] < perRecording {
+					done[key]++
+					run.do(t, runner, compiled, event, input)
+				}
+				if len(matched) == 1 && done["hostile"] == 0 {
+					done["hostile"]++
+					hostile := event.DeepCopy()
+					hostile.Name += "-hostile"
+					hostile.UID, hostile.Spec.ObjectName = types.UID(hostile.Name), hostileName
+					run.do(t, runner, compiled, hostile, rule.NewInput(hostile, event.Spec.Timestamp.Time))
+				}
+			}
+			slices.Sort(matched)
+			if diff := gocmp.Diff(product.deliveries, matched); diff != "" {
+				t.Errorf("recordings in which events match (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// edited returns the deliveries, and edited copies of them.
+func edited(all []deliveries.Delivery, edit *strings.Replacer) []deliveries.Delivery {
+	copies := slices.Clone(all)
+	for i := range copies {
+		copies[i].N += 10_000
+		copies[i].Body = edit.Replace(copies[i].Body)
+	}
+	return append(slices.Clone(all), copies...)
+}
+
+// recipeRun is the test of one recipe.
+type recipeRun struct {
+	*recipe
+	product   product
+	namespace string
+
+	event    *v1alpha1.NetBoxEvent // that is processed
+	requests []answer
+	problem  error
+}
+
+// install runs the commands, creates the rule as it is on the page, and checks that it uses the Secrets that the commands create.
+func (r *recipeRun) install(t *testing.T, commands []string) {
+	t.Helper()
+	if strings.Contains(r.product.resource.Group, ".") && !strings.HasSuffix(r.product.resource.Group, ".k8s.io") {
+		installCRD(t, r.product.resource, r.product.kind)
+	}
+	if r.rule.Spec.ServiceAccountName != "" {
+		r.commands = append(slices.Clone(commands), r.commands...)
+	}
+	for _, command := range r.commands {
+		shell(t, r.namespace, command)
+	}
+	if r.rule.Spec.ServiceAccountName != "" {
+		r.awaitRights(t)
+	}
+	r.rule.Namespace = r.namespace
+	if err := plane.Client.Create(t.Context(), &r.rule, client.FieldValidation("Strict")); err != nil {
+		t.Fatal(err)
+	}
+	var secrets corev1.SecretList
+	if err := plane.Client.List(t.Context(), &secrets, client.InNamespace(r.namespace)); err != nil {
+		t.Fatal(err)
+	}
+	var made, used []string
+	for _, secret := range secrets.Items {
+		for key := range secret.Data {
+			made = append(made, secret.Name+"/"+key)
+		}
+	}
+	for _, secret := range r.rule.Spec.Secrets {
+		used = append(used, secret.SecretKeyRef.Name+"/"+secret.SecretKeyRef.Key)
+	}
+	slices.Sort(made)
+	slices.Sort(used)
+	if diff := gocmp.Diff(made, used); diff != "" {
+		t.Errorf("Secrets (-commands +rule):\n%s", diff)
+	}
+}
+
+// awaitRights waits until the API server has taken note of the rights of the rule's service account, which may last a moment.
+func (r *recipeRun) awaitRights(t *testing.T) {
+	t.Helper()
+	verb := "patch"
+	if r.rule.Spec.Actions[0].Apply.Operation == v1alpha1.OperationDelete {
+		verb = "delete"
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: "system:serviceaccount:" + r.namespace + ":" + r.rule.Spec.ServiceAccountName,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: r.namespace, Group: r.product.resource.Group, Resource: r.product.resource.Resource, Verb: verb,
+			},
+		}}
+		if plane.Create(t, review); review.Status.Allowed {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the commands do not permit %s to %s %s", r.rule.Spec.ServiceAccountName, verb, r.product.resource.Resource)
+		}
+	}
+}
+
+// serve starts the product's server, and has the rule send its requests to it: nothing but the scheme and host of URLs changes, in the rule
+// or in the Secret that holds one.
+func (r *recipeRun) serve(t *testing.T) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
+		body, err := io.ReadAll(request.Body)
+		given := answer{status: http.StatusBadRequest}
+		if err == nil {
+			given, err = r.product.answer(request, body, r.event)
+		}
+		if err != nil {
+			r.problem = errors.Join(r.problem, fmt.Errorf("%w in %s %s %v\n%s", err, request.Method, request.URL, request.Header, body))
+			given.status = http.StatusBadRequest
+		}
+		r.requests = append(r.requests, given)
+		writer.WriteHeader(given.status)
+		_, _ = io.WriteString(writer, given.body)
+	}))
+	t.Cleanup(server.Close)
+	replaced := 0
+	replace := func(text string) string {
+		rest, found := strings.CutPrefix(text, r.product.server+"/")
+		if found {
+			replaced++
+			return server.URL + "/" + rest
+		}
+		return text
+	}
+	for _, spec := range r.rule.Spec.Actions {
+		spec.HTTP.URL = replace(spec.HTTP.URL)
+	}
+	var secrets corev1.SecretList
+	if err := plane.Client.List(t.Context(), &secrets, client.InNamespace(r.namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range secrets.Items {
+		for key, value := range secret.Data {
+			secret.Data[key] = []byte(replace(string(value)))
+		}
+		if err := plane.Client.Update(t.Context(), &secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if replaced == 0 {
+		t.Fatalf("the rule sends nothing to %s", r.product.server)
+	}
+}
+
+// do executes the actions of the rule for an event, and checks what they did.
+func (r *recipeRun) do(t *testing.T, runner *action.Runner, compiled *rule.Rule, event *v1alpha1.NetBoxEvent, input *rule.Input) {
+	t.Helper()
+	r.event, r.requests, r.problem = event, nil, nil
+	if r.product.made != nil {
+		plane.Create(t, r.newObject(r.product.kind, r.product.made(event)))
+	}
+	for i := range compiled.Actions {
+		if when := compiled.Actions[i].When; when != nil {
+			if holds, err := when.Holds(t.Context(), input); err != nil {
+				t.Errorf("%s: %v", event.Name, err)
+			} else if !holds {
+				continue
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), r.rule.Spec.Retry.Timeout.Duration)
+		result, err := runner.Do(ctx, action.Task{Rule: &r.rule, Action: &compiled.Actions[i], Event: event, Input: input})
+		cancel()
+		if err := cmp.Or(r.problem, err); err != nil {
+			t.Errorf("%s: %v", event.Name, err)
+			continue
+		}
+		if r.product.server == "" {
+			r.checkObject(t, result.Response)
+			continue
+		}
+		given := r.requests[len(r.requests)-1]
+		shown := fmt.Sprintf("%d %s", given.status, http.StatusText(given.status))
+		if given.body != "" && !strings.HasPrefix(given.body, "{") {
+			shown += ": " + given.body
+		}
+		if !strings.HasPrefix(result.Response, shown) || !strings.Contains(r.text, "`"+shown+"`") {
+			t.Errorf("%s: the response is %q; the page must show `%s`", event.Name, result.Response, shown)
+		}
+	}
+}
+
+// checkObject reads the object that an action names in its response, and has the product check it.
+func (r *recipeRun) checkObject(t *testing.T, response string) {
+	t.Helper()
+	kind, name, _ := strings.Cut(response, " "+r.namespace+"/")
+	object := r.newObject(kind, name)
+	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(object), object); apierrors.IsNotFound(err) {
+		object = nil
+	} else if err != nil {
+		t.Fatalf("%v of %q", err, response)
+	}
+	if err := r.product.object(object, r.event); err != nil {
+		encoded, _ := yaml.Marshal(object)
+		t.Errorf("%s: %v in\n%s", r.event.Name, err, encoded)
+	}
+	shown := regexp.MustCompile("`" + regexp.QuoteMeta(kind) + ` netbox/([^` + "`…]*)…?`").FindStringSubmatch(r.text)
+	if shown == nil || !strings.HasPrefix(name, shown[1]) {
+		t.Errorf("the response is %q; the page shows %q", response, shown)
+	}
+}
+
+func (r *recipeRun) newObject(kind, name string) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(r.product.resource.GroupVersion().WithKind(kind))
+	object.SetNamespace(r.namespace)
+	object.SetName(name)
+	return object
+}
+
+// installCRD installs a kind whose fields the API server does not check.
+func installCRD(t *testing.T, resource schema.GroupVersionResource, kind string) {
+	t.Helper()
+	name := resource.GroupResource().String()
+	crd := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": name},
+		"spec": map[string]any{
+			"group": resource.Group, "scope": "Namespaced",
+			"names": map[string]any{"plural": resource.Resource, "singular": strings.ToLower(kind), "kind": kind, "listKind": kind + "List"},
+			"versions": []any{map[string]any{
+				"name": resource.Version, "served": true, "storage": true,
+				"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+			}},
+		},
+	}}
+	if err := plane.Client.Create(t.Context(), crd); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(resource.GroupVersion().WithKind(kind + "List"))
+		err := plane.Client.List(t.Context(), list)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not served: %v", name, err)
+		}
+	}
+}
+
+// newRunner returns a Runner that may connect to loopback.
+func newRunner(t *testing.T) *action.Runner {
+	t.Helper()
+	http, err := rest.HTTPClientFor(plane.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapper, err := apiutil.NewDynamicRESTMapper(plane.Config, http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return action.NewRunner(action.Options{
+		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Events: plane.Client,
+		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		Clock:          clock.RealClock{}, Log: logr.Discard(),
+	})
+}
