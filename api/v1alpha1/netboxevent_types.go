@@ -234,6 +234,8 @@ const (
 	ReasonDelivering = "Delivering"
 	// ReasonWaiting means that an action was executed, and waits for the objects that it wrote.
 	ReasonWaiting = "Waiting"
+	// ReasonGrouping means that the event waits until its group is complete.
+	ReasonGrouping = "Grouping"
 	// ReasonRetrying means that an action failed and will be retried.
 	ReasonRetrying = "Retrying"
 	// ReasonDeliveryFailed means that an action failed permanently.
@@ -292,7 +294,11 @@ type RuleStatus struct {
 // GroupStatus names the group of events that an event is delivered in.
 type GroupStatus struct {
 	// id of the group, the same for all its events, for example 3f9c2a7be1d04c55a1b2.
-	ID string `json:"id"`
+	// +optional
+	ID string `json:"id,omitempty"`
+	// key is the value of group.by that the events share, for example ams1; a long one is replaced by its beginning and a hash.
+	// +optional
+	Key string `json:"key,omitempty"`
 	// events is the number of events in the group, for example 24. It is absent while the group is open.
 	// +optional
 	Events int32 `json:"events,omitempty"`

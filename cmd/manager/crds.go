@@ -6,6 +6,7 @@ import (
 
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"github.com/netbox-events/netbox-event-operator/internal/app"
 	"github.com/netbox-events/netbox-event-operator/internal/crd"
 )
 
@@ -18,5 +19,5 @@ func runCRDs(args []string) error {
 	if err != nil {
 		return err
 	}
-	return crd.Run(ctrl.SetupSignalHandler(), config, args[0], os.DirFS(args[1]), os.Stdout)
+	return crd.Run(ctrl.SetupSignalHandler(), app.WithoutProxy(config), args[0], os.DirFS(args[1]), os.Stdout)
 }

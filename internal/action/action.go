@@ -67,8 +67,10 @@ type Options struct {
 	Events client.Writer
 	// SinkAllowCIDRs are the exceptions to the addresses that http actions must not connect to: loopback, link-local, metadata services.
 	SinkAllowCIDRs []netip.Prefix
-	Clock          clock.PassiveClock
-	Log            logr.Logger
+	// Proxy is the proxy of http actions; nil for none.
+	Proxy *Proxy
+	Clock clock.PassiveClock
+	Log   logr.Logger
 }
 
 // Runner executes actions. It is safe for concurrent use.

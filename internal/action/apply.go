@@ -34,7 +34,8 @@ type applier struct {
 
 func newApplier(options Options) *applier {
 	return &applier{
-		config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients), events: newEventLister(options.Config), clock: options.Clock,
+		config: options.Config, mapper: options.Mapper, clients: lru.New(maxClients), events: newEventLister(options.Config),
+		clock: options.Clock,
 	}
 }
 

@@ -115,7 +115,8 @@ func conflicts(err error) (own, foreign []metav1.StatusCause) {
 	return own, foreign
 }
 
-// isOfAnother reports whether conflicts are about an object that a Mirror action made for another NetBox object than that of a field manager.
+// isOfAnother reports whether conflicts are about an object that a Mirror action made for another NetBox object than the one of a field
+// manager.
 func isOfAnother(own []metav1.StatusCause, manager string) bool {
 	return slices.ContainsFunc(own, func(cause metav1.StatusCause) bool {
 		other, _, _ := strings.Cut(strings.TrimPrefix(cause.Message, conflictPrefix+`"`), `"`)

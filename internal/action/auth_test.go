@@ -2,7 +2,6 @@ package action_test
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -313,7 +312,7 @@ func TestTokenEndpoints(t *testing.T) {
 		spec.HTTP.Auth.OAuth2.TokenURL = secure.URL + "/token"
 		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
 		expect(t, err, retry, "auth.oauth2: tokenURL: 127.0.0.1:", "set tls.caConfigMapRef or tls.caSecretRef")
-		newSecret(t, namespace, "ca", map[string]string{"ca.crt": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}))})
+		newSecret(t, namespace, "ca", map[string]string{"ca.crt": pemOf(secure.Certificate())})
 		spec.HTTP.TLS = &v1alpha1.HTTPTLS{CASecretRef: &v1alpha1.SecretKeyReference{Name: "ca", Key: "ca.crt"}}
 		_, err = do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
 		expect(t, err, done)

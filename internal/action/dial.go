@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
+	"unicode"
+
+	"golang.org/x/net/idna"
 )
 
 // forbidden are addresses local to this machine or network segment, and metadata services, at which clouds hand out credentials without
@@ -76,21 +78,18 @@ func embeddedIPv4(address netip.Addr) (embedded []netip.Addr) {
 	return nil
 }
 
-// addressError is the error of a forbidden address.
-type addressError struct {
-	address netip.Addr
-	kind    string
-}
+// forbiddenError is the error of a host that http actions must not connect to.
+type forbiddenError struct{ text string }
 
-func (e *addressError) Error() string {
-	return fmt.Sprintf("%s is a forbidden address (%s); use another sink, or start the operator with --sink-allow-cidrs=%s",
-		e.address, e.kind, netip.PrefixFrom(e.address, e.address.BitLen()))
-}
+// Error returns the text of the error.
+func (e *forbiddenError) Error() string { return e.text }
+
+func forbid(format string, args ...any) error { return &forbiddenError{fmt.Sprintf(format, args...)} }
 
 // newDialer returns a dialer that checks addresses after name resolution, because a name can resolve to another address each time.
 func newDialer(allowed []netip.Prefix) *net.Dialer {
 	return &net.Dialer{
-		Timeout: 10 * time.Second,
+		Timeout: dialTimeout,
 		Control: func(_, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil {
@@ -104,19 +103,34 @@ func newDialer(allowed []netip.Prefix) *net.Dialer {
 // checkHost refuses the host of a URL if it is a forbidden address, or a number that some resolvers parse as an address: for them
 // 2130706433, 0x7f000001, 0177.1 and 127.1 are 127.0.0.1. No host name ends in a number (WHATWG URL standard, 3.5).
 func checkHost(host string, allowed []netip.Prefix) error {
-	if address, err := netip.ParseAddr(host); err == nil {
+	name, err := asciiHost(host)
+	if err != nil {
+		return err
+	}
+	if address, err := netip.ParseAddr(name); err == nil {
 		return checkAddress(address, allowed)
 	}
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	name = strings.TrimSuffix(name, ".")
 	last, digits := name[strings.LastIndexByte(name, '.')+1:], "0123456789"
 	if hex, ok := strings.CutPrefix(last, "0x"); ok {
 		last, digits = "0"+hex, "0123456789abcdef"
 	}
 	if last != "" && strings.Trim(last, digits) == "" {
-		return fmt.Errorf("%.100s is neither a host name nor an IP address; write IPv4 addresses as four decimal numbers without leading zeros",
-			host)
+		return forbid("%.100s is neither a host name nor an IP address; write IPv4 addresses as four decimal numbers without leading zeros", host)
 	}
 	return nil
+}
+
+// asciiHost returns the host of a URL as it is connected to: in lower case, with digits and dots of other scripts as those of ASCII.
+func asciiHost(host string) (string, error) {
+	if strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 {
+		return lower(host), nil
+	}
+	name, err := idna.Lookup.ToASCII(host)
+	if err != nil {
+		return "", forbid("%.100s is not a valid host name; correct the URL", host)
+	}
+	return name, nil
 }
 
 func checkAddress(address netip.Addr, allowed []netip.Prefix) error {
@@ -127,7 +141,8 @@ func checkAddress(address netip.Addr, allowed []netip.Prefix) error {
 	}
 	for _, f := range forbidden {
 		if contains(f.prefix) {
-			return &addressError{address, f.kind}
+			return forbid("%s is a forbidden address (%s); use another sink, or start the operator with --sink-allow-cidrs=%s",
+				address, f.kind, netip.PrefixFrom(address, address.BitLen()))
 		}
 	}
 	if address.Is4() {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +43,7 @@ type httpSender struct {
 	secrets  *secretReader
 	accounts client.SubResourceClientConstructor
 	tokens   *tokenCache
-	allowed  []netip.Prefix
+	proxies  *proxies
 	clock    clock.PassiveClock
 	plain    *transport
 	tls      *lru.Cache // *transport by its id
@@ -55,7 +54,7 @@ func newHTTPSender(options Options) *httpSender {
 		secrets:  newSecretReader(options.Secrets, options.Clock),
 		accounts: options.Accounts,
 		tokens:   newTokenCache(options.Clock),
-		allowed:  options.SinkAllowCIDRs,
+		proxies:  newProxies(options.Proxy, options.SinkAllowCIDRs, options.Clock),
 		clock:    options.Clock,
 		tls:      lru.NewWithEvictionFunc(maxTransports, func(_ lru.Key, evicted any) { evicted.(*transport).CloseIdleConnections() }),
 	}
@@ -81,6 +80,9 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	}
 	if task.IsDryRun {
 		return Result{Response: request.preview(secrets)}, nil
+	}
+	if proxy, err := s.proxies.of(request.URL); err == nil {
+		addSecrets(proxy, secrets)
 	}
 	received, err := s.roundTrip(ctx, request, secrets)
 	if _, ok := errors.AsType[*Failure](err); ok { // of a token
@@ -201,7 +203,7 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
 		return nil, nil, nil, permanent(errors.New("url: is not a valid URL")) // without the URL, which may hold a password
 	}
-	if err := checkHost(request.URL.Hostname(), s.allowed); err != nil {
+	if err := checkHost(request.URL.Hostname(), s.proxies.allowed); err != nil {
 		return nil, nil, nil, permanent(err)
 	}
 	request.Header = header

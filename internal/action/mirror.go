@@ -156,8 +156,8 @@ func (e *execution) listMirrored(ctx context.Context, resource dynamic.ResourceI
 	}), nil
 }
 
-// newerObject returns an object that a newer event wrote, which is not stored any more, nil for none. A time in the future is no reason: the
-// clock of NetBox was wrong.
+// newerObject returns an object that a newer event wrote, which is not stored any more, nil for none. A time in the future does not count:
+// the clock of NetBox was wrong.
 func (e *execution) newerObject() *unstructured.Unstructured {
 	for _, found := range e.existing {
 		at, err := time.Parse(time.RFC3339Nano, found.object.GetAnnotations()[v1alpha1.AnnotationTimestamp])

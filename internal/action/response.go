@@ -43,12 +43,10 @@ func read(received *http.Response) response {
 }
 
 // status returns the code of the response and its name.
-func (r response) status() string {
-	status := strconv.Itoa(r.StatusCode)
-	if text := http.StatusText(r.StatusCode); text != "" {
-		status += " " + text
-	}
-	return status
+func (r response) status() string { return statusText(r.StatusCode) }
+
+func statusText(code int) string {
+	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
 }
 
 // summary returns the status and the beginning of the body, without secrets.

@@ -47,6 +47,10 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{certificate, key, text}
 }
 
+func pemOf(certificate *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
+}
+
 // issue returns a certificate for loopback, and its key.
 func (a *authority) issue(t *testing.T, name string) (certificate, key string) {
 	t.Helper()

@@ -7,7 +7,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,25 +20,68 @@ import (
 // transport sends requests with the certificates of actions. Only actions with the same certificates share one. Unlike a http.Client, it
 // neither follows redirects nor keeps cookies.
 type transport struct {
-	*http.Transport
-
+	proxies         *proxies
+	direct, proxied *http.Transport
 	// id identifies the certificates.
 	id [sha256.Size]byte
 }
 
 func (s *httpSender) newTransport(config *tls.Config, id [sha256.Size]byte) *transport {
-	return &transport{&http.Transport{
-		// No proxy: it would connect to forbidden addresses.
-		DialContext:            newDialer(s.allowed).DialContext,
+	made := &transport{proxies: s.proxies, id: id}
+	made.direct = &http.Transport{
+		DialContext:            newDialer(s.proxies.allowed).DialContext,
 		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    10 * time.Second,
+		TLSHandshakeTimeout:    handshakeTimeout,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           256,
 		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
-	}, id}
+	}
+	// It connects to the proxy alone, which may have any address, and presents no client certificate to it.
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	made.proxied = made.direct.Clone()
+	made.proxied.Proxy = func(request *http.Request) (*url.URL, error) { return s.proxies.of(request.URL) }
+	made.proxied.DialContext = dialer.DialContext
+	made.proxied.DialTLSContext = (&tls.Dialer{NetDialer: dialer, Config: &tls.Config{MinVersion: tls.VersionTLS12}}).DialContext
+	made.proxied.OnProxyConnectResponse = checkConnect
+	return made
+}
+
+const dialTimeout, handshakeTimeout = 10 * time.Second, 10 * time.Second
+
+// RoundTrip sends a request, directly or through its proxy, unless its host is forbidden.
+func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	host := request.URL.Hostname()
+	if err := checkHost(host, t.proxies.allowed); err != nil {
+		return nil, err
+	}
+	proxy, err := t.proxies.of(request.URL)
+	if err != nil {
+		return nil, err
+	}
+	if proxy == nil {
+		return t.direct.RoundTrip(request)
+	}
+	if err := t.proxies.check(request.Context(), host); err != nil {
+		return nil, &proxyError{proxy.Host, err}
+	}
+	response, err := t.proxied.RoundTrip(request)
+	if err != nil {
+		return nil, &proxyError{proxy.Host, err}
+	}
+	if response.StatusCode == http.StatusProxyAuthRequired && request.URL.Scheme == "http" {
+		_ = response.Body.Close()
+		return nil, &proxyError{proxy.Host, &connectError{response.StatusCode}}
+	}
+	return response, nil
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (t *transport) CloseIdleConnections() {
+	t.direct.CloseIdleConnections()
+	t.proxied.CloseIdleConnections()
 }
 
 // transport returns the transport for the certificates of an action.
@@ -101,8 +146,11 @@ func (s *httpSender) authorities(ctx context.Context, namespace string, spec *v1
 
 // transportError returns the failure of a request to a host that got no response.
 func transportError(host string, err error) error {
-	if address, forbidden := errors.AsType[*addressError](err); forbidden {
-		return permanent(fmt.Errorf("%s: %w", host, address))
+	if forbidden, ok := errors.AsType[*forbiddenError](err); ok {
+		return permanent(fmt.Errorf("%s: %w", host, forbidden))
+	}
+	if through, ok := errors.AsType[*proxyError](err); ok {
+		return unavailable(&textError{host + ": " + through.describe(), err})
 	}
 	return unavailable(&textError{host + ": " + describeTransportError(err), err})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -64,6 +65,9 @@ func Scheme() (*runtime.Scheme, error) {
 // controllers while this replica is the leader: a manager stops when it loses its Lease, as in an outage of the API server, and the
 // receiver must not stop with it.
 func Run(ctx context.Context, config *rest.Config, options Options, log logr.Logger) error {
+	if err := options.Proxy.Validate(); err != nil {
+		return err
+	}
 	build := ThisBuild()
 	log.Info("starting", "version", build.Version, "commit", build.Commit, "go", build.Go)
 	build.Register(metrics.Registry)
@@ -73,7 +77,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		return err
 	}
 	defer flush()
-	config = rest.CopyConfig(config)
+	config = WithoutProxy(config)
 	config.QPS = -1 // the API server's priority and fairness throttles
 	scheme, err := Scheme()
 	if err != nil {
@@ -142,6 +146,15 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		return err
 	}
 	return outer.Start(ctx)
+}
+
+// WithoutProxy returns a configuration that ignores HTTPS_PROXY in the environment: that is for http actions. A proxy in a kubeconfig stays.
+func WithoutProxy(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	if config.Proxy == nil {
+		config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	}
+	return config
 }
 
 // openJournal opens the journal in a directory; it returns nil if dir is empty.
@@ -286,6 +299,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 			Accounts:       inner.GetClient(),
 			Events:         inner.GetClient(),
 			SinkAllowCIDRs: options.SinkAllowCIDRs,
+			Proxy:          &options.Proxy,
 			Clock:          clock.RealClock{},
 			Log:            log.WithName("rule"),
 		}),

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
 // Options are the command-line options.
@@ -26,6 +28,8 @@ type Options struct {
 	WatchNamespaces []string
 	// StateDir is the directory of the journal of events in progress, which the next process reads after a crash; empty means no journal.
 	StateDir string
+	// Proxy is the proxy of http actions, from the environment of the process. The connection to the API server uses none.
+	Proxy action.Proxy
 	// SinkAllowCIDRs are the loopback, link-local and cloud metadata addresses that http actions may connect to.
 	SinkAllowCIDRs []netip.Prefix
 }
@@ -75,6 +79,9 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 			}
 			return nil
 		})
+	flags.BoolVar(&o.Proxy.AllowsUnresolvedHosts, "proxy-unresolved-hosts", false,
+		"let the proxy of HTTPS_PROXY and HTTP_PROXY connect to hosts whose names the operator cannot resolve; then the proxy alone can refuse "+
+			"loopback, link-local and cloud metadata addresses")
 	flags.Func("sink-allow-cidrs",
 		"comma-separated `CIDRs` of loopback, link-local and cloud metadata addresses that http actions of rules may connect to, "+
 			"for example 127.0.0.0/8; default: none", func(value string) error {

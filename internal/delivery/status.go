@@ -181,9 +181,13 @@ func RuleState(actions []v1alpha1.ActionStatus) v1alpha1.DeliveryState {
 	return v1alpha1.DeliverySucceeded
 }
 
-// IsDone reports whether no rule is pending.
+// IsDone reports whether no rule is pending, and the event keeps no record of a group whose other events are not finished.
 func IsDone(status *v1alpha1.NetBoxEventStatus) bool {
-	return !slices.ContainsFunc(status.Rules, func(rule v1alpha1.RuleStatus) bool { return rule.State == v1alpha1.DeliveryPending })
+	return !slices.ContainsFunc(status.Rules, isPending)
+}
+
+func isPending(rule v1alpha1.RuleStatus) bool {
+	return rule.State == v1alpha1.DeliveryPending || rule.Group != nil && rule.Group.Members != nil
 }
 
 // Summarize sets the phase, the conditions and the completion time from the states of the rules.
@@ -191,7 +195,7 @@ func Summarize(status *v1alpha1.NetBoxEventStatus, generation int64, now time.Ti
 	if isSetAside(status) {
 		return
 	}
-	status.Phase = phase(status.Rules)
+	status.Phase, status.Group = phase(status.Rules), firstGroup(status.Rules)
 	if status.Phase.IsFinished() {
 		status.CompletionTime = new(metav1.NewTime(now))
 	}
@@ -271,15 +275,24 @@ func Shorten(status *v1alpha1.NetBoxEventStatus) []*v1alpha1.NetBoxEventStatus {
 func phase(rules []v1alpha1.RuleStatus) v1alpha1.Phase {
 	phase := v1alpha1.PhaseSucceeded
 	for i := range rules {
-		switch rules[i].State {
-		case v1alpha1.DeliveryPending:
+		switch {
+		case isPending(rules[i]):
 			return v1alpha1.PhasePending
-		case v1alpha1.DeliveryFailed:
+		case rules[i].State == v1alpha1.DeliveryFailed:
 			phase = v1alpha1.PhaseFailed
-		default:
 		}
 	}
 	return phase
+}
+
+// firstGroup returns the id of the group of the first rule that has one, "" for none.
+func firstGroup(rules []v1alpha1.RuleStatus) string {
+	for i := range rules {
+		if group := rules[i].Group; group != nil && group.ID != "" {
+			return group.ID
+		}
+	}
+	return ""
 }
 
 // succeeded returns the condition Succeeded, which describes the action that needs most attention.
@@ -307,12 +320,28 @@ func succeeded(rules []v1alpha1.RuleStatus) metav1.Condition {
 			case action.State == v1alpha1.DeliveryPending && action.WaitingSince != nil && condition.Reason != v1alpha1.ReasonRetrying:
 				setFalse(v1alpha1.ReasonWaiting, "rule %s, action %s has waited since %s: %s",
 					rules[i].Name, action.Name, action.WaitingSince.UTC().Format(time.RFC3339), action.Response)
+			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue && rules[i].Group != nil:
+				setFalse(v1alpha1.ReasonGrouping, "%s", describeGroup(&rules[i]))
 			case action.State == v1alpha1.DeliveryPending && condition.Status == metav1.ConditionTrue:
 				setFalse(v1alpha1.ReasonDelivering, "rule %s, action %s is pending", rules[i].Name, action.Name)
 			}
 		}
 	}
 	return condition
+}
+
+// describeGroup says what an event waits for whose rule delivers it in a group.
+func describeGroup(rule *v1alpha1.RuleStatus) string {
+	switch group := rule.Group; {
+	case group.Until != nil:
+		return fmt.Sprintf("rule %s collects group %s, which closes at %s unless another event comes",
+			rule.Name, group.ID, group.Until.UTC().Format(time.RFC3339))
+	case group.ID != "":
+		return fmt.Sprintf("rule %s delivers group %s of %d events; kubectl get netboxevents --field-selector status.group=%s shows the one "+
+			"with the attempts", rule.Name, group.ID, group.Events, group.ID)
+	default:
+		return fmt.Sprintf("rule %s collects a group of events", rule.Name)
+	}
 }
 
 func matched(rules int) metav1.Condition {
@@ -352,6 +381,9 @@ func Merge(ours, stored *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus
 		if at >= 0 {
 			rule.Actions = MergeActions(rule.Actions, stored.Rules[at].Actions)
 			rule.State = RuleState(rule.Actions)
+			if other := stored.Rules[at].Group; other != nil && other.Members != nil && (rule.Group == nil || rule.Group.ID == "") {
+				rule.Group = other.DeepCopy() // another replica closed it
+			}
 		}
 	}
 	return merged

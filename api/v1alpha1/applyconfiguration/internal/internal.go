@@ -281,6 +281,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: id
       type:
         scalar: string
+    - name: key
+      type:
+        scalar: string
     - name: members
       type:
         scalar: string

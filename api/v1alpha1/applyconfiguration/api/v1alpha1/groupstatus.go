@@ -29,6 +29,8 @@ import (
 type GroupStatusApplyConfiguration struct {
 	// id of the group, the same for all its events, for example 3f9c2a7be1d04c55a1b2.
 	ID *string `json:"id,omitempty"`
+	// key is the value of group.by that the events share, for example ams1; a long one is replaced by its beginning and a hash.
+	Key *string `json:"key,omitempty"`
 	// events is the number of events in the group, for example 24. It is absent while the group is open.
 	Events *int32 `json:"events,omitempty"`
 	// until is when the group closes unless another event comes, for example 2020-10-26T18:14:24Z. It is absent for a closed group.
@@ -49,6 +51,14 @@ func GroupStatus() *GroupStatusApplyConfiguration {
 // If called multiple times, the ID field is set to the value of the last call.
 func (b *GroupStatusApplyConfiguration) WithID(value string) *GroupStatusApplyConfiguration {
 	b.ID = &value
+	return b
+}
+
+// WithKey sets the Key field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Key field is set to the value of the last call.
+func (b *GroupStatusApplyConfiguration) WithKey(value string) *GroupStatusApplyConfiguration {
+	b.Key = &value
 	return b
 }
 
