@@ -152,6 +152,13 @@ func only(members Object, wanted func(name string) bool) Object {
 	return found
 }
 
+// ChangedFields returns the fields in which two snapshots differ, as Event.ChangedFields names them. The snapshots are JSON objects, such as
+// those before the first and after the last of several updates.
+func ChangedFields(before, after jsontext.Value) []string {
+	both := fields{object: Object{"before": before, "after": after}, faults: new([]Fault)}
+	return changedFields(both.child("before").object, both.child("after").object)
+}
+
 // changedFields returns the sorted names of the fields that differ, and of the custom fields that differ, as custom_fields.<name>. Without
 // both snapshots it returns nil: an update that is only a side effect of another object's change has no prechange.
 func changedFields(before, after Object) []string {

@@ -390,6 +390,13 @@ func TestDecodeChangedFields(t *testing.T) {
 		if diff := cmp.Diff(test.want, event.ChangedFields, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.reason, diff)
 		}
+		if test.event != "updated" {
+			continue
+		}
+		got := netbox.ChangedFields([]byte(test.before), []byte(test.after))
+		if diff := cmp.Diff(test.want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s, of the snapshots alone (-want +got):\n%s", test.reason, diff)
+		}
 	}
 }
 

@@ -118,16 +118,20 @@ func (u *usage) addWork(work int) {
 
 // weigh returns the weight of a value, as native counts it: valueBytes for each contained value, and the bytes of texts. It stops at a
 // limit.
-func (u *usage) weigh(value any, limit int) int {
+func (u *usage) weigh(value any, limit int) int { return u.scale(value, limit).weight }
+
+func (u *usage) scale(value any, limit int) scale {
 	scale := scale{limit: limit}
 	scale.add(value)
 	u.addWork(scale.weight / valueBytes)
-	return scale.weight
+	return scale
 }
 
 // scale sums weights.
 type scale struct {
 	weight, limit int
+	// deferred is the part of the weight of what is not decoded, and takes no memory.
+	deferred int
 }
 
 func (s *scale) add(value any) {
@@ -158,6 +162,10 @@ func (s *scale) add(value any) {
 		if value.HasValue() {
 			s.add(value.GetValue())
 		}
+	case deferred:
+		weight := value.weight()
+		s.weight += weight
+		s.deferred += weight
 	case traits.Lister:
 		if length := listLength(value); length > s.limit/valueBytes {
 			s.weight += product(length, valueBytes)
@@ -192,11 +200,11 @@ func (l list) FoldEntry(_, value any) bool {
 // chargeContainer accounts for a new list or map of values.
 func (u *usage) chargeContainer(name string, values ...ref.Val) ref.Val {
 	for _, value := range values {
-		weight := u.weigh(value, maxWeight)
-		if weight > maxWeight {
+		scale := u.scale(value, maxWeight)
+		if scale.weight > maxWeight {
 			return types.NewErr("%s: the value would exceed %d bytes", name, maxWeight)
 		}
-		u.allocate(name, weight)
+		u.allocate(name, scale.weight-scale.deferred)
 	}
 	return nil
 }
@@ -876,6 +884,11 @@ func measureDistinct(u *usage, args []ref.Val) (resources, ref.Val) {
 		return resources{work: maxWork + 1}, nil
 	}
 	return resources{scratch: elementBytes * length, work: product(length, weight/valueBytes)}, nil
+}
+
+// distinctCost is the number of comparisons. CEL's cost, the square of the length, does not allow the sites of 5000 devices, which are few.
+func distinctCost(args []ref.Val, result ref.Val) *uint64 {
+	return new(uint64(listLength(args[0])) * uint64(max(listLength(result), 1)))
 }
 
 // measureEqual refuses a comparison of two values that are both too large: the time depends on the smaller one.

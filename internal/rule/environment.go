@@ -12,6 +12,7 @@ import (
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
 	"github.com/google/cel-go/ext"
+	"github.com/google/cel-go/interpreter"
 	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/version"
 	apicel "k8s.io/apiserver/pkg/cel"
@@ -24,7 +25,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	var bounds bounds
 	set, err := celenvironment.MustBaseEnvSet(celenvironment.DefaultCompatibilityVersion()).Extend(celenvironment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0),
-		DeclTypes:         []*apicel.DeclType{eventType, responseType, failureType},
+		DeclTypes:         []*apicel.DeclType{eventType, responseType, failureType, changeType, groupType},
 		EnvOptions: append(mixedArithmetic(),
 			cel.Variable("event", eventType.CelType()),
 			cel.Variable("data", cel.DynType),
@@ -46,6 +47,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		ProgramOptions: []cel.ProgramOption{
 			cel.InterruptCheckFrequency(1), // after each iteration: one can be slow
 			cel.CustomDecoratorV2(bounds.decorate),
+			cel.CostTrackerOptions(interpreter.OverloadCostTracker("list_distinct", distinctCost)),
 		},
 	})
 	if err != nil {
@@ -182,6 +184,10 @@ func (e *expression) compile(want *cel.Type, scope scope) error {
 	if e.isSecret, e.isSecretAlone, err = scope.use(checked); err != nil {
 		return err
 	}
-	e.program, err = env.Program(checked)
+	var options []cel.ProgramOption
+	if scope.costLimit > 0 {
+		options = append(options, cel.CostLimit(scope.costLimit))
+	}
+	e.program, err = env.Program(checked, options...)
 	return err
 }

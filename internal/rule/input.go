@@ -18,9 +18,11 @@ import (
 // evaluationTimeout bounds one evaluation. The cost limit ends it much earlier, unless the process is starved of CPU.
 const evaluationTimeout = 5 * time.Second
 
-// Input holds the variables of expressions for an event. It is not safe for concurrent use.
+// Input holds the variables of expressions for an event, or for a group of events. It is not safe for concurrent use.
 type Input struct {
 	evaluation evaluation // decodes each variable once, on first use
+	// events are those of the group, nil for a single event.
+	events []*v1alpha1.NetBoxEvent
 	// confidential, if it is not nil, is called with each text that an expression makes of the values of Secrets.
 	confidential func(text string)
 }
@@ -36,7 +38,7 @@ func NewInput(event *v1alpha1.NetBoxEvent, now time.Time) *Input {
 		}
 	}
 	variables, err := cel.NewActivation(map[string]any{
-		"event":      func() any { return eventFields(event, data(), snapshots()) },
+		"event":      func() any { return eventFields(event, data(), snapshots(), object) },
 		"data":       data,
 		"prechange":  snapshot("prechange"),
 		"postchange": snapshot("postchange"),
@@ -48,8 +50,8 @@ func NewInput(event *v1alpha1.NetBoxEvent, now time.Time) *Input {
 	return &Input{evaluation: evaluation{Activation: variables}}
 }
 
-// eventFields returns the fields of eventType.
-func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
+// eventFields returns the fields of eventType. The function decode converts its other free-form JSON.
+func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any, decode func(v1alpha1.JSONObject) any) map[string]any {
 	spec := &event.Spec
 	return map[string]any{
 		"name":          event.Name,
@@ -64,13 +66,13 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 		"branch":        spec.Branch,
 		"username":      spec.Username,
 		"requestID":     spec.RequestID,
-		"request":       object(spec.Request),
+		"request":       decode(spec.Request),
 		"timestamp":     spec.Timestamp.Time,
 		"changedFields": spec.ChangedFields,
 		"data":          data,
 		"snapshots":     snapshots,
-		"context":       object(spec.Context),
-		"extra":         object(spec.Extra),
+		"context":       decode(spec.Context),
+		"extra":         decode(spec.Extra),
 		"delivery": map[string]any{
 			"receivedAt":  spec.Delivery.ReceivedAt.Time,
 			"signature":   string(spec.Delivery.Signature),
@@ -79,7 +81,7 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any) any {
 			"bodyBytes":   spec.Delivery.BodyBytes,
 			"stringified": spec.Delivery.Stringified,
 			"redacted":    spec.Delivery.Redacted,
-			"envelope":    object(spec.Delivery.Envelope),
+			"envelope":    decode(spec.Delivery.Envelope),
 			"traceparent": spec.Delivery.Traceparent,
 		},
 	}

@@ -147,7 +147,7 @@ func (in *Input) WithResults(results map[string]v1alpha1.JSONObject) *Input {
 	for name, result := range results {
 		decoded[name] = object(result)
 	}
-	return in.with(variableResults, decoded)
+	return in.with(map[string]any{variableResults: decoded})
 }
 
 // Failure describes why a rule gave up an event.
@@ -158,5 +158,7 @@ type Failure struct {
 
 // WithFailure returns the Input with the variable failure.
 func (in *Input) WithFailure(failure Failure) *Input {
-	return in.with(variableFailure, map[string]any{"action": failure.Action, "error": failure.Error, "attempts": failure.Attempts})
+	return in.with(map[string]any{
+		variableFailure: map[string]any{"action": failure.Action, "error": failure.Error, "attempts": failure.Attempts},
+	})
 }

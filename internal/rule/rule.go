@@ -19,10 +19,13 @@ type Rule struct {
 	Actions []Action
 	// OnFailure are the actions for an event that the rule gives up.
 	OnFailure []Action
+	// Group says which events are delivered together; nil for each by itself.
+	Group *v1alpha1.Group
 
 	sources  []string // empty means all
 	branches []string
 	filter   *Filter
+	groupKey *expression // nil unless Group.By is an expression
 	limitKey *expression // nil for none
 	mirrors  bool        // it has a Mirror action
 }
@@ -81,18 +84,20 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 	var c compiler
 	compiled = &Rule{
 		sources: spec.Match.Sources, branches: spec.Match.Branches, filter: c.filter("spec.match", &spec.Match.Filter),
+		Group: spec.Group,
 	}
 	if len(compiled.branches) == 0 {
 		compiled.branches = []string{mainBranch}
 	}
+	if spec.Limit.Key != "" {
+		compiled.limitKey = c.expression("spec.limit.key", spec.Limit.Key, nil)
+	}
+	compiled.groupKey = c.group("spec.group", spec.Group)
 	compiled.Actions = c.actions("spec.actions", spec.Actions, spec.Secrets)
 	compiled.mirrors = slices.ContainsFunc(compiled.Actions, func(action Action) bool {
 		return action.Spec.Apply != nil && action.Spec.Apply.Operation == v1alpha1.OperationMirror
 	})
-	if spec.Limit.Key != "" {
-		compiled.limitKey = c.expression("spec.limit.key", spec.Limit.Key, nil)
-	}
-	c.scope.others = []string{variableFailure}
+	c.scope.others = append(slices.Clone(c.scope.others), variableFailure)
 	compiled.OnFailure = c.actions("spec.onFailure", spec.OnFailure, spec.Secrets)
 	if err := c.err(); err != nil {
 		return nil, err
@@ -119,6 +124,7 @@ type compiler struct {
 	errors      []error
 	expressions int
 	scope       scope
+	isGrouped   bool // the rule has groups
 }
 
 func (c *compiler) addError(path string, err error) {
@@ -180,6 +186,7 @@ func (c *compiler) actions(path string, specs []v1alpha1.Action, secrets []v1alp
 func (c *compiler) action(path string, spec *v1alpha1.Action, secrets []v1alpha1.RuleSecret) Action {
 	spec = withDefaults(spec)
 	action := Action{Spec: spec}
+	c.checkGrouping(path, spec)
 	if spec.When != "" {
 		action.When = c.condition(path+".when", spec.When)
 	}
@@ -264,20 +271,22 @@ func (r *Rule) Removes(event *v1alpha1.NetBoxEvent, in *Input) bool {
 	return event.Spec.Event == eventDeleted || r.filter.matchLists(event, in)
 }
 
-// eventDeleted is the event of a deletion in NetBox.
-const eventDeleted = "deleted"
-
 // LimitKey returns the value of spec.limit.key as text; "" where there is no such expression, it fails, or its value is null.
 func (r *Rule) LimitKey(ctx context.Context, in *Input) string {
 	if r.limitKey == nil {
 		return ""
 	}
+	return r.limitKey.key(ctx, in)
+}
+
+// key returns the value of the expression as text; "" if it fails, or its value is null.
+func (e *expression) key(ctx context.Context, in *Input) string {
 	remaining := budget(maxRendered)
-	value, err := r.limitKey.native(ctx, in, &remaining)
-	if err != nil || value == nil {
+	value, err := e.native(ctx, in, &remaining)
+	if err != nil {
 		return ""
 	}
-	written, err := text(value)
+	written, err := text(value) // fails for null
 	if err != nil {
 		return ""
 	}

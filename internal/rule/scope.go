@@ -27,6 +27,10 @@ const (
 	variableResponse = "response"
 	// variableObject is a Kubernetes object, in apply.wait.
 	variableObject = "object"
+	// variableEvents, variableChanges and variableGroup are of a rule with groups, in all expressions of its actions.
+	variableEvents  = "events"
+	variableChanges = "changes"
+	variableGroup   = "group"
 )
 
 // responseType is the type of the variable response. The names of headers are in lower case; a body of JSON is decoded, any other is a text.
@@ -49,6 +53,9 @@ var scopedTypes = map[string]*cel.Type{
 	variableFailure:  failureType.CelType(),
 	variableResponse: responseType.CelType(),
 	variableObject:   cel.DynType,
+	variableEvents:   apicel.NewListType(eventType, -1).CelType(),
+	variableChanges:  apicel.NewListType(changeType, -1).CelType(),
+	variableGroup:    groupType.CelType(),
 }
 
 // environments has the environment of each set of scoped variables in use.
@@ -77,6 +84,8 @@ type scope struct {
 	secrets *secretScope // nil for none
 	results *resultScope // nil for none
 	others  []string
+	// costLimit bounds the cost of an evaluation; 0 for Kubernetes' limit.
+	costLimit uint64
 }
 
 func (s scope) environment() (*cel.Env, error) {
@@ -149,32 +158,35 @@ func isNamed(expr ast.Expr, name string) bool {
 	return expr.Kind() == ast.IdentKind && strings.TrimPrefix(expr.AsIdent(), ".") == name
 }
 
-// with returns the Input with another variable.
-func (in *Input) with(name string, value any) *Input {
-	variable, err := cel.NewActivation(map[string]any{name: value})
+// with returns the Input with other variables. The value of one may be a function, which is called when the variable is used.
+func (in *Input) with(values map[string]any) *Input {
+	variables, err := cel.NewActivation(values)
 	if err != nil {
 		panic(err) // it accepts any such map
 	}
 	return &Input{
-		evaluation:   evaluation{Activation: activations{variable, in.evaluation.Activation}},
+		evaluation:   evaluation{Activation: activations{variables, in.evaluation.Activation}},
+		events:       in.events,
 		confidential: in.confidential,
 	}
 }
 
 // WithSecrets returns the Input with the values of Secrets. It calls confidential with each text that an expression makes of them.
 func (in *Input) WithSecrets(values map[string]string, confidential func(text string)) *Input {
-	with := in.with(variableSecrets, values)
+	with := in.with(map[string]any{variableSecrets: values})
 	with.confidential = confidential
 	return with
 }
 
 // WithResponse returns the Input with the answer of a sink. The body is decoded JSON, or a string.
 func (in *Input) WithResponse(status int, headers map[string]string, body any) *Input {
-	return in.with(variableResponse, map[string]any{"status": status, "headers": headers, "body": body})
+	return in.with(map[string]any{variableResponse: map[string]any{"status": status, "headers": headers, "body": body}})
 }
 
 // WithObject returns the Input with a Kubernetes object.
-func (in *Input) WithObject(object map[string]any) *Input { return in.with(variableObject, object) }
+func (in *Input) WithObject(object map[string]any) *Input {
+	return in.with(map[string]any{variableObject: object})
+}
 
 // activations resolves names in the first activation that has them.
 type activations [2]cel.Activation

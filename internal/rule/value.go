@@ -66,6 +66,8 @@ func native(value ref.Val, remaining *budget) (any, error) {
 			return nil, nil
 		}
 		return native(value.GetValue(), remaining)
+	case deferred:
+		return native(value.resolve(), remaining)
 	case traits.Lister:
 		list := []any{}
 		for at := value.Iterator(); at.HasNext() == types.True; {
