@@ -264,8 +264,8 @@ const (
 	DeliverySucceeded DeliveryState = "Succeeded"
 	// DeliveryFailed means that it failed permanently.
 	DeliveryFailed DeliveryState = "Failed"
-	// DeliverySkipped means that the action was not executed: its when is false, an action that it depends on did not succeed, or the action or
-	// its rule was deleted. Of a rule, that all its actions were skipped.
+	// DeliverySkipped means that the action was not executed: its when is false, an action that it depends on did not succeed, or the action
+	// or its rule was deleted. Of a rule, that all its actions were skipped.
 	DeliverySkipped DeliveryState = "Skipped"
 )
 
@@ -335,8 +335,8 @@ type ActionStatus struct {
 	// lastError is the error of the last attempt, for example "answered with 503 Service Unavailable".
 	// +optional
 	LastError string `json:"lastError,omitempty"`
-	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the action
-	// was skipped.
+	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the
+	// action was skipped.
 	// +optional
 	Response string `json:"response,omitempty"`
 	// startTime is when the action could first be attempted, if it had to wait for others, for example 2020-10-26T18:14:19Z.
@@ -380,7 +380,8 @@ type NetBoxEventStatus struct {
 	// and a hash.
 	// +optional
 	Replay string `json:"replay,omitempty"`
-	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example provision-active-devices.
+	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example
+	// provision-active-devices.
 	// +optional
 	ReplayRule string `json:"replayRule,omitempty"`
 	// startTime is the start of processing, for example 2020-10-26T18:14:19Z.

@@ -118,9 +118,9 @@ type NetBoxEventRuleSpec struct {
 //
 // +kubebuilder:validation:XValidation:rule="duration(self.quiet) <= duration(self.maxWait)",message="quiet must not be longer than maxWait"
 type Group struct {
-	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events of
-	// the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression is null
-	// or fails make one group.
+	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events
+	// of the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression
+	// is null or fails make one group.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
@@ -141,8 +141,8 @@ type Group struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=5000
 	MaxEvents int32 `json:"maxEvents,omitempty"`
-	// net leaves out the NetBox objects whose changes in the group come to nothing, for example true: they were created and deleted in it, or are
-	// as before. If none is left, the actions are skipped.
+	// net leaves out the NetBox objects whose changes in the group come to nothing, for example true: they were created and deleted in it, or
+	// are as before. If none is left, the actions are skipped.
 	// +optional
 	Net bool `json:"net,omitempty"`
 }
@@ -167,8 +167,8 @@ type Limit struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
 	PerSecond int32 `json:"perSecond,omitempty"`
-	// concurrency is the maximum number of deliveries at the same time, for example 4. A delivery that waits for an object (apply.wait) counts;
-	// one that waits for its next attempt does not.
+	// concurrency is the maximum number of deliveries at the same time, for example 4. A delivery that waits for an object (apply.wait)
+	// counts; one that waits for its next attempt does not.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
@@ -334,8 +334,8 @@ type Action struct {
 	Log *LogAction `json:"log,omitempty"`
 }
 
-// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors are
-// retried; any other response, redirects included, is a permanent failure.
+// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors
+// are retried; any other response, redirects included, is a permanent failure.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.body) || !has(self.format)",message="a request has either a body or a format; remove one of them"
 // +kubebuilder:validation:XValidation:rule="!has(self.auth) || !has(self.headers) || !self.headers.exists(h, h.name.lowerAscii() == 'authorization')",message="auth sets the header Authorization; remove one of them"
@@ -352,7 +352,8 @@ type HTTPAction struct {
 	Body *HTTPBody `json:"body,omitempty"`
 	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
 	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body. Of a rule with group,
-	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of CloudEvents.
+	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of
+	// CloudEvents.
 	// +optional
 	Format HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
@@ -580,11 +581,12 @@ type ApplyAction struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:MinProperties=1
 	Template JSONObject `json:"template,omitzero"`
-	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
-	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
-	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
-	// that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each NetBox object:
-	// it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the rule.
+	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and
+	// fails if a field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing
+	// objects, and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name
+	// alone: those that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each
+	// NetBox object: it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the
+	// rule.
 	// +optional
 	Operation ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for

@@ -9,7 +9,6 @@ import (
 
 	"go.uber.org/zap/zapcore"
 	_ "golang.org/x/crypto/x509roots/fallback" // for http actions: Mozilla's roots if the system has none, as in the image
-	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -46,7 +45,6 @@ func run() error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see --help", flag.Arg(0))
 	}
-	options.Proxy.Config = *httpproxy.FromEnvironment()
 	log := newLogger(&logging)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)

@@ -35,7 +35,8 @@ func newEventLister(config *rest.Config) *eventLister {
 }
 
 // newest returns the name of the newest event of the NetBox object, in the same branch, if that is newer than the given one, empty
-// otherwise. The answer is at least as new as the given event: it has all events that were acted on before that one was stored, or replayed.
+// otherwise. The answer is at least as new as the given event: it has all events that were acted on before that one was stored, or
+// replayed.
 func (l *eventLister) newest(ctx context.Context, event *v1alpha1.NetBoxEvent) (string, error) {
 	client, err := l.client()
 	if err != nil {

@@ -57,8 +57,8 @@ func (r *redactor) redact(text string) string {
 
 func (r *redactor) isEmpty() bool { return len(r.whole)+len(r.fragments) == 0 }
 
-// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects. A key is replaced because of a
-// long part of a secret alone: words of a pass phrase are common keys.
+// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects. A key is replaced because of
+// a long part of a secret alone: words of a pass phrase are common keys.
 func (r *redactor) value(value any) any {
 	switch value := value.(type) {
 	case string:

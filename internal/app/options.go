@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
@@ -79,6 +81,7 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 			}
 			return nil
 		})
+	o.Proxy.Config = *httpproxy.FromEnvironment()
 	flags.BoolVar(&o.Proxy.AllowsUnresolvedHosts, "proxy-unresolved-hosts", false,
 		"let the proxy of HTTPS_PROXY and HTTP_PROXY connect to hosts whose names the operator cannot resolve; then the proxy alone can refuse "+
 			"loopback, link-local and cloud metadata addresses")

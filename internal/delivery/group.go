@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// FirstGroup returns the number of events in the first group of those that wait for a rule with one key, given the times of their receipt in
-// ascending order, at least one. If the group is still open, until is when it closes unless another event comes; the zero time if it is
+// FirstGroup returns the number of events in the first group of those that wait for a rule with one key, given the times of their receipt
+// in ascending order, at least one. If the group is still open, until is when it closes unless another event comes; the zero time if it is
 // closed. Both depend on when the events were received, not on when they are looked at, so that a restart changes nothing.
 func FirstGroup(received func(i int) time.Time, count int, spec *v1alpha1.Group, now time.Time) (size int, until time.Time) {
 	end := received(0).Add(spec.MaxWait.Duration)
@@ -36,15 +34,15 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// GroupID returns the id of the group that begins with an event, which may be replayed.
-func GroupID(rule types.NamespacedName, key string, first types.UID, replay Replay) string {
+// GroupID returns the id of the group that begins with an event, by its UID. The event may be replayed.
+func GroupID(namespace, rule, key, first string, replay Replay) string {
 	const bytes = 10
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", rule.Namespace, rule.Name, key, first, replay))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", namespace, rule, key, first, replay))
 	return hex.EncodeToString(sum[:bytes])
 }
 
-// memberBytes is the length of the hash of a member. Two events of one key have the same hash with a probability of one in four billion, and
-// it matters only after a crash.
+// memberBytes is the length of the hash of a member. Two events of one key have the same hash with a probability of one in four billion,
+// and it matters only after a crash.
 const memberBytes = 4
 
 // Members encodes the names of the events of a group.

@@ -13,7 +13,9 @@ import (
 // Advance skips the pending actions that are not to be executed any more: those that the rule no longer has, and those that depend on an
 // action that did not succeed. It notes when an action no longer waits for others. For a rule that gives up, because an action failed and
 // none is pending, it adds the actions of onFailure. It changes the given states, and reports whether it did. A nil rule was deleted.
-func Advance(actions []v1alpha1.ActionStatus, rule *v1alpha1.NetBoxEventRule, now time.Time) (advanced []v1alpha1.ActionStatus, changed bool) {
+func Advance(
+	actions []v1alpha1.ActionStatus, rule *v1alpha1.NetBoxEventRule, now time.Time,
+) (advanced []v1alpha1.ActionStatus, changed bool) {
 	for again := true; again; { // until no skipped action causes another
 		again = false
 		for i := range actions {
@@ -22,7 +24,8 @@ func Advance(actions []v1alpha1.ActionStatus, rule *v1alpha1.NetBoxEventRule, no
 			}
 		}
 	}
-	if rule == nil || RuleState(actions) != v1alpha1.DeliveryFailed || len(rule.Spec.OnFailure) == 0 || find(actions, rule.Spec.OnFailure[0].Name) != nil {
+	if rule == nil || RuleState(actions) != v1alpha1.DeliveryFailed || len(rule.Spec.OnFailure) == 0 ||
+		find(actions, rule.Spec.OnFailure[0].Name) != nil {
 		return actions, changed
 	}
 	for i := range rule.Spec.OnFailure {

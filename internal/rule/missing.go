@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/google/cel-go/common/types"
-	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
 	"github.com/google/cel-go/interpreter"
 
@@ -155,7 +154,7 @@ func (e *missingError) Error() string {
 func keys(object traits.Mapper) string {
 	var names []string
 	for at := object.Iterator(); at.HasNext() == types.True; {
-		names = append(names, fmt.Sprint(at.Next().(ref.Val).Value()))
+		names = append(names, fmt.Sprint(at.Next().Value()))
 	}
 	if len(names) == 0 {
 		return "no keys"

@@ -112,8 +112,8 @@ func (a *Action) Keep(result map[string]any) ([]byte, error) {
 		return nil, err
 	}
 	if len(encoded) > maxResultBytes {
-		return nil, fmt.Errorf("later actions use %d bytes of its result, more than %d: name smaller parts of it, such as results.%s.response.body.id",
-			len(encoded), maxResultBytes, a.Spec.Name)
+		return nil, fmt.Errorf("later actions use %d bytes of its result, more than %d: name smaller parts of it, such as "+
+			"results.%s.response.body.id", len(encoded), maxResultBytes, a.Spec.Name)
 	}
 	return encoded, nil
 }

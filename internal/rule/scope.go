@@ -33,7 +33,8 @@ const (
 	variableGroup   = "group"
 )
 
-// responseType is the type of the variable response. The names of headers are in lower case; a body of JSON is decoded, any other is a text.
+// responseType is the type of the variable response. The names of headers are in lower case; a body of JSON is decoded, any other is a
+// text.
 var responseType = apicel.NewObjectType("Response", fields(map[string]*apicel.DeclType{
 	"status":  apicel.IntType,
 	"headers": apicel.NewMapType(apicel.StringType, apicel.StringType, -1),

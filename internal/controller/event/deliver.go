@@ -171,7 +171,7 @@ func (e *Engine) deliverEvent(u *unit, entry *entry, g *group) (wait time.Durati
 	if g != nil {
 		events := min(g.size, maxGroupEvents)
 		if err := e.groupEvents.Acquire(e.deliveryContext, int64(events)); err != nil {
-			return 0, nil // this replica no longer leads
+			return 0, nil //nolint:nilerr // this replica no longer leads
 		}
 		defer e.groupEvents.Release(int64(events))
 	}
@@ -353,9 +353,13 @@ func (d *attempts) setInput(compiled *rule.Rule) {
 	case d.group == nil: // it matched before the rule had groups
 		d.input, _ = rule.NewGroupInput(d.events, d.event.Name, false, now)
 	default:
-		var isLeft bool
-		d.input, isLeft = rule.NewGroupInput(d.events, d.group.id, compiled.Group.Net, now)
-		d.comesToNothing = !isLeft
+		input, isLeft := rule.NewGroupInput(d.events, d.group.id, compiled.Group.Net, now)
+		if !isLeft {
+			d.comesToNothing = true
+			return
+		}
+		d.input, d.events = input, input.Events()
+		d.event = d.events[len(d.events)-1]
 	}
 }
 

@@ -198,7 +198,7 @@ func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now ti
 		}
 	}
 	g := line.groups[0]
-	if !l.isSettled(line.key.rule.Namespace, now, now) {
+	if g.members != nil && !l.isSettled(line.key.rule.Namespace, now, now) {
 		return nil, unsettledInterval // events of a group that another replica closed may not be matched yet
 	}
 	if isOrdered {
@@ -217,7 +217,8 @@ func (l *ledger) closeGroup(line *groupLine, spec *v1alpha1.Group, now time.Time
 		return unsettledInterval
 	}
 	for _, e := range line.open[:size] { // a replayed event waits for others
-		if next := delivery.Next(e.ruleStatus(line.key.rule.Name).Actions, &v1alpha1.NetBoxEventRule{}, nil); next.After(now) && next.After(until) {
+		next := delivery.Next(e.ruleStatus(line.key.rule.Name).Actions, &v1alpha1.NetBoxEventRule{}, nil)
+		if next.After(now) && next.After(until) {
 			until = next
 		}
 	}
@@ -225,7 +226,7 @@ func (l *ledger) closeGroup(line *groupLine, spec *v1alpha1.Group, now time.Time
 		return max(until.Sub(now), time.Millisecond)
 	}
 	first := line.open[0]
-	g := newGroup(line.idOf(first), int32(size), now, slices.Clone(line.open[:size])) //nolint:gosec // G115: at most 5000
+	g := newGroup(line.idOf(first), int32(size), now, slices.Clone(line.open[:size])) //nolint:gosec // G115: 5000
 	g.recorded = size == 1
 	line.open = slices.Delete(line.open, 0, size)
 	line.groups = append(line.groups, g)
@@ -234,7 +235,8 @@ func (l *ledger) closeGroup(line *groupLine, spec *v1alpha1.Group, now time.Time
 
 // idOf returns the id of a group that begins with an event.
 func (line *groupLine) idOf(first *entry) string {
-	return delivery.GroupID(line.key.rule, line.key.key, first.uid, delivery.RecordedReplay(first.status))
+	rule := line.key.rule
+	return delivery.GroupID(rule.Namespace, rule.Name, line.key.key, string(first.uid), delivery.RecordedReplay(first.status))
 }
 
 // isSettled reports whether all events of a namespace that were received before a time are known and matched.
@@ -436,6 +438,7 @@ func (l *ledger) endRecord(g *group, rule string, now time.Time) {
 	ended.Group = &v1alpha1.GroupStatus{ID: g.id, Key: status.Group.Key, Events: g.size}
 	first.setRule(ended)
 	first.dirty = &now
+	l.countUnmatched(first)
 }
 
 // finishesGroup reports whether the event keeps the record of a delivered group, because the statuses of its other events are not stored.
@@ -493,7 +496,8 @@ func (l *ledger) adoptOutcome(g *group, rule string, stored *v1alpha1.NetBoxEven
 		return
 	}
 	for i := range stored.Rules {
-		if other := &stored.Rules[i]; other.Name == rule && other.Group != nil && other.Group.ID == g.id && other.State != v1alpha1.DeliveryPending {
+		other := &stored.Rules[i]
+		if other.Name == rule && other.Group != nil && other.Group.ID == g.id && other.State != v1alpha1.DeliveryPending {
 			adopted := *status
 			adopted.Actions, adopted.State = other.Actions, other.State
 			g.size = other.Group.Events

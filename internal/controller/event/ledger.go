@@ -50,7 +50,8 @@ type ledger struct {
 
 	groupLines map[groupKey]*groupLine
 	spreading  map[*entry][]*group // delivered groups that wait for the status of an event to be stored
-	// unmatchedEvents counts the events that wait to be matched, by namespace, and unmatchedListed those of them that were first seen in a list.
+	// unmatchedEvents counts the events that wait to be matched, by namespace, and unmatchedListed those of them that were first seen in a
+	// list.
 	unmatchedEvents, unmatchedListed map[string]int
 }
 
@@ -189,7 +190,7 @@ func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isLis
 
 // countUnmatched counts an event that waits to be matched, or does not any more.
 func (l *ledger) countUnmatched(e *entry) {
-	waits := l.events[e.name] == e && e.needsMatch()
+	waits := l.events[e.name] == e && e.needsMatch() && !e.finishesGroup()
 	if waits == e.waits {
 		return
 	}
@@ -613,6 +614,7 @@ func (l *ledger) setActions(e *entry, rule string, actions []v1alpha1.ActionStat
 	}
 	e.status = &status
 	e.noteWaiting()
+	l.countUnmatched(e)
 }
 
 // noteWaiting makes the units of an event whose delivery waits for its result go on with that.

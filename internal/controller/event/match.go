@@ -63,6 +63,7 @@ func (e *Engine) begin(entry *entry, replay delivery.Replay) error {
 		return nil
 	}
 	e.freePlaces(replay.Rule, entry) // of deliveries before the replay
+	e.settleGroups(entry, nil)       // this status takes the place of that of the group
 	e.report(event, result, now)
 	logEvent(e.Log, event)
 	return nil
@@ -119,7 +120,8 @@ func (e *Engine) evaluate(event *v1alpha1.NetBoxEvent, replay delivery.Replay, s
 }
 
 // errNotReplayed is why a rule that a replay names was not matched.
-var errNotReplayed = errors.New("there is no such rule that is accepted and not suspended; correct the annotation " + v1alpha1.AnnotationReplayRule)
+var errNotReplayed = errors.New(
+	"there is no such rule that is ready and not suspended; correct the annotation " + v1alpha1.AnnotationReplayRule)
 
 // matchOne matches an event with one rule. It returns the first status of the rule, nil if the event does not concern it.
 func matchOne(

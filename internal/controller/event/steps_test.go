@@ -91,7 +91,7 @@ func TestSteps(t *testing.T) {
 	plane.Create(t, rule)
 	results := 0
 	s := &script{do: map[string]func(action.Task) (action.Result, error){
-		"create": func(task action.Task) (action.Result, error) {
+		"create": func(action.Task) (action.Result, error) {
 			if results++; results == 1 {
 				return action.Result{Response: "waits for it", Wait: time.Hour}, nil
 			}
@@ -203,7 +203,7 @@ func TestSuspendAndReplayOneRule(t *testing.T) {
 	}
 	replay("missing")
 	condition := meta.FindStatusCondition(get(t, namespace, created.Name).Status.Conditions, v1alpha1.ConditionMatched)
-	if want := "rule missing does not match: there is no such rule that is accepted and not suspended; correct the annotation netbox-events.io/replay-rule"; condition == nil ||
+	if want := "rule missing does not match: there is no such rule that is ready and not suspended; correct the annotation netbox-events.io/replay-rule"; condition == nil ||
 		condition.Message != want {
 		t.Errorf("Matched is %v, want %q", condition, want)
 	}

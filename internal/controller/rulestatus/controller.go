@@ -169,7 +169,8 @@ func (r *Reconciler) ready(ctx context.Context, eventRule *v1alpha1.NetBoxEventR
 	case eventRule.Spec.Suspend:
 		ready.Reason, ready.Message = v1alpha1.ReasonSuspended, "spec.suspend is true: no event is matched against the rule"
 	case eventRule.Spec.DryRun:
-		ready.Reason, ready.Message = v1alpha1.ReasonDryRun, "spec.dryRun is true: the status of each event that matches shows what its actions would do"
+		ready.Reason = v1alpha1.ReasonDryRun
+		ready.Message = "spec.dryRun is true: the status of each event that matches shows what its actions would do"
 	}
 	if warnings != nil {
 		ready.Message = oneline.Of(ready.Message+"; but "+strings.Join(warnings, "; "), maxMessageBytes)
