@@ -36,10 +36,10 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// GroupID returns the id of the group that begins with an event.
-func GroupID(rule types.NamespacedName, key string, first types.UID) string {
+// GroupID returns the id of the group that begins with an event, which may be replayed.
+func GroupID(rule types.NamespacedName, key string, first types.UID, replay Replay) string {
 	const bytes = 10
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", rule.Namespace, rule.Name, key, first))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", rule.Namespace, rule.Name, key, first, replay))
 	return hex.EncodeToString(sum[:bytes])
 }
 

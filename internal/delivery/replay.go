@@ -60,8 +60,8 @@ func (r Replay) IsNew(status *v1alpha1.NetBoxEventStatus) bool {
 	return r.Value != "" && r.Value != status.Replay || r.Rule != "" && r.Rule != status.ReplayRule
 }
 
-// LimitKey returns the value of a rule's limit.key as it is in the status: a long one is replaced by its beginning and a hash.
-func LimitKey(value string) string { return shorten(value, maxNameBytes) }
+// Key returns the value of a rule's limit.key or group.by as it is in the status: a long one is replaced by its beginning and a hash.
+func Key(value string) string { return shorten(value, maxNameBytes) }
 
 // String names the replay in logs and in the journal.
 func (r Replay) String() string {

@@ -29,3 +29,13 @@ func OfSource(name string) fields.Selector {
 func NotOfSource(name string) fields.Selector {
 	return fields.OneTermNotEqualSelector("spec.sourceRef.name", name)
 }
+
+// InGroup selects the events whose first rule with groups delivered them in a group.
+func InGroup(id string) fields.Selector {
+	return fields.OneTermEqualSelector("status.group", id)
+}
+
+// FinishedInGroup selects those that are finished.
+func FinishedInGroup(id string) fields.Selector {
+	return fields.AndSelectors(InGroup(id), Finished)
+}

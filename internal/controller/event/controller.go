@@ -18,6 +18,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -143,6 +144,7 @@ type Engine struct {
 	queueReady chan struct{}           // gets one for each queue
 
 	firstStatuses interner
+	groupEvents   *semaphore.Weighted // events of groups in memory for deliveries
 
 	// work is the context of all work, deliveryContext that of deliveries. They outlive the leadership; see drain.
 	work, deliveryContext     context.Context
@@ -160,6 +162,7 @@ const queues = 3
 func NewEngine(options Options) *Engine {
 	e := &Engine{Options: options, ledger: newLedger(), circuits: newCircuits(), limits: newLimits(), queueReady: make(chan struct{}, queues)}
 	e.fair = fairqueue.New(fairqueue.Config[*unit]{Flow: (*unit).flow, Limit: e.deliveryLimit, Shared: deliveriesShared})
+	e.groupEvents = semaphore.NewWeighted(maxGroupEvents)
 	e.notices = newNotices(options)
 	e.work, e.endWork = context.WithCancel(context.Background())
 	e.deliveryContext, e.cancelDeliveries = context.WithCancel(e.work)

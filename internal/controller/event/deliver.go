@@ -10,12 +10,15 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
+	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/fairqueue"
 	"github.com/netbox-events/netbox-event-operator/internal/journal"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
@@ -36,12 +39,16 @@ func (e *Engine) deliver(_ context.Context, u *unit) (reconcile.Result, error) {
 			e.deliveries.Add(next)
 		}
 	}()
+	if u.groups != nil {
+		wait, err := e.deliverGroup(u) //nolint:contextcheck // see above
+		return reconcile.Result{RequeueAfter: wait}, err
+	}
 	entry := e.ledger.next(u)
 	if entry == nil {
 		e.limits.drop(u)
 		return reconcile.Result{}, nil
 	}
-	wait, err := e.deliverEvent(u, entry) //nolint:contextcheck // see above
+	wait, err := e.deliverEvent(u, entry, nil) //nolint:contextcheck // see above
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -54,9 +61,83 @@ func (e *Engine) deliver(_ context.Context, u *unit) (reconcile.Result, error) {
 // stallInterval is the pause where nothing may start because this process was stopped for some time.
 const stallInterval = time.Second
 
-// deliverEvent attempts the due actions of a rule. It returns the time until the next action is due, 0 if none is left or all that are left
+// deliverGroup delivers the next group of a unit, or waits for it to close.
+func (e *Engine) deliverGroup(u *unit) (wait time.Duration, err error) {
+	current, err := e.rule(u.rule)
+	if err != nil {
+		return 0, err
+	}
+	if current == nil || current.Spec.Group == nil {
+		for _, single := range e.ledger.ungroup(u, current != nil && current.Spec.Order == v1alpha1.OrderPerObject) {
+			e.deliveries.Add(single)
+		}
+		return 0, nil
+	}
+	defer func() {
+		noted, again := e.ledger.noteGrouping(u, current.Spec.Group, e.Clock.Now())
+		for _, entry := range noted {
+			e.queueWrite(entry)
+		}
+		if again > 0 && (wait == 0 || again < wait) {
+			wait = again
+		}
+	}()
+	next, wait := e.ledger.nextGroup(u, current.Spec.Group, current.Spec.Order == v1alpha1.OrderPerObject, e.Clock.Now())
+	if next == nil {
+		e.limits.drop(u)
+		return wait, nil
+	}
+	if first := e.ledger.recordGroup(u, next, e.Clock.Now()); first != nil {
+		e.queueWrite(first) // stored queues the unit
+		return 0, nil
+	}
+	if e.ledger.lost(next) > 0 {
+		if err := e.adoptOutcome(u, next); err != nil {
+			return 0, err
+		}
+	}
+	if !e.ledger.isDelivered(u, next) {
+		if wait, err = e.deliverEvent(u, next.first(), next); err != nil {
+			return 0, err
+		}
+	}
+	if e.ledger.isDelivered(u, next) {
+		e.finishGroup(u, next)
+	}
+	return wait, nil
+}
+
+// finishGroup stores the statuses of the events of a delivered group.
+func (e *Engine) finishGroup(u *unit, g *group) {
+	toStore, units := e.ledger.finishGroup(u, g, e.Clock.Now())
+	for _, entry := range toStore {
+		e.queueWrite(entry)
+	}
+	for _, waiting := range units {
+		e.deliveries.Add(waiting)
+	}
+}
+
+// adoptOutcome looks for the outcome of a group that another replica closed, and of which events are finished: if the replica delivered it,
+// their stored statuses say so.
+func (e *Engine) adoptOutcome(u *unit, g *group) error {
+	var finished v1alpha1.NetBoxEventList
+	err := e.Events.List(e.work, &finished, client.InNamespace(u.rule.Namespace), client.Limit(1),
+		client.MatchingFieldsSelector{Selector: eventstore.FinishedInGroup(g.id)})
+	if err != nil {
+		return err
+	}
+	var status v1alpha1.NetBoxEventStatus
+	if len(finished.Items) > 0 {
+		status = finished.Items[0].Status
+	}
+	e.ledger.adoptOutcome(g, u.rule.Name, &status)
+	return nil
+}
+
+// deliverEvent attempts the due actions of a rule for an event, or for a group by its first event. It returns the time until the next action is due, 0 if none is left or all that are left
 // wait for their sinks.
-func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err error) {
+func (e *Engine) deliverEvent(u *unit, entry *entry, g *group) (wait time.Duration, err error) {
 	states, ok := e.ledger.acquire(entry, u)
 	if !ok {
 		e.limits.drop(u)
@@ -71,7 +152,7 @@ func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err er
 	if err != nil {
 		return 0, err
 	}
-	d := &attempts{Engine: e, unit: u, entry: entry, rule: current, states: states, status: e.ledger.statusOf(entry)}
+	d := &attempts{Engine: e, unit: u, entry: entry, group: g, rule: current, states: states, status: e.ledger.statusOf(entry)}
 	if d.advance() {
 		d.record(false)
 	}
@@ -87,6 +168,13 @@ func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err er
 		return wait, nil
 	}
 	defer d.unlimit()
+	if g != nil {
+		events := min(g.size, maxGroupEvents)
+		if err := e.groupEvents.Acquire(e.deliveryContext, int64(events)); err != nil {
+			return 0, nil // this replica no longer leads
+		}
+		defer e.groupEvents.Release(int64(events))
+	}
 	for ; next != nil; next = d.next() {
 		if e.guard.isStalled() {
 			return stallInterval, nil
@@ -101,18 +189,25 @@ func (e *Engine) deliverEvent(u *unit, entry *entry) (wait time.Duration, err er
 	return d.wait(), nil
 }
 
-// attempts executes the due actions of a rule for one event.
+// maxGroupEvents bounds the events of groups that are in memory for deliveries at one time. It is the maximum of group.maxEvents.
+const maxGroupEvents = 5000
+
+// attempts executes the due actions of a rule for one event, or for one group of events.
 type attempts struct {
 	*Engine
 	unit   *unit
 	entry  *entry
+	group  *group                    // nil for a single event
 	rule   *v1alpha1.NetBoxEventRule // nil for a deleted one
 	states []v1alpha1.ActionStatus
 	status *v1alpha1.NetBoxEventStatus
 
-	event  *v1alpha1.NetBoxEvent // read when it is needed
+	event  *v1alpha1.NetBoxEvent   // read when it is needed; the last of a group
+	events []*v1alpha1.NetBoxEvent // all of them
 	input  *rule.Input
 	parked []string // actions that wait for their sinks
+
+	comesToNothing bool // the group, which has group.net
 }
 
 // advance skips the actions that are not to be executed, and adds those of onFailure when the rule gives up. It reports whether it did.
@@ -213,16 +308,14 @@ func (d *attempts) continues(state *v1alpha1.ActionStatus, outcome delivery.Outc
 // prepare reads what an evaluation for an action needs, and registers it with the journal until end is called. It returns no action if
 // the evaluation must not be made.
 func (d *attempts) prepare(state *v1alpha1.ActionStatus) (found *rule.Action, end func(), err error) {
-	if d.event == nil {
-		event, err := d.body(d.entry)
-		if event == nil || err != nil {
-			return nil, nil, err
-		}
-		d.event, d.input = event, rule.NewInput(event, d.status.StartTime.Time)
-	}
 	compiled, err := d.Compiled.Get(d.rule)
 	if err != nil {
 		return nil, nil, &invalidError{err}
+	}
+	if d.event == nil {
+		if ok, err := d.read(); !ok || err != nil {
+			return nil, nil, err
+		}
 	}
 	work := d.entry.work(delivery.RecordedReplay(d.status), d.unit.rule.Name, state.Name)
 	end, err = d.Journal.Begin(d.deliveryContext, work)
@@ -232,7 +325,56 @@ func (d *attempts) prepare(state *v1alpha1.ActionStatus) (found *rule.Action, en
 	} else if err != nil {
 		return nil, nil, nil // this replica no longer leads
 	}
+	if d.input == nil {
+		d.setInput(compiled)
+	}
 	return compiled.Find(state.Name), sync.OnceFunc(end), nil // advance left no action that it does not have
+}
+
+// read reads the event, or all events of the group. It returns false if they were deleted.
+func (d *attempts) read() (ok bool, err error) {
+	entries := []*entry{d.entry}
+	if d.group != nil {
+		entries = d.ledger.entriesOf(d.group)
+	}
+	if d.events, err = d.bodies(entries); len(d.events) == 0 || err != nil {
+		return false, err
+	}
+	d.event = d.events[len(d.events)-1]
+	return true, nil
+}
+
+// setInput sets the variables of expressions.
+func (d *attempts) setInput(compiled *rule.Rule) {
+	now := d.status.StartTime.Time
+	switch {
+	case compiled.Group == nil:
+		d.input = rule.NewInput(d.event, now)
+	case d.group == nil: // it matched before the rule had groups
+		d.input, _ = rule.NewGroupInput(d.events, d.event.Name, false, now)
+	default:
+		var isLeft bool
+		d.input, isLeft = rule.NewGroupInput(d.events, d.group.id, compiled.Group.Net, now)
+		d.comesToNothing = !isLeft
+	}
+}
+
+// bodiesAtOnce is how many events of a group are read at one time.
+const bodiesAtOnce = 8
+
+// bodies returns the events that were not deleted.
+func (e *Engine) bodies(entries []*entry) ([]*v1alpha1.NetBoxEvent, error) {
+	events := make([]*v1alpha1.NetBoxEvent, len(entries))
+	var reads errgroup.Group
+	reads.SetLimit(bodiesAtOnce)
+	for i, entry := range entries {
+		reads.Go(func() (err error) {
+			events[i], err = e.body(entry)
+			return err
+		})
+	}
+	err := reads.Wait()
+	return slices.DeleteFunc(events, func(event *v1alpha1.NetBoxEvent) bool { return event == nil }), err
 }
 
 // invalidError is the error of a rule that is not accepted, and may be corrected.
@@ -243,7 +385,8 @@ func (e *invalidError) Error() string { return "the rule is not accepted: " + e.
 
 // isWanted reports whether an action is to be executed: its when is true. It skips or fails the action otherwise.
 func (d *attempts) isWanted(state *v1alpha1.ActionStatus) (wanted, goOn bool, err error) {
-	if state.Attempts > 0 || state.WaitingSince != nil || !delivery.HasCondition(d.rule, state.Name) {
+	isNet := d.group != nil && d.rule.Spec.Group.Net
+	if state.Attempts > 0 || state.WaitingSince != nil || !isNet && !delivery.HasCondition(d.rule, state.Name) {
 		return true, true, nil
 	}
 	found, end, err := d.prepare(state)
@@ -254,6 +397,14 @@ func (d *attempts) isWanted(state *v1alpha1.ActionStatus) (wanted, goOn bool, er
 		return false, false, err
 	}
 	defer end()
+	switch {
+	case d.comesToNothing:
+		delivery.Skip(state, "the changes of the group come to nothing")
+		d.ended(state, nil, false)
+		return false, true, nil
+	case found.When == nil:
+		return true, true, nil
+	}
 	holds, err := found.When.Holds(d.deliveryContext, d.inputFor())
 	switch {
 	case d.deliveryContext.Err() != nil:
@@ -329,6 +480,9 @@ func (d *attempts) task(state *v1alpha1.ActionStatus, found *rule.Action, render
 	}
 	if state.WaitingSince != nil {
 		task.WaitingSince = state.WaitingSince.Time
+	}
+	if d.group != nil {
+		task.Group = &action.Group{ID: d.group.id, Events: d.events}
 	}
 	return task
 }

@@ -122,6 +122,7 @@ func (e *Engine) freePlaces(rule string, entry *entry) {
 // entryDeleted resumes the events that waited for a deleted one.
 func (e *Engine) entryDeleted(entry *entry) {
 	e.freePlaces("", entry)
+	e.settleGroups(entry, nil)
 	e.wakeLane(entry)
 	e.changed(entry.source())
 }

@@ -123,7 +123,7 @@ func (l *ledger) joinGroup(e *entry, status *v1alpha1.RuleStatus) *unit {
 			return line.unit
 		}
 	}
-	if status.Group.Members != nil {
+	if status.Group.Members != nil || status.Group.Events == 1 {
 		l.adoptGroup(line, e, status)
 	} else {
 		line.open = insertEntry(line.open, e)
@@ -202,7 +202,7 @@ func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now ti
 		return nil, unsettledInterval // events of a group that another replica closed may not be matched yet
 	}
 	if isOrdered {
-		if blocked, wait := l.isBlocked(line, g, spec, now); blocked {
+		if blocked, wait := l.isBlocked(line, g); blocked {
 			return nil, wait
 		}
 	}
@@ -225,11 +225,16 @@ func (l *ledger) closeGroup(line *groupLine, spec *v1alpha1.Group, now time.Time
 		return max(until.Sub(now), time.Millisecond)
 	}
 	first := line.open[0]
-	g := newGroup(delivery.GroupID(line.key.rule, line.key.key, first.uid), int32(size), now, slices.Clone(line.open[:size])) //nolint:gosec // G115: at most 5000
+	g := newGroup(line.idOf(first), int32(size), now, slices.Clone(line.open[:size])) //nolint:gosec // G115: at most 5000
 	g.recorded = size == 1
 	line.open = slices.Delete(line.open, 0, size)
 	line.groups = append(line.groups, g)
 	return 0
+}
+
+// idOf returns the id of a group that begins with an event.
+func (line *groupLine) idOf(first *entry) string {
+	return delivery.GroupID(line.key.rule, line.key.key, first.uid, delivery.RecordedReplay(first.status))
 }
 
 // isSettled reports whether all events of a namespace that were received before a time are known and matched.
@@ -241,8 +246,9 @@ func (l *ledger) isSettled(namespace string, before, now time.Time) bool {
 }
 
 // isBlocked reports whether a group has to wait for another group of the rule, or for an event that is in none yet, with which it shares a
-// NetBox object. Of two closed groups, the one with the earliest event goes first, so that no two wait for each other.
-func (l *ledger) isBlocked(line *groupLine, g *group, spec *v1alpha1.Group, now time.Time) (blocked bool, wait time.Duration) {
+// NetBox object. Of two closed groups, the one with the earliest event goes first, so that no two wait for each other: also not by way of a
+// group that is delivered before one of them because it has the same key.
+func (l *ledger) isBlocked(line *groupLine, g *group) (blocked bool, wait time.Duration) {
 	rule := line.key.rule.Name
 	for _, e := range g.entries {
 		for _, other := range e.line.entries {
@@ -258,32 +264,39 @@ func (l *ledger) isBlocked(line *groupLine, g *group, spec *v1alpha1.Group, now 
 			if other.finished || !other.isPendingFor(rule) {
 				continue
 			}
-			theirs := l.groupOf(other, rule)
+			ahead, isClosed := groupsUpTo(other, rule)
 			switch {
-			case theirs == g:
-			case theirs != nil && theirs.earliest.compare(g.earliest) < 0:
-				return true, 0 // finishGroup queues this unit
-			case theirs == nil && other.compare(e) < 0:
-				return true, max(time.Unix(0, other.received).Add(spec.MaxWait.Duration).Sub(now), unsettledInterval)
+			case slices.Contains(ahead, g): // it comes later, or is in this group
+			case len(ahead) > 0 && slices.ContainsFunc(ahead, func(theirs *group) bool { return g.earliest.compare(theirs.earliest) < 0 }):
+				// one of them waits for this group
+			case isClosed:
+				return true, blockedInterval // finishGroup may queue this unit earlier
+			case other.compare(e) < 0:
+				return true, blockedInterval // its group closes in time
 			}
 		}
 	}
 	return false, 0
 }
 
-// groupOf returns the closed group of a rule that an event is in and that is not delivered yet, nil for none.
-func (l *ledger) groupOf(e *entry, rule string) *group {
+// blockedInterval is the pause of a group that waits for another one.
+const blockedInterval = time.Second
+
+// groupsUpTo returns the closed groups of a rule that are delivered before, or with, an event that waits for the rule, and whether it is in
+// the last of them.
+func groupsUpTo(e *entry, rule string) (groups []*group, isClosed bool) {
 	for _, u := range e.units {
 		if u.groups == nil || u.rule.Name != rule {
 			continue
 		}
-		for _, g := range u.groups.groups {
+		for i, g := range u.groups.groups {
 			if g.has(e) {
-				return g
+				return u.groups.groups[:i+1], true
 			}
 		}
+		return u.groups.groups, false
 	}
-	return nil
+	return nil, false
 }
 
 // recordGroup puts the record of a group into the status of its first event. It returns that event if the record is to be stored before the
@@ -349,16 +362,20 @@ func (line *groupLine) noteRecord(e *entry, id string) bool {
 	return false
 }
 
-// giveUpRecords lets the groups be delivered whose records cannot be stored.
-func (l *ledger) giveUpRecords(e *entry) {
+// giveUpRecords lets the groups be delivered whose records cannot be stored, and returns their units.
+func (l *ledger) giveUpRecords(e *entry) (units []*unit) {
 	for _, u := range e.units {
 		if u.groups == nil {
 			continue
 		}
 		for _, g := range u.groups.groups {
-			g.recorded = g.recorded || g.first() == e
+			if g.first() == e && !g.recorded {
+				g.recorded = true
+				units = append(units, u)
+			}
 		}
 	}
+	return units
 }
 
 // isDelivered reports whether nothing is left to do for a group but to store the statuses of its events.
@@ -404,6 +421,7 @@ func (l *ledger) finishGroup(u *unit, g *group, now time.Time) (toStore []*entry
 	for other := range waiting {
 		units = append(units, other)
 	}
+	l.pruneGroups(line)
 	return append(toStore, first), units
 }
 
@@ -418,6 +436,13 @@ func (l *ledger) endRecord(g *group, rule string, now time.Time) {
 	ended.Group = &v1alpha1.GroupStatus{ID: g.id, Key: status.Group.Key, Events: g.size}
 	first.setRule(ended)
 	first.dirty = &now
+}
+
+// finishesGroup reports whether the event keeps the record of a delivered group, because the statuses of its other events are not stored.
+func (e *entry) finishesGroup() bool {
+	return e.status != nil && slices.ContainsFunc(e.status.Rules, func(rule v1alpha1.RuleStatus) bool {
+		return rule.State != v1alpha1.DeliveryPending && rule.Group != nil && rule.Group.Members != nil
+	})
 }
 
 // settleGroups notes that the status of an event is stored, or that it is gone. It returns the events whose records are no longer needed.
@@ -567,7 +592,7 @@ func (l *ledger) noteGrouping(u *unit, spec *v1alpha1.Group, now time.Time) (not
 		}
 		for _, e := range line.open[:size] {
 			note(e, v1alpha1.GroupStatus{
-				ID: delivery.GroupID(line.key.rule, line.key.key, line.open[0].uid), Key: line.key.key, Until: new(metav1.NewTime(until)),
+				ID: line.idOf(line.open[0]), Key: line.key.key, Until: new(metav1.NewTime(until)),
 			})
 		}
 	}

@@ -29,7 +29,7 @@ func (i *interner) intern(status *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEv
 	var id strings.Builder
 	fmt.Fprintf(&id, "%d\n", status.StartTime.Unix())
 	for _, rule := range status.Rules {
-		fmt.Fprintf(&id, "%s %t %s\n", rule.Name, rule.Removal, rule.LimitKey)
+		fmt.Fprintf(&id, "%s %t %q %+v\n", rule.Name, rule.Removal, rule.LimitKey, rule.Group)
 		for _, action := range rule.Actions {
 			fmt.Fprintf(&id, " %s\n", action.Name)
 		}

@@ -401,11 +401,11 @@ func (l *ledger) prune(at *line) {
 }
 
 // start sets the first status of an event, or of a replay of it. It returns false if the event was deleted, if another replica has matched
-// it, or while deliveries are in flight: a replay starts after those.
+// it, or while deliveries are in flight or its group is being finished: a replay starts after those.
 func (l *ledger) start(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.Span) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events[e.name] != e || e.inFlight > 0 || !e.needsMatch() {
+	if l.events[e.name] != e || e.inFlight > 0 || e.finishesGroup() || !e.needsMatch() {
 		return false
 	}
 	if e.finished { // a replay
@@ -516,7 +516,7 @@ func (l *ledger) next(u *unit) *entry {
 func (l *ledger) toMatch(e *entry) (replay delivery.Replay, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return e.replay, l.events[e.name] == e && e.needsMatch() && e.inFlight == 0
+	return e.replay, l.events[e.name] == e && e.needsMatch() && e.inFlight == 0 && !e.finishesGroup()
 }
 
 // statusOf returns the status of an event, which is not to be changed; nil before it is matched.
@@ -758,12 +758,12 @@ func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 }
 
 // unstorable records that the API server refuses the status of this event alone, so that it does not count as unsaved and block other
-// deliveries of its rules.
-func (l *ledger) unstorable(e *entry) {
+// deliveries of its rules. It returns the units of groups that waited for it.
+func (l *ledger) unstorable(e *entry) []*unit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clearUnsaved(e)
-	l.giveUpRecords(e)
+	return l.giveUpRecords(e)
 }
 
 // startList begins a list, and returns its number.
@@ -861,8 +861,9 @@ func (l *ledger) isListed(namespaces []string) bool {
 
 // backlog describes the pending events of a source.
 type backlog struct {
-	events int
-	oldest time.Time // when it was received
+	events   int       // without those that wait for a group to close
+	oldest   time.Time // when the oldest of these was received
+	grouping int       // those that wait for a group to close
 }
 
 // backlog returns the backlog of each source that has pending events.
@@ -875,6 +876,11 @@ func (l *ledger) backlog() map[types.NamespacedName]backlog {
 			continue
 		}
 		summary, received := sources[e.source()], time.Unix(0, e.received)
+		if e.isGrouping() {
+			summary.grouping++
+			sources[e.source()] = summary
+			continue
+		}
 		if summary.events++; summary.events == 1 || received.Before(summary.oldest) {
 			summary.oldest = received
 		}

@@ -138,7 +138,10 @@ func matchOne(
 	default:
 		return nil, nil
 	}
-	status.LimitKey = delivery.LimitKey(compiled.LimitKey(ctx, input))
+	if compiled.Group != nil {
+		status.Group = &v1alpha1.GroupStatus{Key: delivery.Key(compiled.GroupKey(ctx, event, input))}
+	}
+	status.LimitKey = delivery.Key(compiled.LimitKey(ctx, input))
 	return &status, nil
 }
 

@@ -33,9 +33,12 @@ const (
 
 var (
 	pendingEvents = prometheus.NewDesc("netbox_events_pending_events",
-		"Events that are not finished, by source (namespace/name). Only the leader knows.", []string{"source"}, nil)
+		"Events that are not finished, without those that only wait for a group to close, by source (namespace/name). Only the leader knows.",
+		[]string{"source"}, nil)
 	oldestPending = prometheus.NewDesc("netbox_events_oldest_pending_event_seconds",
-		"Seconds since the oldest event that is not finished was received, by source. Only the leader knows.", []string{"source"}, nil)
+		"Seconds since the oldest of these events was received, by source. Only the leader knows.", []string{"source"}, nil)
+	groupingEvents = prometheus.NewDesc("netbox_events_grouping_events",
+		"Events that wait for a group to close, by source. Only the leader knows.", []string{"source"}, nil)
 	sinkAvailable = prometheus.NewDesc("netbox_events_sink_available",
 		"1 where deliveries go to the sink of an action as they come, 0 while they wait because it failed several times in a row or asked to "+
 			"wait, by rule (namespace/name) and action. Only the leader knows.", []string{"rule", "action"}, nil)
@@ -68,6 +71,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 }
 
 func (m *Metrics) attempted(rule types.NamespacedName, status *v1alpha1.ActionStatus) {
+	if status.State == v1alpha1.DeliverySkipped { // finished counts it
+		return
+	}
 	m.deliveries.WithLabelValues(rule.String(), status.Name, resultOf(status)).Inc()
 }
 
@@ -144,6 +150,7 @@ func (m *Metrics) follow(engine *Engine) (stop func()) {
 func (m *Metrics) Describe(descriptions chan<- *prometheus.Desc) {
 	descriptions <- pendingEvents
 	descriptions <- oldestPending
+	descriptions <- groupingEvents
 	descriptions <- sinkAvailable
 }
 
@@ -160,7 +167,10 @@ func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
 	}
 	for source, backlog := range engine.ledger.backlog() {
 		gauge(pendingEvents, float64(backlog.events), source.String())
-		gauge(oldestPending, engine.Clock.Since(backlog.oldest).Seconds(), source.String())
+		gauge(groupingEvents, float64(backlog.grouping), source.String())
+		if backlog.events > 0 {
+			gauge(oldestPending, engine.Clock.Since(backlog.oldest).Seconds(), source.String())
+		}
 	}
 	for _, sink := range engine.circuits.states(types.NamespacedName{}) {
 		available := 1.

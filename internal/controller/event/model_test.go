@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -36,7 +38,7 @@ import (
 // done.
 //
 // Rule one has steps and onFailure, rule two a limit of one delivery for each key, and rule any a limit of its rate; some actions wait for
-// their results.
+// their results. Rules batch and merge deliver groups: the events of a request, in the order of objects, and those of an object.
 //
 // The promises: a rule with an order does the events of an object in order, one at a time, as far as its leader knows of them; everything
 // is delivered at least once, and once where nothing was killed; what is finished stays finished; nothing stays pending.
@@ -59,6 +61,7 @@ type model struct {
 	random *rand.Rand
 	clock  *clocktesting.FakePassiveClock
 
+	reading sync.Mutex
 	stored  map[string]*v1alpha1.NetBoxEvent
 	version int
 	rules   map[string]*v1alpha1.NetBoxEventRule
@@ -69,12 +72,16 @@ type model struct {
 	delivered      string // the event that was delivered last, maybe just now
 	ticks          int
 	calm           bool // nothing goes wrong any more
+	gentle         bool // no leader is paused, and no event deleted: then no event is in two groups
 	mayRepeat      bool // something was killed
 	down           map[string]bool
-	goodDeliveries map[string]int  // by rule, event and replay
-	everDelivered  map[string]bool // by rule and event
-	replayed       map[string]bool // events of which a replay of all rules was requested
-	hopeless       map[string]bool // events that sinks refuse for good
+	goodDeliveries map[string]int      // by rule, event and replay
+	everDelivered  map[string]bool     // by rule and event
+	groupOf        map[string]string   // by rule, event and replay
+	members        map[string][]string // groups, by event
+	hasReplayed    map[string]bool     // groups of which an event was replayed
+	replayed       map[string]bool     // events of which a replay of all rules was requested
+	hopeless       map[string]bool     // events that sinks refuse for good
 }
 
 // replica is one leader.
@@ -160,9 +167,12 @@ func newModel(t *testing.T, seed uint64) *model {
 	m := &model{
 		t: t, random: rand.New(rand.NewPCG(seed, 1)), clock: clocktesting.NewFakePassiveClock(time.Unix(1_800_000_000, 0)),
 		stored: map[string]*v1alpha1.NetBoxEvent{}, rules: map[string]*v1alpha1.NetBoxEventRule{}, down: map[string]bool{},
-		goodDeliveries: map[string]int{}, everDelivered: map[string]bool{}, replayed: map[string]bool{}, hopeless: map[string]bool{},
+		goodDeliveries: map[string]int{}, everDelivered: map[string]bool{}, groupOf: map[string]string{}, members: map[string][]string{}, hasReplayed: map[string]bool{}, replayed: map[string]bool{}, hopeless: map[string]bool{},
 	}
-	for name, order := range map[string]v1alpha1.Order{"one": v1alpha1.OrderPerObject, "two": v1alpha1.OrderPerObject, "any": v1alpha1.OrderNone} {
+	for name, order := range map[string]v1alpha1.Order{
+		"one": v1alpha1.OrderPerObject, "two": v1alpha1.OrderPerObject, "any": v1alpha1.OrderNone,
+		"batch": v1alpha1.OrderPerObject, "merge": v1alpha1.OrderNone,
+	} {
 		made := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name, UID: types.UID(name), Generation: 1}}
 		made.Spec.Order = order
 		made.Spec.Retry = v1alpha1.Retry{
@@ -180,11 +190,20 @@ func newModel(t *testing.T, seed uint64) *model {
 			made.Spec.Limit = v1alpha1.Limit{Concurrency: 1, Key: `event.objectID == "0" ? "x" : "y"`}
 		case "any":
 			made.Spec.Limit = v1alpha1.Limit{PerSecond: 2}
+		case "batch":
+			made.Spec.Group = &v1alpha1.Group{By: v1alpha1.GroupByRequest, Quiet: seconds(5), MaxWait: seconds(20), MaxEvents: 4}
+		case "merge":
+			made.Spec.Group = &v1alpha1.Group{By: v1alpha1.GroupByObject, Quiet: seconds(10), MaxWait: seconds(30), MaxEvents: 500}
 		}
 		m.rules[name] = made
 	}
+	m.gentle = seed%3 == 0
 	m.lead()
 	return m
+}
+
+func seconds(n int) metav1.Duration {
+	return metav1.Duration{Duration: time.Duration(n) * time.Second}
 }
 
 // lead starts a leader, which lists what is pending.
@@ -332,7 +351,7 @@ func (r *replica) UpdateStatus(_ context.Context, of eventstore.Version, status 
 func (r *replica) Do(_ context.Context, task action.Task) (action.Result, error) {
 	m, event := r.model, task.Event
 	busy, attempt := task.Rule.Name+" "+event.Spec.ObjectID, task.Rule.Name+" "+event.Name
-	if task.Rule.Spec.Order == v1alpha1.OrderPerObject {
+	if task.Rule.Spec.Order == v1alpha1.OrderPerObject && task.Group == nil {
 		if r.running[busy] {
 			m.t.Errorf("rule %s delivers two events of object %s at one time", task.Rule.Name, event.Spec.ObjectID)
 		}
@@ -343,6 +362,9 @@ func (r *replica) Do(_ context.Context, task action.Task) (action.Result, error)
 	}
 	m.checkLimit(r, task)
 	r.running[busy], r.attempting[attempt], m.delivered = true, true, event.Name
+	if task.Group != nil {
+		return r.doGroup(task)
+	}
 	status := r.ledger.events[client.ObjectKeyFromObject(event)].status
 	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, delivery.RecordedReplay(status).String())
 	for range m.random.IntN(4) {
@@ -400,6 +422,47 @@ func (m *model) checkLimit(r *replica, task action.Task) {
 	}
 }
 
+// doGroup is a sink of groups.
+func (r *replica) doGroup(task action.Task) (action.Result, error) {
+	m := r.model
+	for range m.random.IntN(4) {
+		if m.depth < 6 {
+			m.step() //nolint:contextcheck // the reconcilers do not use theirs
+		}
+	}
+	isHopeless := false
+	for _, event := range task.Group.Events {
+		r.running[task.Rule.Name+" "+event.Spec.ObjectID], r.attempting[task.Rule.Name+" "+event.Name] = false, false
+		isHopeless = isHopeless || m.hopeless[event.Name]
+	}
+	switch chance := m.random.IntN(10); {
+	case isHopeless:
+		return action.Result{}, &action.Failure{Err: errors.New("refused"), Permanent: true}
+	case m.down[task.Rule.Name] && !m.calm:
+		return action.Result{}, &action.Failure{Err: errors.New("down"), Unavailable: true}
+	case chance < 2 && !m.calm:
+		return action.Result{}, &action.Failure{Err: errors.New("fails this time")}
+	}
+	for i, event := range task.Group.Events {
+		id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, event.Annotations[v1alpha1.AnnotationReplay])
+		if before := m.groupOf[id]; before != "" && before != task.Group.ID && m.gentle && !m.hasReplayed[before] {
+			m.t.Errorf("%s was delivered in group %s, and is again in %s", id, before, task.Group.ID)
+		}
+		if m.goodDeliveries[id]++; m.goodDeliveries[id] > 1 && !m.mayRepeat {
+			m.t.Errorf("%s was delivered twice, in group %s", id, task.Group.ID)
+		}
+		m.members[event.Name] = append(m.members[event.Name], task.Group.ID)
+		if len(task.Group.Events) > 1 { // the group of one event has no record before its first attempt
+			m.groupOf[id] = task.Group.ID
+		}
+		m.everDelivered[deliveryID(task.Rule.Name, task.Action.Spec.Name, event, "")] = true
+		if i > 0 && event.Spec.Timestamp.Before(&task.Group.Events[i-1].Spec.Timestamp) {
+			m.t.Errorf("group %s has its events in the wrong order", task.Group.ID)
+		}
+	}
+	return action.Result{Response: "taken"}, nil
+}
+
 func deliveryID(rule, action string, event *v1alpha1.NetBoxEvent, replay string) string {
 	return fmt.Sprintf("%s/%s %s (replay %q)", rule, action, event.UID, replay)
 }
@@ -446,7 +509,7 @@ func (m *model) step() {
 		m.down[name] = !m.down[name]
 	case chance < 85:
 		m.kill()
-	case chance < 86:
+	case chance < 86 && !m.gentle:
 		m.zombies, m.mayRepeat = append(m.zombies, m.leader), true
 		m.lead()
 	case chance < 88:
@@ -455,7 +518,7 @@ func (m *model) step() {
 		m.leader.list()
 	case chance < 93:
 		m.replay()
-	case chance < 95:
+	case chance < 95 && !m.gentle:
 		m.deleteEvent()
 	}
 	r.step()
@@ -503,7 +566,8 @@ func (m *model) create() {
 		},
 		Spec: v1alpha1.NetBoxEventSpec{
 			SourceRef: v1alpha1.SourceReference{Name: "netbox"}, Event: "updated", ObjectType: "dcim.site",
-			ObjectID: strconv.Itoa(m.random.IntN(3)), Timestamp: at, Delivery: v1alpha1.Delivery{ReceivedAt: at},
+			ObjectID: strconv.Itoa(m.random.IntN(3)), RequestID: strconv.Itoa(m.random.IntN(3)), Timestamp: at,
+			Delivery: v1alpha1.Delivery{ReceivedAt: at},
 		},
 		Status: v1alpha1.NetBoxEventStatus{Phase: v1alpha1.PhasePending},
 	}
@@ -545,6 +609,9 @@ func (m *model) annotate(name string) {
 		annotations[v1alpha1.AnnotationReplayRule] = "one"
 	} else {
 		m.replayed[name] = true
+	}
+	for _, id := range m.members[name] {
+		m.hasReplayed[id] = true
 	}
 	m.store(name, func(event *v1alpha1.NetBoxEvent) { event.Annotations = annotations })
 	m.reopen(name)
@@ -615,6 +682,9 @@ func (m *model) checkEnd() {
 		}
 	}
 	l := m.leader.ledger
+	if len(l.groupLines)+len(l.spreading)+len(l.unmatchedEvents)+len(l.unmatchedListed) > 0 {
+		m.t.Errorf("the ledger keeps groups: %v, %v, %v, %v", l.groupLines, l.spreading, l.unmatchedEvents, l.unmatchedListed)
+	}
 	if len(l.events)+len(l.lanes)+len(l.counts)+len(l.unsaved) > 0 || l.matched != 0 || !l.unmatched.TryAcquire(heldBytes) {
 		m.t.Errorf("the ledger keeps something: %d events, %d lanes, %v, %v, %d bytes", len(l.events), len(l.lanes), l.counts, l.unsaved, l.matched)
 	}
@@ -642,7 +712,7 @@ func (m *model) checkRule(event *v1alpha1.NetBoxEvent, rule *v1alpha1.RuleStatus
 				m.t.Errorf("%s says that %s of rule %s succeeded, and it did not", event.Name, action.Name, rule.Name)
 			}
 		case v1alpha1.DeliveryFailed:
-			if !m.hopeless[event.Name] || action.Name == "alarm" {
+			if rule.Group == nil && (!m.hopeless[event.Name] || action.Name == "alarm") {
 				m.t.Errorf("%s failed: %+v", event.Name, action)
 			}
 		case v1alpha1.DeliverySkipped:
@@ -665,6 +735,8 @@ type modelEvents struct {
 }
 
 func (e modelEvents) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	e.replica.model.reading.Lock() // the events of a group are read at one time
+	defer e.replica.model.reading.Unlock()
 	event := e.replica.model.stored[name.Name]
 	if event == nil {
 		return apierrors.NewNotFound(v1alpha1.SchemeGroupVersion.WithResource("netboxevents").GroupResource(), name.Name)
@@ -672,6 +744,20 @@ func (e modelEvents) Get(_ context.Context, name client.ObjectKey, into client.O
 	event.DeepCopyInto(into.(*v1alpha1.NetBoxEvent))
 	if _, ok := e.replica.seen[name.Name]; ok { // it may learn of a replay
 		e.replica.learn(name.Name)
+	}
+	return nil
+}
+
+// List lists the finished events of a group.
+func (e modelEvents) List(_ context.Context, into client.ObjectList, options ...client.ListOption) error {
+	var applied client.ListOptions
+	applied.ApplyOptions(options)
+	list := into.(*v1alpha1.NetBoxEventList)
+	for _, event := range e.replica.model.stored {
+		set := fields.Set{"status.group": event.Status.Group, "status.phase": string(event.Status.Phase)}
+		if applied.FieldSelector.Matches(set) && len(list.Items) < int(applied.Limit) {
+			list.Items = append(list.Items, *event.DeepCopy())
+		}
 	}
 	return nil
 }

@@ -81,7 +81,9 @@ func (e *Engine) store(ctx context.Context, entry *entry, taken *snapshot) error
 	case apierrors.IsConflict(err):
 		return e.resolve(ctx, entry)
 	case !isUnavailable(err):
-		e.ledger.unstorable(entry)
+		for _, u := range e.ledger.unstorable(entry) {
+			e.deliveries.Add(u)
+		}
 		e.fair.Wake()
 		return err
 	default:
@@ -113,6 +115,10 @@ func (e *Engine) storeShort(ctx context.Context, entry *entry, taken *snapshot) 
 func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 	finished, poison := e.ledger.stored(entry, taken, version)
 	e.fair.Wake()
+	for _, u := range e.ledger.storedRecords(entry, taken.status) {
+		e.deliveries.Add(u)
+	}
+	e.settleGroups(entry, taken.status)
 	if !finished {
 		e.queueWrite(entry) // for deliveries that ended meanwhile
 		return
@@ -136,6 +142,14 @@ func (e *Engine) stored(entry *entry, taken *snapshot, version string) {
 	}
 }
 
+// settleGroups ends the records of the groups whose last status is stored now. The status is nil for an event that is gone.
+func (e *Engine) settleGroups(entry *entry, stored *v1alpha1.NetBoxEventStatus) {
+	for _, first := range e.ledger.settleGroups(entry, stored, e.Clock.Now()) {
+		e.queueWrite(first)
+		e.matches.Add(first) // a replay may have waited for it
+	}
+}
+
 // resolve reads an event whose status could not be stored because it was changed meanwhile: by another replica, or by a user who
 // annotated it. The stored status wins.
 func (e *Engine) resolve(ctx context.Context, entry *entry) error {
@@ -148,6 +162,7 @@ func (e *Engine) resolve(ctx context.Context, entry *entry) error {
 	case current.Status.Phase.IsFinished():
 		e.ledger.superseded(entry, &current.Status)
 		e.freePlaces("", entry)
+		e.settleGroups(entry, nil)
 		e.fair.Wake()
 	default:
 		e.ledger.merge(entry, &current)
