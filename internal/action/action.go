@@ -20,12 +20,15 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
-// Task is an action to execute for an event.
+// Task is an action to execute for an event, or for a group of events.
 type Task struct {
 	Rule   *v1alpha1.NetBoxEventRule
 	Action *rule.Action
-	Event  *v1alpha1.NetBoxEvent
-	Input  *rule.Input
+	// Event is the event, or the last one of the group.
+	Event *v1alpha1.NetBoxEvent
+	// Group is nil for a single event.
+	Group *Group
+	Input *rule.Input
 	// IsDryRun means that nothing is sent or written, and that the response says what would be.
 	IsDryRun bool
 	// WaitingSince is when the action was executed that now waits for its result; the zero time before that.

@@ -26,6 +26,12 @@ func (s *httpSender) body(ctx context.Context, task Task, spec *v1alpha1.HTTPAct
 			return nil, nil, renderError(ctx, fmt.Errorf("body.%w", err))
 		}
 		return body, http.Header{"Content-Type": {contentType}}, nil
+	case task.Group != nil:
+		body, contentType, err := encodeGroup(ctx, task, spec.Format)
+		if err != nil {
+			return nil, nil, renderError(ctx, err)
+		}
+		return body, http.Header{"Content-Type": {contentType}}, nil
 	default:
 		body, header, err := encode(ctx, task.Event, spec.Format)
 		if err != nil {
@@ -44,8 +50,13 @@ func encode(ctx context.Context, event *v1alpha1.NetBoxEvent, format v1alpha1.HT
 	case v1alpha1.FormatCloudEventBinary:
 		return encodeCloudEvent(binding.WithForceBinary(ctx), event, percentEncode)
 	default:
-		return encodeCloudEvent(binding.WithForceStructured(ctx), event, func(text string) string { return text })
+		return encodeStructured(ctx, event)
 	}
+}
+
+// encodeStructured encodes an event as a CloudEvent in structured mode.
+func encodeStructured(ctx context.Context, event *v1alpha1.NetBoxEvent) ([]byte, http.Header, error) {
+	return encodeCloudEvent(binding.WithForceStructured(ctx), event, func(text string) string { return text })
 }
 
 // encodeCloudEvent encodes an event as CloudEvents 1.0. The id is the same at each attempt.
@@ -58,8 +69,7 @@ func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribut
 	}
 	encoded := cloudevents.New()
 	encoded.SetID(event.Name)
-	encoded.SetSource(fmt.Sprintf("/apis/%s/namespaces/%s/netboxsources/%s",
-		v1alpha1.SchemeGroupVersion, event.Namespace, spec.SourceRef.Name))
+	encoded.SetSource(sourceOf(event))
 	encoded.SetType(attribute("io.netbox-events." + objectType + "." + spec.Event))
 	encoded.SetSubject(attribute(strings.TrimSuffix(objectType+"/"+spec.ObjectID, "/")))
 	encoded.SetTime(spec.Timestamp.Time)
@@ -71,12 +81,22 @@ func encodeCloudEvent(ctx context.Context, event *v1alpha1.NetBoxEvent, attribut
 	if err := encoded.SetData(cloudevents.ApplicationJSON, spec); err != nil { // bytes would become data_base64
 		return nil, nil, err
 	}
+	return write(ctx, &encoded)
+}
+
+// write returns the body and the headers of a CloudEvent.
+func write(ctx context.Context, event *cloudevents.Event) ([]byte, http.Header, error) {
 	request := &http.Request{Header: http.Header{}}
-	if err := cehttp.WriteRequest(ctx, binding.ToMessage(&encoded), request); err != nil {
+	if err := cehttp.WriteRequest(ctx, binding.ToMessage(event), request); err != nil {
 		return nil, nil, err
 	}
 	body, err := io.ReadAll(request.Body)
 	return body, request.Header, err
+}
+
+// sourceOf returns the source of a CloudEvent.
+func sourceOf(event *v1alpha1.NetBoxEvent) string {
+	return fmt.Sprintf("/apis/%s/namespaces/%s/netboxsources/%s", v1alpha1.SchemeGroupVersion, event.Namespace, event.Spec.SourceRef.Name)
 }
 
 // percentEncode encodes an attribute as a header value (CloudEvents HTTP binding, 3.1.3.2). The SDK does not.

@@ -34,7 +34,7 @@ func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.Even
 		return Result{Response: fmt.Sprintf(dryRun+"would write a Kubernetes Event, %s %s: %s", spec.Type, spec.Reason, message)}, nil
 	}
 	event := task.Event
-	hash := digest(task, string(event.UID), event.Annotations[v1alpha1.AnnotationReplay])
+	hash := digest(task, task.identity(), task.replays())
 	err = r.events.Create(ctx, &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: event.Namespace,

@@ -64,8 +64,8 @@ func newManifest(
 	labels[v1alpha1.LabelEvent] = labelValue(task.Event.Name)
 	labels[v1alpha1.LabelRule] = labelValue(task.Rule.Name)
 	object := &unstructured.Unstructured{Object: rendered}
-	key, identity := "", string(task.Event.UID)
-	if hasOwnFields {
+	key, identity := "", task.identity()
+	if hasOwnFields && isOfOneObject(task) {
 		key = objectKeyOf(task.Event)
 	}
 	if spec.Operation == v1alpha1.OperationMirror {
@@ -132,7 +132,7 @@ func checkName(metadata map[string]any, field string) error {
 // maxNameBytes bounds the name of an object.
 const maxNameBytes = 253
 
-// generatedName returns a deterministic name for an object that an action makes for an event, or for a NetBox object.
+// generatedName returns a deterministic name for an object that an action makes for an event or a group, or for a NetBox object.
 func generatedName(task Task, identity string, index int, prefix string) string {
 	if prefix == "" {
 		prefix = task.Rule.Name + "-"
@@ -141,7 +141,7 @@ func generatedName(task Task, identity string, index int, prefix string) string 
 	return prefix[:min(len(prefix), maxLabelBytes-len(hash))] + hash
 }
 
-// digest returns 16 hex digits that identify what an action makes for an event, or for a NetBox object.
+// digest returns 16 hex digits that identify what an action makes for an event or a group, or for a NetBox object.
 func digest(task Task, identity, more string) string {
 	return hashOf(fmt.Sprintf("%q %q %q %q", identity, task.Rule.Name, task.Action.Spec.Name, more))
 }
@@ -163,6 +163,11 @@ func fieldManager(task Task, key string) string {
 		name += ":" + key
 	}
 	return name
+}
+
+// isOfOneObject reports whether all events of a task are of one NetBox object.
+func isOfOneObject(task Task) bool {
+	return task.Group == nil || task.Rule.Spec.Group != nil && task.Rule.Spec.Group.By == v1alpha1.GroupByObject
 }
 
 // objectKeyOf returns the key of the NetBox object of an event.

@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,8 @@ func (c *compiler) checkGrouping(path string, action *v1alpha1.Action) {
 	}
 }
 
-// GroupKey returns the key of an event's group among the groups of the rule: events with the same key belong together.
+// GroupKey returns the key of an event's group among the groups of the rule: events with the same key belong together. It is the value of
+// group.by as text, "" where that is null or fails.
 func (r *Rule) GroupKey(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) string {
 	if r.Group == nil {
 		return ""
@@ -71,12 +73,12 @@ func (r *Rule) GroupKey(ctx context.Context, event *v1alpha1.NetBoxEvent, in *In
 	switch r.Group.By {
 	case v1alpha1.GroupByRequest:
 		if spec.RequestID != "" {
-			return fmt.Sprintf("%q %q", spec.SourceRef.Name, spec.RequestID)
+			return spec.SourceRef.Name + "/" + spec.RequestID
 		}
 		return event.Name // of a job: it belongs to no request, and is alone
 	case v1alpha1.GroupByObject:
 		if spec.ObjectID != "" {
-			return fmt.Sprintf("%q %q %q", spec.SourceRef.Name, spec.ObjectType, spec.ObjectID)
+			return spec.SourceRef.Name + "/" + cmp.Or(spec.ObjectType, spec.Model) + "/" + spec.ObjectID
 		}
 		return event.Name
 	case v1alpha1.GroupByRule:
