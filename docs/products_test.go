@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -15,7 +16,9 @@ import (
 	"unicode/utf8"
 
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -51,24 +54,50 @@ var products = map[string]product{
 	"knative":     {deliveries: everything, server: "http://broker-ingress.knative-eventing.svc.cluster.local", answer: knative},
 	"argo-events": {deliveries: withDevices, server: "http://netbox-eventsource-svc.argo-events.svc:12000", answer: argoEvents},
 	"argo-workflows": {
-		deliveries: withActivations, object: argoWorkflow, kind: "Workflow",
+		deliveries: withActivations, object: argoWorkflow, kind: "Workflow", status: map[string]any{"phase": "Succeeded"},
 		resource: schema.GroupVersionResource{Group: "argoproj.io", Version: "v1alpha1", Resource: "workflows"},
 	},
 	"tekton": {
 		deliveries: withActivations, object: pipelineRun, kind: "PipelineRun",
+		status:   map[string]any{"conditions": []any{map[string]any{"type": "Succeeded", "status": "True", "reason": "Completed"}}},
 		resource: schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"},
 	},
+	"rest-api": {
+		deliveries: withDevices, server: "https://inventory.example.com", tokens: "https://login.example.com", answer: restAPI,
+	},
+	"mirrored-configmap": {
+		deliveries: slices.DeleteFunc(slices.Clone(withDevices), func(name string) bool { return strings.HasPrefix(name, "nautobot") }),
+		object:     configMap, kind: "ConfigMap",
+		name:     func(event *v1alpha1.NetBoxEvent) string { return "device-" + event.Spec.ObjectID },
+		resource: schema.GroupVersionResource{Version: "v1", Resource: "configmaps"},
+	},
+	"metallb": {
+		deliveries: recordings("netbox-3.7.8-live"), edit: strings.NewReplacer("tag-zurich", "metallb", "container", "active"),
+		object: addressPool, kind: "IPAddressPool", namespace: "metallb-system",
+		name:     func(event *v1alpha1.NetBoxEvent) string { return "netbox-" + event.Spec.ObjectID },
+		resource: schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: "ipaddresspools"},
+	},
+	"network-policy": {
+		deliveries: recordings("netbox-3.7.8-live"), edit: strings.NewReplacer(`"slug": "ir"`, `"slug": "storage"`, "container", "active"),
+		object: networkPolicy, kind: "NetworkPolicy",
+		name:     func(event *v1alpha1.NetBoxEvent) string { return "netbox-prefix-" + event.Spec.ObjectID },
+		resource: schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"},
+	},
 	"deletion": {
-		deliveries: withDevices, made: hostName, object: bareMetalHost, kind: "BareMetalHost",
+		deliveries: withDevices, isMade: true, name: hostName, kind: "BareMetalHost", // https://book.metal3.io/bmo/introduction
 		resource: schema.GroupVersionResource{Group: "metal3.io", Version: "v1alpha1", Resource: "baremetalhosts"},
 	},
 }
 
-// expect checks the method, the path and the headers of a request. A header whose wanted value is empty must be there.
+// expect checks a POST of a path, and its headers. A header whose wanted value is empty must be there.
 func expect(request *http.Request, path string, headers map[string]string) error {
+	return expectMethod(http.MethodPost, request, path, headers)
+}
+
+func expectMethod(method string, request *http.Request, path string, headers map[string]string) error {
 	var problems []error
-	if request.Method != http.MethodPost || !regexp.MustCompile("^"+path+"$").MatchString(request.URL.EscapedPath()) {
-		problems = append(problems, fmt.Errorf("want POST of %s", path))
+	if request.Method != method || !regexp.MustCompile("^"+path+"$").MatchString(request.URL.EscapedPath()) {
+		problems = append(problems, fmt.Errorf("want %s of %s", method, path))
 	}
 	for name, want := range headers {
 		if got := request.Header.Values(name); len(got) != 1 || want != "" && got[0] != want || got[0] == "" {
@@ -405,13 +434,51 @@ func pagerDuty(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) 
 		expect(request, `/v2/enqueue`, map[string]string{"Content-Type": "application/json"}),
 		check(len(alert.RoutingKey) == 32, "the routing key has %d characters", len(alert.RoutingKey)),
 		check(alert.EventAction == want, "the action is %q, want %q", alert.EventAction, want),
-		check(alert.DedupKey == "netbox/netbox/dcim.device/"+event.Spec.ObjectID && len(alert.DedupKey) <= 255, "the key is %q", alert.DedupKey),
+		check(alert.DedupKey == "netbox/"+event.Spec.SourceRef.Name+"/dcim.device/"+event.Spec.ObjectID && len(alert.DedupKey) <= 255, "the key is %q", alert.DedupKey),
 		check(alert.Payload.Summary != "" && utf8.RuneCountInString(alert.Payload.Summary) <= 1024, "the summary is %q", alert.Payload.Summary),
 		check(alert.Payload.Source == event.Spec.ObjectName, "the source is %q", alert.Payload.Source),
 		check(slices.Contains([]string{"critical", "error", "warning", "info"}, alert.Payload.Severity), "the severity is %q", alert.Payload.Severity),
 		check(alert.Payload.Timestamp.Equal(event.Spec.Timestamp.Time), "the time is %s", alert.Payload.Timestamp),
 		check(len(alert.Links) == 1 && isLink(alert.Links[0].Href, event), "the links are %v", alert.Links),
 		check(len(body) <= 512<<10, "it is too large"),
+	)
+}
+
+// restAPI checks a request for a token, or one to an API that takes the token.
+//
+// https://datatracker.ietf.org/doc/html/rfc6749#section-4.4: POST of a form with grant_type and scope; the client authenticates by basic
+// authentication, with encoded id and secret (2.3.1); the answer is not cached (5.1).
+// https://datatracker.ietf.org/doc/html/rfc6750#section-2.1: Authorization: Bearer.
+func restAPI(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) (answer, error) {
+	if request.URL.Path == "/oauth2/token" {
+		form, err := url.ParseQuery(string(body))
+		id, secret, _ := request.BasicAuth()
+		return answer{http.StatusOK, `{"access_token":"2YotnFZFEjr1zCsicMWpAA","token_type":"Bearer","expires_in":3600}`}, errors.Join(err,
+			expect(request, `/oauth2/token`, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}),
+			check(id == "netbox-events" && secret == "XXXXXXXXXXXXXXXX", "the client is %q", id),
+			check(form.Get("grant_type") == "client_credentials" && form.Get("scope") == "devices.write", "the form is %v", form))
+	}
+	path, token := `/api/v1/devices/`+event.Spec.ObjectID, "Bearer 2YotnFZFEjr1zCsicMWpAA"
+	if event.Spec.Event == "deleted" {
+		given := answer{status: http.StatusNoContent}
+		if strings.HasSuffix(event.Spec.ObjectID, "0") {
+			given = answer{http.StatusNotFound, `{"detail":"no such device"}`}
+		}
+		return given, expectMethod(http.MethodDelete, request, path, map[string]string{"Authorization": token})
+	}
+	var device struct {
+		Name     string    `json:"name"`
+		Serial   string    `json:"serial"`
+		Status   string    `json:"status"`
+		Modified time.Time `json:"modified"`
+	}
+	if err := decode(body, &device); err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusOK}, errors.Join(
+		expectMethod(http.MethodPut, request, path, map[string]string{"Authorization": token, "Content-Type": "application/json"}),
+		check(device.Name == event.Spec.ObjectName && device.Status != "", "the device is %v", device),
+		check(device.Modified.Equal(event.Spec.Timestamp.Time), "the time is %s", device.Modified),
 	)
 }
 
@@ -519,9 +586,6 @@ func argoWorkflow(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent
 			Parameters []parameter `json:"parameters"`
 		} `json:"arguments"`
 	}
-	if object == nil {
-		return errors.New("it does not exist")
-	}
 	if err := strictly(object, &spec); err != nil {
 		return err
 	}
@@ -543,9 +607,6 @@ func pipelineRun(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent)
 		} `json:"taskRunTemplate"`
 		Params []parameter `json:"params"`
 	}
-	if object == nil {
-		return errors.New("it does not exist")
-	}
 	if err := strictly(object, &spec); err != nil {
 		return err
 	}
@@ -554,9 +615,47 @@ func pipelineRun(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent)
 
 func hostName(event *v1alpha1.NetBoxEvent) string { return "netbox-" + event.Spec.ObjectID }
 
-// bareMetalHost checks that a BareMetalHost that another program made is gone.
+// configMap checks the ConfigMap of a device.
 //
-// https://book.metal3.io/bmo/introduction: a host is deprovisioned when it is deleted.
-func bareMetalHost(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error {
-	return check(object == nil && event.Spec.Event == "deleted", "it still exists")
+// https://kubernetes.io/docs/concepts/configuration/configmap/: the API server, which is real, checks it.
+func configMap(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error {
+	data, _, err := unstructured.NestedStringMap(object.Object, "data")
+	return errors.Join(err, check(data["name"] == event.Spec.ObjectName && data["site"] != "", "data is %v", data))
+}
+
+// addressPool checks an IPAddressPool.
+//
+// https://metallb.io/apis/#ipaddresspoolspec: addresses is a list of CIDRs or ranges.
+func addressPool(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error {
+	var spec struct {
+		Addresses  []string `json:"addresses"`
+		AutoAssign bool     `json:"autoAssign"`
+	}
+	if err := strictly(object, &spec); err != nil {
+		return err
+	}
+	if len(spec.Addresses) != 1 {
+		return fmt.Errorf("the addresses are %v", spec.Addresses)
+	}
+	_, err := netip.ParsePrefix(spec.Addresses[0])
+	return errors.Join(err, checkPrefix(spec.Addresses[0], event))
+}
+
+// networkPolicy checks a NetworkPolicy.
+//
+// https://kubernetes.io/docs/concepts/services-networking/network-policies/: the API server, which is real, checks it.
+func networkPolicy(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error {
+	var policy networkingv1.NetworkPolicy
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, &policy, true); err != nil {
+		return err
+	}
+	rules := policy.Spec.Egress
+	if len(rules) != 1 || len(rules[0].To) != 1 || rules[0].To[0].IPBlock == nil {
+		return fmt.Errorf("the rules are %v", rules)
+	}
+	return checkPrefix(rules[0].To[0].IPBlock.CIDR, event)
+}
+
+func checkPrefix(prefix string, event *v1alpha1.NetBoxEvent) error {
+	return check(`"`+prefix+`"` == string(event.Spec.Data["prefix"].Raw), "the prefix is %q", prefix)
 }

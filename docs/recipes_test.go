@@ -45,16 +45,22 @@ type product struct {
 	deliveries []string
 	// edit, if not nil, changes the recorded bodies in a second run, where none has a value that the recipe acts on.
 	edit *strings.Replacer
-	// server is the scheme and host that the rule names. It is empty for a rule without a request.
-	server string
+	// server is the scheme and host that the rule names. It is empty for a rule without a request. tokens is that of its tokenURL.
+	server, tokens string
 	// answer checks a request as the product does, and returns its answer.
 	answer func(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) (answer, error)
 	// resource and kind are of the objects that the rule applies. Those that Kubernetes does not have are installed.
 	resource schema.GroupVersionResource
 	kind     string
-	// made returns the name of an object that another program makes before the rule acts on an event; nil for none.
-	made func(event *v1alpha1.NetBoxEvent) string
-	// object checks the object that the rule wrote, nil if it does not exist.
+	// namespace of the objects, if it is not that of the rule.
+	namespace string
+	// name returns the name of the object for an event. Without it, the response has the name.
+	name func(event *v1alpha1.NetBoxEvent) string
+	// isMade means that another program makes the object before the rule acts on an event.
+	isMade bool
+	// status is what the product writes to the object, which the rule waits for.
+	status map[string]any
+	// object checks the object that the rule wrote. After a deletion in NetBox there must be none.
 	object func(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error
 }
 
@@ -151,14 +157,21 @@ func TestRecipes(t *testing.T) {
 			}
 			var matched []string
 			done := map[string]int{}
-			for _, delivery := range recorded {
+			for i, delivery := range recorded {
+				if run.isMirror() && i > 0 && delivery.File != recorded[i-1].File {
+					run.forget(t)
+				}
 				event, err := delivery.Event(run.namespace, deliveries.Redact)
 				if err != nil {
 					continue
 				}
 				event.UID = types.UID(event.Name)
+				event.Spec.SourceRef.Name = delivery.File // ids are of one recording
 				input := rule.NewInput(event, event.Spec.Timestamp.Time)
 				if ok, err := compiled.Match(t.Context(), event, input); err != nil || !ok {
+					if err == nil && run.isMirror() && slices.Contains(run.rule.Spec.Match.ObjectTypes, event.Spec.ObjectType) {
+						run.do(t, runner, compiled, event, input, true)
+					}
 					continue
 				}
 				if !slices.Contains(matched, delivery.File) {
@@ -166,14 +179,14 @@ func TestRecipes(t *testing.T) {
 				}
 				if key := delivery.File + event.Spec.Event; done[key] < perRecording {
 					done[key]++
-					run.do(t, runner, compiled, event, input)
+					run.do(t, runner, compiled, event, input, false)
 				}
 				if len(matched) == 1 && done["hostile"] == 0 {
 					done["hostile"]++
 					hostile := event.DeepCopy()
 					hostile.Name += "-hostile"
 					hostile.UID, hostile.Spec.ObjectName = types.UID(hostile.Name), hostileName
-					run.do(t, runner, compiled, hostile, rule.NewInput(hostile, event.Spec.Timestamp.Time))
+					run.do(t, runner, compiled, hostile, rule.NewInput(hostile, event.Spec.Timestamp.Time), false)
 				}
 			}
 			slices.Sort(matched)
@@ -211,6 +224,9 @@ func (r *recipeRun) install(t *testing.T, commands []string) {
 	if strings.Contains(r.product.resource.Group, ".") && !strings.HasSuffix(r.product.resource.Group, ".k8s.io") {
 		installCRD(t, r.product.resource, r.product.kind)
 	}
+	if r.product.namespace != "" {
+		shell(t, r.namespace, "kubectl create namespace "+r.product.namespace)
+	}
 	if r.rule.Spec.ServiceAccountName != "" {
 		r.commands = append(slices.Clone(commands), r.commands...)
 	}
@@ -237,11 +253,25 @@ func (r *recipeRun) install(t *testing.T, commands []string) {
 	for _, secret := range r.rule.Spec.Secrets {
 		used = append(used, secret.SecretKeyRef.Name+"/"+secret.SecretKeyRef.Key)
 	}
+	for _, spec := range r.rule.Spec.Actions {
+		if spec.HTTP != nil && spec.HTTP.Auth != nil {
+			used = append(used, authenticatedBy(spec.HTTP.Auth)...)
+		}
+	}
 	slices.Sort(made)
 	slices.Sort(used)
+	used = slices.Compact(used)
 	if diff := gocmp.Diff(made, used); diff != "" {
 		t.Errorf("Secrets (-commands +rule):\n%s", diff)
 	}
+}
+
+// authenticatedBy returns the entries of Secrets that an authentication needs.
+func authenticatedBy(auth *v1alpha1.HTTPAuth) []string {
+	if auth.Basic != nil {
+		return []string{auth.Basic.SecretRef.Name + "/username", auth.Basic.SecretRef.Name + "/password"}
+	}
+	return []string{auth.OAuth2.ClientSecretRef.Name + "/" + auth.OAuth2.ClientSecretRef.Key}
 }
 
 // awaitRights waits until the API server has taken note of the rights of the rule's service account, which may last a moment.
@@ -255,7 +285,7 @@ func (r *recipeRun) awaitRights(t *testing.T) {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: "system:serviceaccount:" + r.namespace + ":" + r.rule.Spec.ServiceAccountName,
 			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Namespace: r.namespace, Group: r.product.resource.Group, Resource: r.product.resource.Resource, Verb: verb,
+				Namespace: cmp.Or(r.product.namespace, r.namespace), Group: r.product.resource.Group, Resource: r.product.resource.Resource, Verb: verb,
 			},
 		}}
 		if plane.Create(t, review); review.Status.Allowed {
@@ -282,13 +312,16 @@ func (r *recipeRun) serve(t *testing.T) {
 			given.status = http.StatusBadRequest
 		}
 		r.requests = append(r.requests, given)
+		if strings.HasPrefix(given.body, "{") {
+			writer.Header().Set("Content-Type", "application/json")
+		}
 		writer.WriteHeader(given.status)
 		_, _ = io.WriteString(writer, given.body)
 	}))
 	t.Cleanup(server.Close)
 	replaced := 0
-	replace := func(text string) string {
-		rest, found := strings.CutPrefix(text, r.product.server+"/")
+	replace := func(text, from string) string {
+		rest, found := strings.CutPrefix(text, from+"/")
 		if found {
 			replaced++
 			return server.URL + "/" + rest
@@ -296,7 +329,10 @@ func (r *recipeRun) serve(t *testing.T) {
 		return text
 	}
 	for _, spec := range r.rule.Spec.Actions {
-		spec.HTTP.URL = replace(spec.HTTP.URL)
+		spec.HTTP.URL = replace(spec.HTTP.URL, r.product.server)
+		if auth := spec.HTTP.Auth; auth != nil && auth.OAuth2 != nil {
+			auth.OAuth2.TokenURL = replace(auth.OAuth2.TokenURL, r.product.tokens)
+		}
 	}
 	var secrets corev1.SecretList
 	if err := plane.Client.List(t.Context(), &secrets, client.InNamespace(r.namespace)); err != nil {
@@ -304,7 +340,7 @@ func (r *recipeRun) serve(t *testing.T) {
 	}
 	for _, secret := range secrets.Items {
 		for key, value := range secret.Data {
-			secret.Data[key] = []byte(replace(string(value)))
+			secret.Data[key] = []byte(replace(string(value), r.product.server))
 		}
 		if err := plane.Client.Update(t.Context(), &secret); err != nil {
 			t.Fatal(err)
@@ -315,12 +351,28 @@ func (r *recipeRun) serve(t *testing.T) {
 	}
 }
 
-// do executes the actions of the rule for an event, and checks what they did.
-func (r *recipeRun) do(t *testing.T, runner *action.Runner, compiled *rule.Rule, event *v1alpha1.NetBoxEvent, input *rule.Input) {
+func (r *recipeRun) isMirror() bool {
+	apply := r.rule.Spec.Actions[0].Apply
+	return apply != nil && apply.Operation == v1alpha1.OperationMirror
+}
+
+// forget deletes the objects of a recording: those of the next one have the same names.
+func (r *recipeRun) forget(t *testing.T) {
+	t.Helper()
+	object := r.newObject(r.product.kind, "")
+	if err := plane.Client.DeleteAllOf(t.Context(), object, client.InNamespace(object.GetNamespace())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// do executes the actions of the rule for an event, and checks what they did. A removal is an event that does not match a rule that mirrors.
+func (r *recipeRun) do(
+	t *testing.T, runner *action.Runner, compiled *rule.Rule, event *v1alpha1.NetBoxEvent, input *rule.Input, isRemoval bool,
+) {
 	t.Helper()
 	r.event, r.requests, r.problem = event, nil, nil
-	if r.product.made != nil {
-		plane.Create(t, r.newObject(r.product.kind, r.product.made(event)))
+	if r.product.isMade {
+		plane.Create(t, r.newObject(r.product.kind, r.product.name(event)))
 	}
 	for i := range compiled.Actions {
 		if when := compiled.Actions[i].When; when != nil {
@@ -330,52 +382,94 @@ func (r *recipeRun) do(t *testing.T, runner *action.Runner, compiled *rule.Rule,
 				continue
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), r.rule.Spec.Retry.Timeout.Duration)
-		result, err := runner.Do(ctx, action.Task{Rule: &r.rule, Action: &compiled.Actions[i], Event: event, Input: input})
-		cancel()
-		if err := cmp.Or(r.problem, err); err != nil {
-			t.Errorf("%s: %v", event.Name, err)
-			continue
-		}
-		if r.product.server == "" {
-			r.checkObject(t, result.Response)
-			continue
-		}
-		given := r.requests[len(r.requests)-1]
-		shown := fmt.Sprintf("%d %s", given.status, http.StatusText(given.status))
-		if given.body != "" && !strings.HasPrefix(given.body, "{") {
-			shown += ": " + given.body
-		}
-		if !strings.HasPrefix(result.Response, shown) || !strings.Contains(r.text, "`"+shown+"`") {
-			t.Errorf("%s: the response is %q; the page must show `%s`", event.Name, result.Response, shown)
+		result, err := r.execute(t, runner, action.Task{Rule: &r.rule, Action: &compiled.Actions[i], Event: event, Input: input, IsRemoval: isRemoval})
+		switch {
+		case r.problem != nil || err != nil:
+			t.Errorf("%s: %v", event.Name, errors.Join(r.problem, err))
+		case r.product.server == "":
+			r.checkObject(t, result.Response, isRemoval)
+		default:
+			r.checkAnswer(t, result.Response)
 		}
 	}
 }
 
-// checkObject reads the object that an action names in its response, and has the product check it.
-func (r *recipeRun) checkObject(t *testing.T, response string) {
+// execute executes an action. If it waits for its object, the product completes that.
+func (r *recipeRun) execute(t *testing.T, runner *action.Runner, task action.Task) (action.Result, error) {
 	t.Helper()
-	kind, name, _ := strings.Cut(response, " "+r.namespace+"/")
-	object := r.newObject(kind, name)
+	ctx, cancel := context.WithTimeout(t.Context(), r.rule.Spec.Retry.Timeout.Duration)
+	defer cancel()
+	result, err := runner.Do(ctx, task)
+	if result.Wait == 0 || err != nil {
+		return result, err
+	}
+	_, name, _ := strings.Cut(result.Response, r.namespace+"/")
+	object := r.newObject(r.product.kind, name)
+	if err := plane.Client.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+		return result, err
+	}
+	object.Object["status"] = r.product.status
+	if err := plane.Client.Update(ctx, object); err != nil {
+		return result, err
+	}
+	task.WaitingSince = time.Now()
+	return runner.Do(ctx, task)
+}
+
+// checkAnswer checks that the response of an action is the product's answer, and on the page.
+func (r *recipeRun) checkAnswer(t *testing.T, response string) {
+	t.Helper()
+	given := r.requests[len(r.requests)-1]
+	shown := fmt.Sprintf("%d %s", given.status, http.StatusText(given.status))
+	if given.body != "" && !strings.HasPrefix(given.body, "{") {
+		shown += ": " + given.body
+	}
+	if !strings.HasPrefix(response, shown) || !strings.Contains(r.text, "`"+shown+"`") {
+		t.Errorf("%s: the response is %q; the page must show `%s`", r.event.Name, response, shown)
+	}
+}
+
+// checkObject has the product check the object that an action wrote or deleted, and that the page shows the response.
+func (r *recipeRun) checkObject(t *testing.T, response string, isRemoval bool) {
+	t.Helper()
+	var name string
+	if r.product.name != nil {
+		name = r.product.name(r.event)
+	} else {
+		name = response[strings.LastIndex(response, "/")+1:]
+	}
+	object := r.newObject(r.product.kind, name)
 	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(object), object); apierrors.IsNotFound(err) {
 		object = nil
 	} else if err != nil {
 		t.Fatalf("%v of %q", err, response)
 	}
-	if err := r.product.object(object, r.event); err != nil {
-		encoded, _ := yaml.Marshal(object)
-		t.Errorf("%s: %v in\n%s", r.event.Name, err, encoded)
+	var err error
+	switch isGone := isRemoval || r.event.Spec.Event == "deleted"; {
+	case isGone != (object == nil):
+		err = errors.New("it exists, or does not exist, against the last event")
+	case object != nil:
+		err = r.product.object(object, r.event)
 	}
-	shown := regexp.MustCompile("`" + regexp.QuoteMeta(kind) + ` netbox/([^` + "`…]*)…?`").FindStringSubmatch(r.text)
-	if shown == nil || !strings.HasPrefix(name, shown[1]) {
-		t.Errorf("the response is %q; the page shows %q", response, shown)
+	if err != nil {
+		t.Errorf("%s: %v; response %q, object %v", r.event.Name, err, response, object)
 	}
+	if r.isMirror() && response == "nothing to delete" {
+		return
+	}
+	response = strings.Replace(response, r.namespace+"/", "netbox/", 1)
+	for _, shown := range regexp.MustCompile("`([^`…]*)…`").FindAllStringSubmatch(r.text, -1) {
+		if strings.HasPrefix(response, shown[1]) && strings.Contains(shown[1], r.product.kind) {
+			return
+		}
+	}
+	t.Errorf("%s: the page does not show the response %q", r.event.Name, response)
 }
 
 func (r *recipeRun) newObject(kind, name string) *unstructured.Unstructured {
 	object := &unstructured.Unstructured{}
 	object.SetGroupVersionKind(r.product.resource.GroupVersion().WithKind(kind))
-	object.SetNamespace(r.namespace)
+	object.SetNamespace(cmp.Or(r.product.namespace, r.namespace))
 	object.SetName(name)
 	return object
 }
@@ -423,7 +517,7 @@ func newRunner(t *testing.T) *action.Runner {
 		t.Fatal(err)
 	}
 	return action.NewRunner(action.Options{
-		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Events: plane.Client,
+		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Accounts: plane.Client, Events: plane.Client,
 		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Clock:          clock.RealClock{}, Log: logr.Discard(),
 	})

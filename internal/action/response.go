@@ -84,7 +84,7 @@ func (r response) body() any {
 }
 
 func isJSON(contentType string) bool {
-	mediaType, _, _ := mime.ParseMediaType(contentType) //nolint:errcheck // then it is empty
+	mediaType, _, _ := mime.ParseMediaType(contentType)
 	return mediaType == "application/json" || mediaType == "text/json" || strings.HasSuffix(mediaType, "+json")
 }
 

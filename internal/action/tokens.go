@@ -122,8 +122,8 @@ func (s *httpSender) serviceAccountTokens(namespace, name, audience string) *tok
 		case apierrors.IsNotFound(err):
 			return "", 0, unavailable(fmt.Errorf("service account %s does not exist in namespace %s; create it", name, namespace))
 		case apierrors.IsForbidden(err):
-			return "", 0, unavailable(fmt.Errorf("the operator may not create tokens of service account %s; "+
-				"grant it create on serviceaccounts/token, in the chart by serviceAccountTokens.serviceAccounts", name))
+			return "", 0, unavailable(fmt.Errorf("the operator may not create tokens of service account %s; grant it create on "+
+				"serviceaccounts/token, in the chart by serviceAccountTokens.serviceAccounts", name))
 		case err != nil:
 			return "", 0, unavailable(fmt.Errorf("requesting a token of service account %s: %w", name, err))
 		}

@@ -148,7 +148,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	return outer.Start(ctx)
 }
 
-// WithoutProxy returns a configuration that ignores HTTPS_PROXY in the environment, which is for http actions. A proxy in a kubeconfig
+// WithoutProxy returns a configuration that ignores HTTPS_PROXY in the environment: that is for http actions. A proxy in a kubeconfig
 // stays.
 func WithoutProxy(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)

@@ -37,11 +37,13 @@ func (l lane) logValues() []any {
 //
 //   - the deliveries of a rule in a lane, in the order of its events;
 //   - the delivery of one event, for a rule without order;
+//   - the deliveries of a rule's groups with one key, one after the other;
 //   - the release of the deliveries that are parked at the sink of an action.
 type unit struct {
 	rule   types.NamespacedName
 	line   *line  // of a lane
 	event  *entry // without order
+	groups *groupLine
 	action string // of a sink
 
 	waiting *entry // whose delivery, of a lane, waits for its result; nil for none
@@ -68,6 +70,8 @@ func (u *unit) logValues() []any {
 		return append(values, u.line.lane.logValues()...)
 	case u.event != nil:
 		return append(values, "name", u.event.name.Name)
+	case u.groups != nil:
+		return append(values, "groupKey", u.groups.key.key)
 	default:
 		return append(values, "action", u.action)
 	}

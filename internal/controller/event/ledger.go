@@ -47,6 +47,11 @@ type ledger struct {
 	listing int32                        // counts the lists
 	full    int32                        // the list in which matching did not keep up
 	listed  map[string]bool              // namespaces of which a list was complete
+
+	groupLines map[groupKey]*groupLine
+	spreading  map[*entry][]*group // delivered groups that wait for the status of an event to be stored
+	// unmatchedEvents counts the events that wait to be matched, by namespace, and unmatchedListed those of them that were first seen in a list.
+	unmatchedEvents, unmatchedListed map[string]int
 }
 
 // line has the events of a lane in the order in which NetBox made them, and the units of the rules that deliver them in order.
@@ -88,6 +93,9 @@ type entry struct {
 	seen     int32  // in which list
 	isListed bool   // the list that it was first seen in is complete, so that all earlier events of its lane are known
 	finished bool   // its last status is stored
+	fromList bool   // it was first seen in a list
+	waits    bool   // it is counted as one that waits to be matched
+	noted    bool   // its status says that it waits for a group
 	ending   bool   // its last status is being stored
 	poison   string // the work that crashed the operator, if the event is set aside
 }
@@ -100,6 +108,11 @@ func newLedger() *ledger {
 		counts:    map[types.NamespacedName]int{},
 		unsaved:   map[types.NamespacedName]int{},
 		listed:    map[string]bool{},
+
+		groupLines:      map[groupKey]*groupLine{},
+		spreading:       map[*entry][]*group{},
+		unmatchedEvents: map[string]int{},
+		unmatchedListed: map[string]int{},
 	}
 }
 
@@ -158,19 +171,40 @@ func (l *ledger) observe(ctx context.Context, event *v1alpha1.NetBoxEvent, isLis
 	}
 	if e == nil {
 		e = l.add(name, event)
-		e.isListed = !isListing
+		e.isListed, e.fromList = !isListing, isListing
 		toMatch = e
 	}
 	e.seen, e.generation = l.listing, event.Generation
 	if l.adopt(e, event) && e.needsMatch() {
 		toMatch = e
 	}
+	l.countUnmatched(e)
 	if held && toMatch != nil && e.body == nil {
 		e.body, e.holds = event, holds
 	} else if held {
 		l.unmatched.Release(holds)
 	}
 	return toMatch
+}
+
+// countUnmatched counts an event that waits to be matched, or does not any more.
+func (l *ledger) countUnmatched(e *entry) {
+	waits := l.events[e.name] == e && e.needsMatch()
+	if waits == e.waits {
+		return
+	}
+	e.waits = waits
+	change := map[bool]int{true: 1, false: -1}[waits]
+	counts := []map[string]int{l.unmatchedEvents}
+	if e.fromList {
+		counts = append(counts, l.unmatchedListed)
+		e.fromList = waits // a later replay is not of the list
+	}
+	for _, count := range counts {
+		if count[e.name.Namespace] += change; count[e.name.Namespace] == 0 {
+			delete(count, e.name.Namespace)
+		}
+	}
 }
 
 // waitForRoom waits for room for a body, for holdWait at the most, and not again in this list after that was too short.
@@ -266,6 +300,7 @@ func (l *ledger) forget(name types.NamespacedName, uid types.UID) (unfinished *e
 
 func (l *ledger) drop(e *entry) {
 	delete(l.events, e.name)
+	l.countUnmatched(e)
 	l.dropBody(e)
 	l.uncount(e)
 	l.clearUnsaved(e)
@@ -325,9 +360,9 @@ func (l *ledger) clearUnsaved(e *entry) {
 // leaveDone unblocks later events of the lane for the rules that are done with an event.
 func (l *ledger) leaveDone(e *entry) {
 	e.units = slices.DeleteFunc(e.units, func(u *unit) bool {
-		done := !e.isPendingFor(u.rule.Name)
+		done := !e.isPendingFor(u.rule.Name) && !u.keepsDone(e)
 		if done {
-			l.leave(u)
+			l.leave(u, e)
 		}
 		return done
 	})
@@ -336,16 +371,24 @@ func (l *ledger) leaveDone(e *entry) {
 // leaveLane unblocks later events of the lane for all rules.
 func (l *ledger) leaveLane(e *entry) {
 	for _, u := range e.units {
-		l.leave(u)
+		l.leave(u, e)
 	}
 	e.units = nil
 }
 
-func (l *ledger) leave(u *unit) {
-	if u.line != nil {
+func (l *ledger) leave(u *unit, e *entry) {
+	switch {
+	case u.line != nil:
 		u.events--
 		l.prune(u.line)
+	case u.groups != nil:
+		l.leaveGroup(u.groups, e)
 	}
+}
+
+// keepsDone reports whether an event stays with a unit that has delivered it: finishGroup has to give the states to the rest of its group.
+func (u *unit) keepsDone(e *entry) bool {
+	return u.groups != nil && slices.ContainsFunc(u.groups.groups, func(g *group) bool { return g.first() == e })
 }
 
 // prune forgets the units of a line that have nothing to deliver, and a line that has neither units nor events. A unit whose delivery is in
@@ -374,6 +417,8 @@ func (l *ledger) start(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 		e.span.End()
 	}
 	e.status, e.span, e.finished, e.ending, e.dirty = delivery.KeepOthers(status, e.status), span, false, false, nil
+	e.noted = false
+	l.countUnmatched(e)
 	return true
 }
 
@@ -388,19 +433,22 @@ func (l *ledger) enterLane(e *entry, inOrder func(rule string) bool) (units []*u
 	before := e.units
 	e.units = nil
 	for i := range e.status.Rules {
-		if rule := e.status.Rules[i]; rule.State == v1alpha1.DeliveryPending {
+		switch rule := &e.status.Rules[i]; {
+		case rule.Group != nil && (rule.State == v1alpha1.DeliveryPending || rule.Group.Members != nil):
+			e.units = append(e.units, l.joinGroup(e, rule))
+		case rule.State == v1alpha1.DeliveryPending:
 			e.units = append(e.units, e.unitFor(rule.Name, inOrder(rule.Name), before))
 		}
 	}
 	for _, u := range before {
 		if !slices.Contains(e.units, u) {
-			l.leave(u)
+			l.leave(u, e)
 		}
 	}
 	e.noteWaiting()
-	units = slices.Clone(e.line.units)
+	units = append(slices.Clone(e.line.units), l.groupUnitsIn(e.line)...)
 	for _, u := range e.units {
-		if u.line == nil {
+		if u.line == nil && u.groups == nil {
 			units = append(units, u)
 		}
 	}
@@ -441,6 +489,9 @@ func (l *ledger) next(u *unit) *entry {
 	defer l.mu.Unlock()
 	if e := u.event; e != nil && slices.Contains(e.units, u) {
 		return e
+	}
+	if u.groups != nil && len(u.groups.groups) > 0 {
+		return u.groups.groups[0].first()
 	}
 	if u.line == nil || !slices.Contains(u.line.units, u) {
 		return nil
@@ -497,6 +548,7 @@ func (l *ledger) setAside(e *entry, work string, crashes int, now time.Time) {
 		return
 	}
 	l.leaveLane(e)
+	defer l.countUnmatched(e)
 	e.status = delivery.SetAside(e.status, e.replay, crashes, e.generation, now)
 	e.dirty, e.poison = &now, work
 }
@@ -600,8 +652,11 @@ func (l *ledger) release(e *entry, u *unit) (replay bool) {
 	defer l.mu.Unlock()
 	u.inFlight--
 	e.inFlight--
-	if u.line != nil {
+	switch {
+	case u.line != nil:
 		l.prune(u.line)
+	case u.groups != nil:
+		l.pruneGroups(u.groups)
 	}
 	return e.inFlight == 0 && l.events[e.name] == e && e.needsMatch()
 }
@@ -698,6 +753,7 @@ func (l *ledger) merge(e *entry, stored *v1alpha1.NetBoxEvent) {
 	defer l.mu.Unlock()
 	if l.events[e.name] == e && !e.finished {
 		l.adopt(e, stored)
+		l.countUnmatched(e)
 	}
 }
 
@@ -707,6 +763,7 @@ func (l *ledger) unstorable(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clearUnsaved(e)
+	l.giveUpRecords(e)
 }
 
 // startList begins a list, and returns its number.
@@ -830,5 +887,5 @@ func (l *ledger) backlog() map[types.NamespacedName]backlog {
 func (l *ledger) unitsIn(at *line) []*unit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Clone(at.units)
+	return append(slices.Clone(at.units), l.groupUnitsIn(at)...)
 }
