@@ -2,26 +2,36 @@ package action_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
 const passPhrase = "Correct horse battery staple/+&é\"<"
 
-// leaks returns the parts of a secret that a text holds.
-func leaks(text string) (found []string) {
-	for _, form := range []string{passPhrase, base64.StdEncoding.EncodeToString([]byte("user:" + passPhrase)), url.PathEscape(passPhrase), url.QueryEscape(passPhrase)} {
+// leaks returns the parts of the pass phrase, and of other secrets, that a text holds.
+func leaks(text string, others ...string) (found []string) {
+	forms := append(others, passPhrase, base64.StdEncoding.EncodeToString([]byte("user:"+passPhrase)), url.PathEscape(passPhrase), url.QueryEscape(passPhrase))
+	for _, form := range forms {
 		for _, part := range append(strings.FieldsFunc(form, func(r rune) bool { return strings.ContainsRune(` +%/&"<=`, r) }), form) {
 			if len(part) > 2 && strings.Contains(strings.ToLower(text), strings.ToLower(part)) {
 				found = append(found, part)
@@ -125,6 +135,91 @@ func TestNothingLeaks(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAuthNeverLeaks authenticates in all ways at sinks and proxies that repeat what they get, and looks for it in responses, errors and results.
+func TestAuthNeverLeaks(t *testing.T) {
+	namespace := plane.Namespace(t)
+	newSecret(t, namespace, "sink", map[string]string{"username": "svc-netbox", "password": passPhrase, "key": passPhrase})
+	plane.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceAccount}})
+	const token = "0penSesame.And_Close-It"
+	var sent []string // the credentials that the sink got, which must not be shown
+	mux := http.NewServeMux()
+	mux.HandleFunc("/token", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"access_token": %q, "expires_in": 300}`, token)
+	})
+	mux.HandleFunc("/refused", func(w http.ResponseWriter, request *http.Request) {
+		_, secret, _ := request.BasicAuth()
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprintf(w, `{"error": "invalid_client", "error_description": %q, "error_uri": %q}`, secret, request.Header.Get("Authorization"))
+	})
+	mux.HandleFunc("/{code}/", func(w http.ResponseWriter, request *http.Request) {
+		got := request.Header.Get("Authorization")
+		if _, credentials, ok := strings.Cut(got, " "); ok {
+			sent = append(sent, credentials)
+		}
+		user, password, _ := request.BasicAuth()
+		w.Header().Set("Location", "/?"+url.QueryEscape(got+password))
+		w.Header().Set("X-Echo", got)
+		code, _ := strconv.Atoi(request.PathValue("code"))
+		if code == 0 { // malformed
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s\r\n\r\n", got)
+			_ = conn.Close()
+			return
+		}
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"id": 7, "you sent": got, got: user, "password": password, "list": []string{password, strings.ToUpper(password), got[len(got)/2:]},
+		})
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	relay := newProxy(t, map[string]string{"sink.example": hostOf(t, server.URL)})
+	encoded := base64.StdEncoding.EncodeToString([]byte("operator:" + proxyPassword))
+
+	for auth, spec := range map[string]string{
+		"basic":                         `{basic: {secretRef: {name: sink}}}`,
+		"oauth2":                        `{oauth2: {tokenURL: "` + server.URL + `/token", clientID: a, clientSecretRef: {name: sink, key: key}}}`,
+		"an endpoint that refuses":      `{oauth2: {tokenURL: "` + server.URL + `/refused", clientID: a, clientSecretRef: {name: sink, key: key}}}`,
+		"a token of a service account":  `{serviceAccountToken: {audience: relay}}`,
+		"oauth2 with an echo of tokens": `{oauth2: {tokenURL: "` + server.URL + `/200/token", clientID: a, clientSecretRef: {name: sink, key: key}}}`,
+	} {
+		for _, code := range []string{"200", "302", "401", "500", "malformed"} {
+			for place, host := range map[string]string{"directly": hostOf(t, server.URL), "through a proxy": "sink.example"} {
+				t.Run(auth+" "+code+" "+place, func(t *testing.T) {
+					task := firstOf(t, device(t, namespace, "leaf1"), `
+serviceAccountName: provisioner
+actions:
+- {name: do, http: {url: "http://`+host+`/`+code+`/", success: "response.status == 200 && response.body.id == 7", auth: `+spec+`}}
+- {name: use, dependsOn: [do], log: {message: "${results.do}"}}
+`)
+					sent = nil
+					runner := newRunner(t, relay.through(proxyPassword), func(options *action.Options) {
+						options.SinkAllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+					})
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					defer cancel()
+					result, err := runner.Do(ctx, task)
+					if code == "200" && !strings.Contains(auth, "refuses") && !strings.Contains(auth, "echo") {
+						expect(t, err, done)
+						if !strings.Contains(string(result.Kept), `"id":7`) || !strings.Contains(string(result.Kept), `"x-echo":"`) {
+							t.Errorf("kept %s", result.Kept)
+						}
+					} else if err == nil {
+						t.Error("no error")
+					}
+					for _, text := range []string{result.Response, fmt.Sprint(err), string(result.Kept)} {
+						if found := leaks(text, append(sent, token, "svc-netbox", "operator:"+proxyPassword, encoded)...); len(found) > 0 {
+							t.Errorf("%q holds %q", text, found)
+						}
+					}
+				})
+			}
+		}
 	}
 }
 

@@ -57,9 +57,9 @@ func (r *redactor) redact(text string) string {
 
 func (r *redactor) isEmpty() bool { return len(r.whole)+len(r.fragments) == 0 }
 
-// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects. A key is replaced because of
-// a long part of a secret alone: words of a pass phrase are common keys.
-func (r *redactor) value(value any) any {
+// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects, except for known ones: a word
+// of a pass phrase may be a common key.
+func (r *redactor) value(value any, isKnown func(key string) bool) any {
 	switch value := value.(type) {
 	case string:
 		return r.replace(value, false)
@@ -69,14 +69,16 @@ func (r *redactor) value(value any) any {
 		return r.number(value, strconv.FormatFloat(value, 'f', -1, 64))
 	case []any:
 		for i, element := range value {
-			value[i] = r.value(element)
+			value[i] = r.value(element, isKnown)
 		}
 		return value
 	case map[string]any:
-		keys := redactor{fragments: r.fragments}
 		redacted := make(map[string]any, len(value))
 		for key, member := range value {
-			redacted[keys.replace(key, false)] = r.value(member)
+			if !isKnown(key) {
+				key = r.replace(key, false)
+			}
+			redacted[key] = r.value(member, isKnown)
 		}
 		return redacted
 	default:

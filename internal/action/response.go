@@ -148,7 +148,7 @@ func keep(task Task, r response, secrets *redactor) ([]byte, error) {
 	}
 	members, _ := decoded[variableResponse].(map[string]any)
 	for name, member := range members {
-		members[name] = secrets.value(member)
+		members[name] = secrets.value(member, task.Action.NamesMember)
 	}
 	return task.Action.Keep(decoded)
 }

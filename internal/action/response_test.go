@@ -155,9 +155,10 @@ func TestResults(t *testing.T) {
 		},
 		{
 			"a Secret in texts, keys and numbers", "${results.create.response.body}", "",
-			`{"a": "\"T0KEN-of-a-sink\"", "t0ken-of-a-sink": [271828, 271829, 2.5, "t0ken-of"], "pin": true}`,
-			`{"response":{"body":{"[redacted]":["[redacted]",271829,2.5,"[redacted]"],"a":"\"[redacted]\"","pin":true}}}`, "200 OK: {",
+			`{"a": "\"T0KEN-of-a-sink\"", "t0ken-of-a-sink": [271828, 271829, 2.5, "t0ken-of"], "pin": {"271828": true}}`,
+			`{"response":{"body":{"[redacted]":["[redacted]",271829,2.5,"[redacted]"],"a":"\"[redacted]\"","pin":{"[redacted]":true}}}}`, "200 OK: {",
 		},
+		{"a key that is also a Secret", "${results.create.response.body['271828']}", "", `{"271828": "271828"}`, `{"response":{"body":{"271828":"[redacted]"}}}`, "200 OK"},
 		{"a Secret late in a text", "${results.create.response.body}", "", strings.Repeat("x", 2000) + "t0ken-of-a-sink", `{"response":{"body":"` + strings.Repeat("x", 2000) + `[redacted]"}}`, "200 OK: xxx"},
 		{"a Secret in a header", "${results.create.response.headers['x-id']}", "X-Id: a t0ken-of-a-sink", "", `{"response":{"headers":{"x-id":"a [redacted]"}}}`, "200 OK"},
 	} {

@@ -97,6 +97,16 @@ const maxResultBytes = 4096
 // HasResult reports whether other actions use the action's result.
 func (a *Action) HasResult() bool { return len(a.results) > 0 }
 
+// NamesMember reports whether other actions select a member of the action's result by a name.
+func (a *Action) NamesMember(name string) bool {
+	for _, path := range a.results {
+		if slices.Contains(path, name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Keep returns the members of an action's result that other actions use, as JSON; nil if there are none. It fails if these are too large
 // for the status of an event.
 func (a *Action) Keep(result map[string]any) ([]byte, error) {

@@ -1,54 +1,114 @@
 package event_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr/funcr"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"golang.org/x/net/http/httpproxy"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
 )
 
-// TestSecretsStayHidden sends a Secret to sinks that repeat it, in a good answer, a refusal and a malformed one. It looks for its words in the log,
-// the metrics, the statuses and the Kubernetes Events.
+// hidden are words that no place may show. The sinks get them, and repeat them.
+var hidden = []string{"correct", "horse", "battery", "staple", "0penSesame", "pr0xy-passw0rd"}
+
+// echo answers with what it got: well, with a refusal, or malformed. Its path /token gives out a token.
+func echo(w http.ResponseWriter, request *http.Request) {
+	credentials := request.Header.Get("Authorization") + " " + request.Header.Get("Proxy-Authorization")
+	user, password, _ := request.BasicAuth()
+	body, _ := json.Marshal(map[string]any{"you sent": credentials, user: password, "query": request.URL.Query().Get("q")})
+	answer := "200 OK\r\nX-Echo: " + credentials + "\r\nContent-Type: application/json\r\n\r\n"
+	switch request.URL.Path {
+	case "/refused":
+		answer = "401 " + credentials + "\r\n\r\n"
+	case "/malformed":
+		answer = "200 OK\r\n"
+	case "/token":
+		body = []byte(`{"access_token": "0penSesame", "expires_in": 300}`)
+	}
+	if request.URL.Host != "" { // as a proxy
+		answer = "503 " + credentials + "\r\n\r\n"
+	}
+	conn, _, _ := http.NewResponseController(w).Hijack()
+	_, _ = io.WriteString(conn, "HTTP/1.1 "+answer+string(body)+"\r\n\r\n")
+	_ = conn.Close()
+}
+
+// TestSecretsStayHidden sends secrets to sinks that repeat them. It looks for their words in the log, the metrics, the traces, the statuses and the
+// Kubernetes Events, also of later actions and of those on failure.
 func TestSecretsStayHidden(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "sink"}, StringData: map[string]string{"phrase": "correct horse battery staple"},
-	})
+	const phrase = "correct horse battery staple"
+	plane.Create(t,
+		&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "sink"}, StringData: map[string]string{"username": "horse", "password": phrase},
+		},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "relay"}},
+	)
+	var bearers sync.Map // tokens of the service account
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		answer := map[string]string{"/good": "200 OK\r\n\r\n", "/refused": "401 No\r\n\r\n", "/malformed": "200 OK\r\n"}[request.URL.Path]
-		conn, _, _ := http.NewResponseController(w).Hijack()
-		_, _ = io.WriteString(conn, "HTTP/1.1 "+answer+"you sent "+request.Header.Get("Authorization")+" "+request.URL.RawQuery+"\r\n\r\n")
-		_ = conn.Close()
+		if token, ok := strings.CutPrefix(request.Header.Get("Authorization"), "Bearer ey"); ok {
+			bearers.Store("ey"+token, true)
+		}
+		echo(w, request)
 	}))
 	defer server.Close()
-	plane.Create(t, newRule(namespace, "rule", maxAttempts(1), func(spec *v1alpha1.NetBoxEventRuleSpec) {
-		spec.Secrets = []v1alpha1.RuleSecret{{Name: "phrase", SecretKeyRef: v1alpha1.SecretKeyReference{Name: "sink", Key: "phrase"}}}
-		spec.Actions = nil
-		for _, name := range []string{"malformed", "good", "refused"} {
-			spec.Actions = append(spec.Actions, v1alpha1.Action{Name: name, HTTP: &v1alpha1.HTTPAction{
-				URL: server.URL + "/" + name + "?q=${secrets.phrase}", Headers: []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "Bearer ${secrets.phrase}"}},
-			}})
+	const oauth2 = `{oauth2: {tokenURL: "SERVER/%s", clientID: a, clientSecretRef: {name: sink, key: password}}}`
+	actions := map[string]string{
+		"good":            `{url: "SERVER/good?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
+		"refused":         `{url: "SERVER/refused?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
+		"malformed":       `{url: "SERVER/malformed?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
+		"basic":           `{url: SERVER, auth: {basic: {secretRef: {name: sink}}}}`,
+		"basic-refused":   `{url: SERVER/refused, auth: {basic: {secretRef: {name: sink}}}}`,
+		"missing-key":     `{url: SERVER, auth: {basic: {secretRef: {name: sink}}}, success: response.body.missing}`,
+		"oauth2":          `{url: SERVER, auth: ` + fmt.Sprintf(oauth2, "token") + `}`,
+		"oauth2-refused":  `{url: SERVER/refused, auth: ` + fmt.Sprintf(oauth2, "token") + `}`,
+		"no-token":        `{url: SERVER, auth: ` + fmt.Sprintf(oauth2, "refused") + `}`,
+		"account":         `{url: SERVER, auth: {serviceAccountToken: {audience: relay}}}`,
+		"account-refused": `{url: SERVER/refused, auth: {serviceAccountToken: {audience: relay}}}`,
+		"proxied":         `{url: "http://sink.example/", auth: {basic: {secretRef: {name: sink}}}}`,
+	}
+	for name, spec := range actions {
+		text := `
+serviceAccountName: relay
+secrets: [{name: phrase, secretKeyRef: {name: sink, key: password}}]
+retry: {maxAttempts: 1}
+actions:
+- {name: do, http: ` + strings.ReplaceAll(spec, "SERVER", server.URL) + `}
+- {name: use, dependsOn: [do], event: {reason: Used, message: "${results.do}"}}
+- {name: line, dependsOn: [do], log: {message: "${results.do.response.body}"}}
+onFailure:
+- {name: tell, event: {reason: GivenUp, message: "${failure.error}"}}
+- {name: say, log: {message: "${failure.error}"}}
+`
+		created := newRule(namespace, name)
+		created.Spec = v1alpha1.NetBoxEventRuleSpec{}
+		if err := yaml.UnmarshalStrict([]byte(text), &created.Spec); err != nil {
+			t.Fatal(err)
 		}
-	}))
-	runner := action.NewRunner(action.Options{
-		Config: plane.Config, Secrets: plane.Client, SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Clock: clock.RealClock{},
-	})
+		plane.Create(t, created)
+	}
 	var mu sync.Mutex
 	var lines []string
 	log := funcr.New(func(_, line string) {
@@ -56,16 +116,28 @@ func TestSecretsStayHidden(t *testing.T) {
 		defer mu.Unlock()
 		lines = append(lines, line)
 	}, funcr.Options{Verbosity: 1})
+	runner := action.NewRunner(action.Options{
+		Config: plane.Config, Secrets: plane.Client, Accounts: plane.Client, Events: plane.Client, Log: log, Clock: clock.RealClock{},
+		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Proxy: &action.Proxy{
+			Config:                httpproxy.Config{HTTPProxy: strings.Replace(server.URL, "//", "//operator:pr0xy-passw0rd@", 1)},
+			AllowsUnresolvedHosts: true,
+		},
+	})
+	spans := tracetest.NewInMemoryExporter()
 	counted, _ := startWith(t, plane.Config, namespace, 0, nil, func(options *event.Options) {
 		options.Log, options.Actions = log, runner
+		options.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)).Tracer("test")
 	})
 	made := newEvent(namespace, 1, 0)
+	made.Spec.Delivery.Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	plane.Create(t, made)
 	eventually(t, "not failed", 30*time.Second, hasPhase(t, namespace, made.Name, v1alpha1.PhaseFailed))
 	var notes eventsv1.EventList
 	eventually(t, "no Kubernetes Event", 30*time.Second, func() bool {
 		err := plane.Client.List(t.Context(), &notes, client.InNamespace(namespace))
-		return err == nil && len(notes.Items) > 0
+		return err == nil && slices.ContainsFunc(notes.Items, func(note eventsv1.Event) bool { return note.Reason == "Used" }) &&
+			slices.ContainsFunc(notes.Items, func(note eventsv1.Event) bool { return note.Reason == "GivenUp" })
 	})
 	var events v1alpha1.NetBoxEventList
 	var rules v1alpha1.NetBoxEventRuleList
@@ -78,19 +150,35 @@ func TestSecretsStayHidden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The last span ends after the status was written.
+	eventually(t, "no trace", 30*time.Second, func() bool { return len(spans.GetSpans()) > len(actions) })
+
+	secrets := slices.Clone(hidden)
+	bearers.Range(func(token, _ any) bool {
+		secrets = append(secrets, strings.Split(token.(string), ".")...)
+		return true
+	})
+	for _, encoded := range []string{"horse:" + phrase, "operator:pr0xy-passw0rd"} {
+		secrets = append(secrets, base64.StdEncoding.EncodeToString([]byte(encoded))[:12])
+	}
+	if len(secrets) < len(hidden)+5 {
+		t.Errorf("the sink got no token of a service account")
+	}
 	mu.Lock()
 	defer mu.Unlock()
-	for place, shown := range map[string]any{"Kubernetes Events": notes, "events": events, "rules": rules, "metrics": metrics, "log": lines} {
+	for place, shown := range map[string]any{
+		"Kubernetes Events": notes, "events": events, "rules": rules, "metrics": metrics, "log": lines, "traces": fmt.Sprintf("%+v", spans.GetSpans()),
+	} {
 		text, err := json.Marshal(shown)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if place != "metrics" && !strings.Contains(string(text), "malformed") {
+		if place != "metrics" && place != "traces" && !strings.Contains(string(text), "malformed") {
 			t.Errorf("%s do not show the failure: %s", place, text)
 		}
-		for word := range strings.FieldsSeq("correct horse battery staple") {
-			if strings.Contains(strings.ReplaceAll(string(text), "correct the", ""), word) {
-				t.Errorf("%s show %s: %s", place, word, text)
+		for _, secret := range secrets {
+			if strings.Contains(strings.NewReplacer("correct the", "", "; correct", "").Replace(string(text)), secret) {
+				t.Errorf("%s show %s: %s", place, secret, text)
 			}
 		}
 	}
