@@ -41,34 +41,37 @@ func GroupID(namespace, rule, key, first string, replay Replay) string {
 	return hex.EncodeToString(sum[:bytes])
 }
 
+// Member names an event in a group. A replay of the event is another member.
+func Member(event string, replay Replay) string { return fmt.Sprintf("%q %q", event, replay) }
+
 // memberBytes is the length of the hash of a member. Two events of one key have the same hash with a probability of one in four billion,
 // and it matters only after a crash.
 const memberBytes = 4
 
-// Members encodes the names of the events of a group.
-func Members(names []string) []byte {
-	members := make([]byte, 0, memberBytes*len(names))
-	for _, name := range names {
-		sum := sha256.Sum256([]byte(name))
-		members = append(members, sum[:memberBytes]...)
+// EncodeMembers encodes the members of a group.
+func EncodeMembers(members []string) []byte {
+	encoded := make([]byte, 0, memberBytes*len(members))
+	for _, member := range members {
+		sum := sha256.Sum256([]byte(member))
+		encoded = append(encoded, sum[:memberBytes]...)
 	}
-	return members
+	return encoded
 }
 
 // MemberSet holds the members of a group.
 type MemberSet map[uint32]bool
 
 // NewMemberSet decodes the members of a group.
-func NewMemberSet(members []byte) MemberSet {
+func NewMemberSet(encoded []byte) MemberSet {
 	set := MemberSet{}
-	for ; len(members) >= memberBytes; members = members[memberBytes:] {
-		set[binary.BigEndian.Uint32(members)] = true
+	for ; len(encoded) >= memberBytes; encoded = encoded[memberBytes:] {
+		set[binary.BigEndian.Uint32(encoded)] = true
 	}
 	return set
 }
 
-// Has reports whether an event is a member.
-func (s MemberSet) Has(name string) bool {
-	sum := sha256.Sum256([]byte(name))
+// Has reports whether the group has a member.
+func (s MemberSet) Has(member string) bool {
+	sum := sha256.Sum256([]byte(member))
 	return s[binary.BigEndian.Uint32(sum[:])]
 }

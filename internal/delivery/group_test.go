@@ -107,7 +107,7 @@ func TestGroupsAfterRestart(t *testing.T) {
 }
 
 func TestMembers(t *testing.T) {
-	set := delivery.NewMemberSet(delivery.Members([]string{"site-1-updated-1", "site-2-updated-2"}))
+	set := delivery.NewMemberSet(delivery.EncodeMembers([]string{"site-1-updated-1", "site-2-updated-2"}))
 	if !set.Has("site-1-updated-1") || !set.Has("site-2-updated-2") || set.Has("site-3-updated-3") || delivery.MemberSet(nil).Has("site-1-updated-1") {
 		t.Errorf("the set is %v", set)
 	}

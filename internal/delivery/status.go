@@ -381,9 +381,6 @@ func Merge(ours, stored *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEventStatus
 		if at >= 0 {
 			rule.Actions = MergeActions(rule.Actions, stored.Rules[at].Actions)
 			rule.State = RuleState(rule.Actions)
-			if other := stored.Rules[at].Group; other != nil && other.Members != nil && (rule.Group == nil || rule.Group.ID == "") {
-				rule.Group = other.DeepCopy() // another replica closed it
-			}
 		}
 	}
 	return merged

@@ -116,6 +116,7 @@ func (e *Engine) finishGroup(u *unit, g *group) {
 	for _, waiting := range units {
 		e.deliveries.Add(waiting)
 	}
+	e.matches.Add(g.first()) // a replay may have waited for it
 }
 
 // adoptOutcome looks for the outcome of a group that another replica closed, and of which events are finished: if the replica delivered it,

@@ -83,6 +83,11 @@ func (e *entry) byReceipt(other *entry) int {
 	return cmp.Or(cmp.Compare(e.received, other.received), strings.Compare(e.name.Name, other.name.Name))
 }
 
+// member names the event in a group.
+func (e *entry) member() string {
+	return delivery.Member(e.name.Name, delivery.RecordedReplay(e.status))
+}
+
 func insertEntry(entries []*entry, e *entry) []*entry {
 	at, found := slices.BinarySearchFunc(entries, e, (*entry).byReceipt)
 	if found {
@@ -118,7 +123,7 @@ func (l *ledger) joinGroup(e *entry, status *v1alpha1.RuleStatus) *unit {
 		switch {
 		case g.has(e):
 			return line.unit
-		case g.id == status.Group.ID || g.members.Has(e.name.Name):
+		case g.id == status.Group.ID && status.Group.Until == nil || g.members.Has(e.member()):
 			g.insert(e)
 			return line.unit
 		}
@@ -137,7 +142,7 @@ func (l *ledger) adoptGroup(line *groupLine, e *entry, status *v1alpha1.RuleStat
 	g.members, g.recorded = delivery.NewMemberSet(status.Group.Members), true
 	line.open = removeEntry(line.open, e)
 	for _, other := range slices.Clone(line.open) {
-		if g.members.Has(other.name.Name) {
+		if g.members.Has(other.member()) {
 			line.open = removeEntry(line.open, other)
 			g.insert(other)
 		}
@@ -154,7 +159,8 @@ func (l *ledger) leaveGroup(line *groupLine, e *entry) {
 		if !g.has(e) {
 			continue
 		}
-		if before := e.ruleStatus(line.key.rule.Name); g.first() == e && before != nil { // the next one goes on with its attempts
+		before := e.ruleStatus(line.key.rule.Name)
+		if g.first() == e && before != nil && before.Group != nil && before.Group.ID == g.id { // the next one goes on with its attempts
 			g.entries[1].setRule(*before)
 		}
 		g.remove(e)
@@ -189,6 +195,7 @@ func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now ti
 	if l.groupLines[line.key] != line {
 		return nil, 0
 	}
+	l.leaveEnded(line)
 	if len(line.groups) == 0 {
 		if len(line.open) == 0 {
 			return nil, 0
@@ -207,6 +214,25 @@ func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now ti
 		}
 	}
 	return g, 0
+}
+
+// leaveEnded removes the events that another replica has delivered otherwise.
+func (l *ledger) leaveEnded(line *groupLine) {
+	rule := line.key.rule.Name
+	ended := slices.Clone(line.open)
+	for _, g := range line.groups {
+		for _, e := range g.entries {
+			if status := e.ruleStatus(rule); status == nil || status.Group == nil || status.Group.ID != g.id {
+				ended = append(ended, e)
+			}
+		}
+	}
+	for _, e := range ended {
+		if !e.isPendingFor(rule) {
+			l.leaveGroup(line, e)
+			e.units = slices.DeleteFunc(e.units, func(u *unit) bool { return u == line.unit })
+		}
+	}
 }
 
 // closeGroup closes the first group of the open events, or returns the time until it may be closed.
@@ -317,9 +343,9 @@ func (l *ledger) recordGroup(u *unit, g *group, now time.Time) (toStore *entry) 
 		if len(g.entries) > 1 {
 			names := make([]string, len(g.entries))
 			for i, e := range g.entries {
-				names[i] = e.name.Name
+				names[i] = e.member()
 			}
-			recorded.Group.Members = delivery.Members(names)
+			recorded.Group.Members = delivery.EncodeMembers(names)
 		}
 		recorded.Actions = slices.Clone(status.Actions)
 		for i := range recorded.Actions {
@@ -415,6 +441,7 @@ func (l *ledger) finishGroup(u *unit, g *group, now time.Time) (toStore []*entry
 		e.setRule(finished)
 		e.dirty, g.left[e] = &now, true
 		l.spreading[e] = append(l.spreading[e], g)
+		l.ending[g.id] = true
 		toStore = append(toStore, e)
 	}
 	if len(g.left) == 0 {
@@ -464,6 +491,7 @@ func (l *ledger) settleGroups(e *entry, stored *v1alpha1.NetBoxEventStatus, now 
 				rule = ruleOfGroup(g.first().status, g.id)
 			}
 			l.endRecord(g, rule, now)
+			delete(l.ending, g.id)
 			ended = append(ended, g.first())
 		}
 	}

@@ -50,6 +50,7 @@ type ledger struct {
 
 	groupLines map[groupKey]*groupLine
 	spreading  map[*entry][]*group // delivered groups that wait for the status of an event to be stored
+	ending     map[string]bool     // the ids of these
 	// unmatchedEvents counts the events that wait to be matched, by namespace, and unmatchedListed those of them that were first seen in a
 	// list.
 	unmatchedEvents, unmatchedListed map[string]int
@@ -112,6 +113,7 @@ func newLedger() *ledger {
 
 		groupLines:      map[groupKey]*groupLine{},
 		spreading:       map[*entry][]*group{},
+		ending:          map[string]bool{},
 		unmatchedEvents: map[string]int{},
 		unmatchedListed: map[string]int{},
 	}
@@ -435,7 +437,7 @@ func (l *ledger) enterLane(e *entry, inOrder func(rule string) bool) (units []*u
 	e.units = nil
 	for i := range e.status.Rules {
 		switch rule := &e.status.Rules[i]; {
-		case rule.Group != nil && (rule.State == v1alpha1.DeliveryPending || rule.Group.Members != nil):
+		case rule.Group != nil && (rule.State == v1alpha1.DeliveryPending || rule.Group.Members != nil && !l.ending[rule.Group.ID]):
 			e.units = append(e.units, l.joinGroup(e, rule))
 		case rule.State == v1alpha1.DeliveryPending:
 			e.units = append(e.units, e.unitFor(rule.Name, inOrder(rule.Name), before))

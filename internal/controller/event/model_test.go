@@ -682,7 +682,7 @@ func (m *model) checkEnd() {
 		}
 	}
 	l := m.leader.ledger
-	if len(l.groupLines)+len(l.spreading)+len(l.unmatchedEvents)+len(l.unmatchedListed) > 0 {
+	if len(l.groupLines)+len(l.spreading)+len(l.ending)+len(l.unmatchedEvents)+len(l.unmatchedListed) > 0 {
 		m.t.Errorf("the ledger keeps groups: %v, %v, %v, %v", l.groupLines, l.spreading, l.unmatchedEvents, l.unmatchedListed)
 	}
 	if len(l.events)+len(l.lanes)+len(l.counts)+len(l.unsaved) > 0 || l.matched != 0 || !l.unmatched.TryAcquire(heldBytes) {
