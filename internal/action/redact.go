@@ -57,8 +57,8 @@ func (r *redactor) redact(text string) string {
 
 func (r *redactor) isEmpty() bool { return len(r.whole)+len(r.fragments) == 0 }
 
-// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects, except for known ones: a word
-// of a pass phrase may be a common key.
+// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects, except for known ones: a
+// word of a pass phrase may be a common key.
 func (r *redactor) value(value any, isKnown func(key string) bool) any {
 	switch value := value.(type) {
 	case string:

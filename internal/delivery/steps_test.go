@@ -29,14 +29,30 @@ func TestAdvance(t *testing.T) {
 	}{
 		{"all wait", rule, states{pending, pending, pending, pending}, states{pending, pending, pending, pending}, nil},
 		{"the others do not", rule, states{pending, pending, pending, succeeded}, states{pending, pending, pending, succeeded}, nil},
-		{"one failed, others are pending", rule, states{failed, pending, pending, pending}, states{failed, skipped, skipped, pending},
-			map[string]string{"b": "action a failed", "c": "action b was skipped"}},
-		{"it gives up", rule, states{failed, pending, pending, succeeded}, states{failed, skipped, skipped, succeeded, pending, pending},
-			map[string]string{"b": "action a failed", "c": "action b was skipped"}},
-		{"skipped ones are no failure", rule, states{skipped, pending, pending, succeeded}, states{skipped, skipped, skipped, succeeded},
-			map[string]string{"b": "action a was skipped", "c": "action b was skipped"}},
-		{"the rule was deleted", nil, states{succeeded, pending, pending, failed}, states{succeeded, skipped, skipped, failed},
-			map[string]string{"b": "the rule was deleted", "c": "the rule was deleted"}},
+		{
+			"one failed, others are pending", rule,
+			states{failed, pending, pending, pending},
+			states{failed, skipped, skipped, pending},
+			map[string]string{"b": "action a failed", "c": "action b was skipped"},
+		},
+		{
+			"it gives up", rule,
+			states{failed, pending, pending, succeeded},
+			states{failed, skipped, skipped, succeeded, pending, pending},
+			map[string]string{"b": "action a failed", "c": "action b was skipped"},
+		},
+		{
+			"skipped ones are no failure", rule,
+			states{skipped, pending, pending, succeeded},
+			states{skipped, skipped, skipped, succeeded},
+			map[string]string{"b": "action a was skipped", "c": "action b was skipped"},
+		},
+		{
+			"the rule was deleted", nil,
+			states{succeeded, pending, pending, failed},
+			states{succeeded, skipped, skipped, failed},
+			map[string]string{"b": "the rule was deleted", "c": "the rule was deleted"},
+		},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			now := time.Unix(1_800_000_000, 0)

@@ -152,8 +152,8 @@ func only(members Object, wanted func(name string) bool) Object {
 	return found
 }
 
-// ChangedFields returns the fields in which two snapshots differ, as Event.ChangedFields names them. The snapshots are JSON objects, such as
-// those before the first and after the last of several updates.
+// ChangedFields returns the fields in which two snapshots differ, as Event.ChangedFields names them. The snapshots are JSON objects, such
+// as those before the first and after the last of several updates.
 func ChangedFields(before, after jsontext.Value) []string {
 	both := fields{object: Object{"before": before, "after": after}, faults: new([]Fault)}
 	return changedFields(both.child("before").object, both.child("after").object)

@@ -136,8 +136,8 @@ func (e *Engine) adoptOutcome(u *unit, g *group) error {
 	return nil
 }
 
-// deliverEvent attempts the due actions of a rule for an event, or for a group by its first event. It returns the time until the next action is due, 0 if none is left or all that are left
-// wait for their sinks.
+// deliverEvent attempts the due actions of a rule for an event, or for a group by its first event. It returns the time until the next
+// action is due, 0 if none is left or all that are left wait for their sinks.
 func (e *Engine) deliverEvent(u *unit, entry *entry, g *group) (wait time.Duration, err error) {
 	states, ok := e.ledger.acquire(entry, u)
 	if !ok {
@@ -172,7 +172,7 @@ func (e *Engine) deliverEvent(u *unit, entry *entry, g *group) (wait time.Durati
 	if g != nil {
 		events := min(g.size, maxGroupEvents)
 		if err := e.groupEvents.Acquire(e.deliveryContext, int64(events)); err != nil {
-			return 0, nil //nolint:nilerr // this replica no longer leads
+			return 0, nil // this replica no longer leads
 		}
 		defer e.groupEvents.Release(int64(events))
 	}
@@ -321,15 +321,26 @@ func (d *attempts) prepare(state *v1alpha1.ActionStatus) (found *rule.Action, en
 	work := d.entry.work(delivery.RecordedReplay(d.status), d.unit.rule.Name, state.Name)
 	end, err = d.Journal.Begin(d.deliveryContext, work)
 	if poison, ok := errors.AsType[*journal.PoisonError](err); ok {
-		d.setAside(d.entry, work, poison.Crashes)
+		d.setAsideAll(work, poison.Crashes)
 		return nil, nil, nil
 	} else if err != nil {
-		return nil, nil, nil // this replica no longer leads
+		return nil, nil, nil //nolint:nilerr // this replica no longer leads
 	}
 	if d.input == nil {
 		d.setInput(compiled)
 	}
 	return compiled.Find(state.Name), sync.OnceFunc(end), nil // advance left no action that it does not have
+}
+
+// setAsideAll sets aside the event, or all events of the group.
+func (d *attempts) setAsideAll(work string, crashes int) {
+	entries := []*entry{d.entry}
+	if d.group != nil {
+		entries = d.ledger.entriesOf(d.group)
+	}
+	for _, entry := range entries {
+		d.setAside(entry, work, crashes)
+	}
 }
 
 // read reads the event, or all events of the group. It returns false if they were deleted.

@@ -379,6 +379,16 @@ func (l *ledger) leaveLane(e *entry) {
 	e.units = nil
 }
 
+// leaveRule unblocks later events of the lane for one rule.
+func (l *ledger) leaveRule(e *entry, rule string) {
+	e.units = slices.DeleteFunc(e.units, func(u *unit) bool {
+		if u.rule.Name == rule {
+			l.leave(u, e)
+		}
+		return u.rule.Name == rule
+	})
+}
+
 func (l *ledger) leave(u *unit, e *entry) {
 	switch {
 	case u.line != nil:
@@ -415,7 +425,11 @@ func (l *ledger) start(e *entry, status *v1alpha1.NetBoxEventStatus, span trace.
 		l.counts[e.source()]++
 	}
 	l.clearUnsaved(e)
-	l.leaveLane(e)
+	if status.ReplayRule == "" {
+		l.leaveLane(e)
+	} else {
+		l.leaveRule(e, status.ReplayRule)
+	}
 	if e.span != nil {
 		e.span.End()
 	}

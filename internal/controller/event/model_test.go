@@ -363,7 +363,7 @@ func (r *replica) Do(_ context.Context, task action.Task) (action.Result, error)
 	m.checkLimit(r, task)
 	r.running[busy], r.attempting[attempt], m.delivered = true, true, event.Name
 	if task.Group != nil {
-		return r.doGroup(task)
+		return r.doGroup(task) //nolint:contextcheck // the reconcilers do not use theirs
 	}
 	status := r.ledger.events[client.ObjectKeyFromObject(event)].status
 	id := deliveryID(task.Rule.Name, task.Action.Spec.Name, event, delivery.RecordedReplay(status).String())
@@ -427,7 +427,7 @@ func (r *replica) doGroup(task action.Task) (action.Result, error) {
 	m := r.model
 	for range m.random.IntN(4) {
 		if m.depth < 6 {
-			m.step() //nolint:contextcheck // the reconcilers do not use theirs
+			m.step()
 		}
 	}
 	isHopeless := false

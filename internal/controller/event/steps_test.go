@@ -238,8 +238,11 @@ func TestRemovals(t *testing.T) {
 	s.play(t, namespace)
 	var got []string
 	for i, of := range []struct{ event, objectType, status string }{
-		{"created", "dcim.site", "active"}, {"updated", "dcim.site", "planned"}, {"deleted", "dcim.site", "planned"},
-		{"deleted", "dcim.site", "active"}, {"updated", "dcim.device", "planned"},
+		{"created", "dcim.site", "active"},
+		{"updated", "dcim.site", "planned"},
+		{"deleted", "dcim.site", "planned"},
+		{"deleted", "dcim.site", "active"},
+		{"updated", "dcim.device", "planned"},
 	} {
 		made := newEvent(namespace, 1, i)
 		made.Spec.Event, made.Spec.ObjectType = of.event, of.objectType
