@@ -81,7 +81,9 @@ func startWith(
 	rules := &rulestatus.Reconciler{
 		Rules: mgr.GetAPIReader(), Cached: mgr.GetClient(), Compiled: compiled, Tally: tally, Sinks: engine, Status: mgr.GetClient(), Clock: clock.RealClock{},
 	}
-	replays := &replay.Reconciler{Events: events, Status: store, Namespaces: []string{namespace}, Log: log}
+	replays := &replay.Reconciler{
+		Events: events, Rules: mgr.GetClient(), Status: store, Namespaces: []string{namespace}, Clock: clock.RealClock{}, Log: log,
+	}
 	err = errors.Join(
 		engine.SetupWithManager(t.Context(), mgr, mgr.GetCache()), rules.SetupWithManager(mgr), replays.SetupWithManager(mgr))
 	if err != nil {
