@@ -47,7 +47,7 @@ func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *
 
 // startWith runs the controller for a namespace, with actions done by a function, nil for none.
 func startWith(
-	t *testing.T, config *rest.Config, namespace string, verbosity int, do doFunc, change ...func(*event.Options),
+	t testing.TB, config *rest.Config, namespace string, verbosity int, do doFunc, change ...func(*event.Options),
 ) (logged *lines, stop func()) {
 	t.Helper()
 	logged = &lines{metrics: prometheus.NewRegistry()}
