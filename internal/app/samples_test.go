@@ -3,6 +3,7 @@ package app_test
 import (
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -52,9 +53,13 @@ func TestSamples(t *testing.T) {
 	const namespace, relayKey = "netbox", "a key of the relay"
 	var got requests
 	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/netbox/default" {
+		switch r.URL.Path {
+		case "/netbox/default":
 			got.add("broker: " + r.Header.Get("ce-type"))
-		} else {
+		case "/hooks/secret":
+			body, _ := io.ReadAll(r.Body)
+			got.add("chat: " + string(body))
+		default:
 			got.add("dns: " + r.Method + " " + r.URL.String() + " " + r.Header.Get("Authorization"))
 		}
 	}))
@@ -86,6 +91,12 @@ func TestSamples(t *testing.T) {
 			keys[delivery.File] = *delivery.Key
 		}
 	}
+	edit, err := deliveries.BulkEdit(25)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent = append(sent, edit...)
+	keys[edit[0].File] = *edit[0].Key
 	secret := func(name string, data map[string]string) client.Object {
 		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, StringData: data}
 	}
@@ -94,11 +105,13 @@ func TestSamples(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
 		secret("netbox-webhook", keys),
 		secret("ipam-to-dns", map[string]string{"token": "token\n"}),
+		secret("chat", map[string]string{"path": "secret"}),
 		secret("relay", map[string]string{"secret": relayKey}),
 		secret("listener-ca", map[string]string{"ca.crt": string(certificate)}))
 	createSamples(t, strings.NewReplacer(
 		"https://ipam-to-dns.example.com", sink.URL,
 		"http://broker-ingress.knative-eventing.svc.cluster.local", sink.URL,
+		"https://chat.example.com", sink.URL,
 		"https://listener.example.com", relay.URL,
 		"maxAge: 24h", "", // the deliveries are older
 	))
@@ -120,6 +133,10 @@ func TestSamples(t *testing.T) {
 		}
 	}
 	allDone(t, target)
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("Device %d updated", i+1))
+	}
 	want := []string{
 		"broker: io.netbox-events.dcim.device.created",
 		"broker: io.netbox-events.dcim.device.deleted",
@@ -130,7 +147,12 @@ func TestSamples(t *testing.T) {
 		"relay: dcim.device deleted",
 		"relay: ipam.prefix created",
 		"relay: ipam.prefix created",
+		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
+		`chat: {"text":"Changes by testuser, 1 in all: Device 1 deleted"}`,
+		`chat: {"text":"Changes by testuser, 25 in all: ` + strings.Join(names, ", ") + `"}`,
 	}
+	want = append(want, slices.Repeat([]string{"broker: io.netbox-events.dcim.device.updated", "relay: dcim.device updated"}, len(edit))...)
+	slices.Sort(want)
 	if diff := cmp.Diff(want, got.sorted()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
