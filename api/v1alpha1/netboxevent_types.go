@@ -377,7 +377,7 @@ type NetBoxEventStatus struct {
 	// +listType=atomic
 	Rules []RuleStatus `json:"rules,omitempty"`
 	// replay is the value of the annotation netbox-events.io/replay that this status belongs to, for example "1"; over 64 bytes, its beginning
-	// and a hash.
+	// and a hash. Of an event that is replayed because another one of its group is, it begins with group.
 	// +optional
 	Replay string `json:"replay,omitempty"`
 	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example

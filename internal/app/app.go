@@ -327,8 +327,10 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	}
 	replayReconciler := &replay.Reconciler{
 		Events:     events,
+		Rules:      inner.GetClient(),
 		Status:     shared.events,
 		Namespaces: options.WatchNamespaces,
+		Clock:      clock.RealClock{},
 		Log:        log.WithName("replay"),
 	}
 	return errors.Join(

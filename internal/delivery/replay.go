@@ -87,6 +87,27 @@ func KeepOthers(replayed, before *v1alpha1.NetBoxEventStatus) *v1alpha1.NetBoxEv
 	return &kept
 }
 
+// ReopenMember returns the status that makes a finished event pending because another event of its group is replayed, for the rule of the
+// group alone: the others keep their states. It returns nil for an event that was not in the group.
+func ReopenMember(
+	status *v1alpha1.NetBoxEventStatus, rule *v1alpha1.NetBoxEventRule, group string, replay Replay, now time.Time,
+) *v1alpha1.NetBoxEventStatus {
+	at := slices.IndexFunc(status.Rules, func(own v1alpha1.RuleStatus) bool {
+		return own.Name == rule.Name && own.Group != nil && own.Group.ID == group
+	})
+	if at < 0 {
+		return nil
+	}
+	started := metav1.NewTime(now.Truncate(time.Second))
+	reopened := status.DeepCopy()
+	reopened.Phase, reopened.CompletionTime, reopened.StartTime = v1alpha1.PhasePending, nil, &started
+	reopened.Replay = shorten("group: "+replay.String(), maxReplayBytes) // the group gets another id
+	fresh := deferRules([]v1alpha1.RuleStatus{NewRuleStatus(rule)}, metav1.NewTime(started.Add(replayPause)))[0]
+	fresh.Group, fresh.LimitKey = &v1alpha1.GroupStatus{Key: reopened.Rules[at].Group.Key}, reopened.Rules[at].LimitKey
+	reopened.Rules[at] = fresh
+	return reopened
+}
+
 // Reopen returns the status that makes a finished event pending for a replay. A replay of one rule keeps the states of the others.
 func Reopen(status *v1alpha1.NetBoxEventStatus, replay Replay) *v1alpha1.NetBoxEventStatus {
 	if replay.Rule == "" {

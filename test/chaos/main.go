@@ -93,6 +93,14 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 	if err := f.CreateRule(ctx, sink, retry); err != nil {
 		return err
 	}
+	groups, err := fleet.NewGroupSink(ctx)
+	if err != nil {
+		return err
+	}
+	defer groups.Close()
+	if err := f.CreateGroupRule(ctx, groups, retry); err != nil {
+		return err
+	}
 
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -145,6 +153,8 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 	result.Delivered, result.Doubles, _ = sink.Delivered()
 	result.Undone, result.Overtaken, result.Late = len(unfinished), len(disorder.Overtaken), len(disorder.Late)
 	undelivered, twice := sink.Compare(sender.Names())
+	calls, ungrouped, regrouped, unordered := groups.Compare(sender.Names())
+	fleet.Say("the groups came in %d requests", calls)
 	unseen := verdict.Answered - len(watcher.Finished())
 	for _, seen := range slices.Concat(unfinished, disorder.Overtaken, disorder.Late) {
 		fleet.Say("%s", seen)
@@ -156,6 +166,9 @@ func run(ctx context.Context, name string, calm bool, duration time.Duration, ra
 	promises.None(unavailable(answers, harm.faults), "deliveries were answered with 503")
 	promises.None(undelivered, "events were never delivered")
 	promises.None(twice, "deliveries arrived at the sink as more than one event")
+	promises.None(ungrouped, "events were delivered in no group")
+	promises.None(regrouped, "events were delivered in several groups")
+	promises.None(unordered, "groups had their events in the wrong order")
 	promises.None(result.Undone, "events were finished, and then pending or finished again")
 	promises.None(result.Overtaken, "events arrived at the sink after a later one of their object")
 	promises.None(result.Late, "events arrived at the sink again after a later one of their object was finished")

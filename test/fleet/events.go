@@ -14,15 +14,20 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/fleet/figures"
 )
 
-// CreateRule creates a rule that sends every event to a sink, and waits until the operator has accepted it.
+// CreateRule creates a rule that sends every event to a sink, and waits until it is ready.
 func (f *Fleet) CreateRule(ctx context.Context, sink *Sink, retry v1alpha1.Retry) error {
 	rule := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "send"}}
 	rule.Spec.Retry = retry
 	rule.Spec.Actions = []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL()}}}
+	return f.create(ctx, rule)
+}
+
+// create creates a rule, and waits until it is ready.
+func (f *Fleet) create(ctx context.Context, rule *v1alpha1.NetBoxEventRule) error {
 	if err := f.Plane.Client.Create(ctx, rule); err != nil {
 		return err
 	}
-	return Wait(ctx, 30*time.Second, "the rule is accepted", func(ctx context.Context) (bool, error) {
+	return Wait(ctx, 30*time.Second, "rule "+rule.Name+" is ready", func(ctx context.Context) (bool, error) {
 		err := f.Plane.Client.Get(ctx, client.ObjectKeyFromObject(rule), rule)
 		return meta.IsStatusConditionTrue(rule.Status.Conditions, v1alpha1.ConditionReady), err
 	})

@@ -47,7 +47,7 @@ func start(t *testing.T, config *rest.Config, namespace string, verbosity int) *
 
 // startWith runs the controller for a namespace, with actions done by a function, nil for none.
 func startWith(
-	t *testing.T, config *rest.Config, namespace string, verbosity int, do doFunc, change ...func(*event.Options),
+	t testing.TB, config *rest.Config, namespace string, verbosity int, do doFunc, change ...func(*event.Options),
 ) (logged *lines, stop func()) {
 	t.Helper()
 	logged = &lines{metrics: prometheus.NewRegistry()}
@@ -81,7 +81,9 @@ func startWith(
 	rules := &rulestatus.Reconciler{
 		Rules: mgr.GetAPIReader(), Cached: mgr.GetClient(), Compiled: compiled, Tally: tally, Sinks: engine, Status: mgr.GetClient(), Clock: clock.RealClock{},
 	}
-	replays := &replay.Reconciler{Events: events, Status: store, Namespaces: []string{namespace}, Log: log}
+	replays := &replay.Reconciler{
+		Events: events, Rules: mgr.GetClient(), Status: store, Namespaces: []string{namespace}, Clock: clock.RealClock{}, Log: log,
+	}
 	err = errors.Join(
 		engine.SetupWithManager(t.Context(), mgr, mgr.GetCache()), rules.SetupWithManager(mgr), replays.SetupWithManager(mgr))
 	if err != nil {

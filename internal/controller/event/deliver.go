@@ -82,13 +82,13 @@ func (e *Engine) deliverGroup(u *unit) (wait time.Duration, err error) {
 			wait = again
 		}
 	}()
-	next, wait := e.ledger.nextGroup(u, current.Spec.Group, current.Spec.Order == v1alpha1.OrderPerObject, e.Clock.Now())
+	next, first, wait := e.ledger.nextGroup(u, current.Spec.Group, current.Spec.Order == v1alpha1.OrderPerObject, e.Clock.Now())
 	if next == nil {
 		e.limits.drop(u)
 		return wait, nil
 	}
-	if first := e.ledger.recordGroup(u, next, e.Clock.Now()); first != nil {
-		e.queueWrite(first) // stored queues the unit
+	if toStore := e.ledger.recordGroup(u, next, e.Clock.Now()); toStore != nil {
+		e.queueWrite(toStore) // stored queues the unit
 		return 0, nil
 	}
 	if e.ledger.lost(next) > 0 {
@@ -97,7 +97,7 @@ func (e *Engine) deliverGroup(u *unit) (wait time.Duration, err error) {
 		}
 	}
 	if !e.ledger.isDelivered(u, next) {
-		if wait, err = e.deliverEvent(u, next.first(), next); err != nil {
+		if wait, err = e.deliverEvent(u, first, next); err != nil {
 			return 0, err
 		}
 	}
@@ -116,7 +116,9 @@ func (e *Engine) finishGroup(u *unit, g *group) {
 	for _, waiting := range units {
 		e.deliveries.Add(waiting)
 	}
-	e.matches.Add(g.first()) // a replay may have waited for it
+	if len(toStore) > 0 {
+		e.matches.Add(toStore[len(toStore)-1]) // a replay may have waited for the first event
+	}
 }
 
 // adoptOutcome looks for the outcome of a group that another replica closed, and of which events are finished: if the replica delivered it,

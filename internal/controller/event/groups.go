@@ -186,34 +186,34 @@ func (l *ledger) pruneGroups(line *groupLine) {
 	}
 }
 
-// nextGroup returns the next group of a unit that may be delivered. If there is none, wait is the time until it has to be asked again, 0 if
+// nextGroup returns the next group of a unit that may be delivered, and its first event. If there is none, wait is the time until it has to be asked again, 0 if
 // the unit is queued by then.
-func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now time.Time) (next *group, wait time.Duration) {
+func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now time.Time) (next *group, first *entry, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	line := u.groups
 	if l.groupLines[line.key] != line {
-		return nil, 0
+		return nil, nil, 0
 	}
 	l.leaveEnded(line)
 	if len(line.groups) == 0 {
 		if len(line.open) == 0 {
-			return nil, 0
+			return nil, nil, 0
 		}
 		if wait := l.closeGroup(line, spec, now); wait > 0 {
-			return nil, wait
+			return nil, nil, wait
 		}
 	}
 	g := line.groups[0]
-	if g.members != nil && !l.isSettled(line.key.rule.Namespace, now, now) {
-		return nil, unsettledInterval // events of a group that another replica closed may not be matched yet
+	if g.members != nil && !l.isComplete(line.key.rule.Namespace) {
+		return nil, nil, unsettledInterval // events of a group that another replica closed may not be matched yet
 	}
 	if isOrdered {
-		if blocked, wait := l.isBlocked(line, g); blocked {
-			return nil, wait
+		if blocked, wait := isBlocked(line, g); blocked {
+			return nil, nil, wait
 		}
 	}
-	return g, 0
+	return g, g.first(), 0
 }
 
 // leaveEnded removes the events that another replica has delivered otherwise.
@@ -265,46 +265,52 @@ func (line *groupLine) idOf(first *entry) string {
 	return delivery.GroupID(rule.Namespace, rule.Name, line.key.key, string(first.uid), delivery.RecordedReplay(first.status))
 }
 
-// isSettled reports whether all events of a namespace that were received before a time are known and matched.
+// isComplete reports whether all events of a namespace that were pending when this replica began to lead are known and matched.
+func (l *ledger) isComplete(namespace string) bool {
+	return (l.listed[namespace] || l.listed[metav1.NamespaceAll]) && l.unmatchedListed[namespace] == 0
+}
+
+// isSettled reports whether all events of a namespace that were received before a time are known and matched, or had enough time for it.
 func (l *ledger) isSettled(namespace string, before, now time.Time) bool {
-	if !l.listed[namespace] && !l.listed[metav1.NamespaceAll] || l.unmatchedListed[namespace] > 0 {
-		return false
-	}
-	return l.unmatchedEvents[namespace] == 0 || !now.Before(before.Add(matchGrace))
+	return l.isComplete(namespace) && (l.unmatchedEvents[namespace] == 0 || !now.Before(before.Add(matchGrace)))
 }
 
 // isBlocked reports whether a group has to wait for another group of the rule, or for an event that is in none yet, with which it shares a
 // NetBox object. Of two closed groups, the one with the earliest event goes first, so that no two wait for each other: also not by way of a
 // group that is delivered before one of them because it has the same key.
-func (l *ledger) isBlocked(line *groupLine, g *group) (blocked bool, wait time.Duration) {
-	rule := line.key.rule.Name
+func isBlocked(at *groupLine, g *group) (blocked bool, wait time.Duration) {
+	latest := map[*line]*entry{} // of the group, in each lane
 	for _, e := range g.entries {
-		for _, other := range e.line.entries {
-			if other == e {
-				continue
-			}
-			if other.needsMatch() || !other.isListed {
-				if other.compare(e) < 0 {
-					return true, 0 // startDeliveries queues this unit
-				}
-				continue
-			}
-			if other.finished || !other.isPendingFor(rule) {
-				continue
-			}
-			ahead, isClosed := groupsUpTo(other, rule)
-			switch {
-			case slices.Contains(ahead, g): // it comes later, or is in this group
-			case len(ahead) > 0 && slices.ContainsFunc(ahead, func(theirs *group) bool { return g.earliest.compare(theirs.earliest) < 0 }):
-				// one of them waits for this group
-			case isClosed:
-				return true, blockedInterval // finishGroup may queue this unit earlier
-			case other.compare(e) < 0:
-				return true, blockedInterval // its group closes in time
+		if before := latest[e.line]; before == nil || before.compare(e) < 0 {
+			latest[e.line] = e
+		}
+	}
+	for lane, last := range latest {
+		for _, other := range lane.entries {
+			if blocked, wait := isBlockedBy(other, last, at.key.rule.Name, g); blocked {
+				return true, wait
 			}
 		}
 	}
 	return false, 0
+}
+
+// isBlockedBy reports whether a group has to wait because of an event of one of its NetBox objects, of which it has a last event.
+func isBlockedBy(other, last *entry, rule string, g *group) (blocked bool, wait time.Duration) {
+	isEarlier := other.compare(last) < 0
+	switch {
+	case g.has(other):
+		return false, 0
+	case other.needsMatch() || !other.isListed:
+		return isEarlier, 0 // startDeliveries queues this unit
+	case other.finished || !other.isPendingFor(rule):
+		return false, 0
+	}
+	ahead, isClosed := groupsUpTo(other, rule)
+	if slices.ContainsFunc(ahead, func(theirs *group) bool { return theirs == g || g.earliest.compare(theirs.earliest) < 0 }) {
+		return false, 0 // it comes after this group
+	}
+	return isClosed || isEarlier, blockedInterval // an open group closes in time; finishGroup may queue this unit earlier
 }
 
 // blockedInterval is the pause of a group that waits for another one.
@@ -477,6 +483,11 @@ func (e *entry) finishesGroup() bool {
 
 // settleGroups notes that the status of an event is stored, or that it is gone. It returns the events whose records are no longer needed.
 func (l *ledger) settleGroups(e *entry, stored *v1alpha1.NetBoxEventStatus, now time.Time) (ended []*entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.spreading[e]) == 0 {
+		return nil
+	}
 	var left []*group
 	for _, g := range l.spreading[e] {
 		rule := ""

@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -33,10 +34,13 @@ const pageSize = 500
 type Reconciler struct {
 	// Events reads NetBoxEvents from the API server, and lists and watches their metadata, without a cache.
 	Events client.WithWatch
+	// Rules reads a cache of NetBoxEventRules.
+	Rules client.Reader
 	// Status writes the status of events.
 	Status *eventstore.Store
 	// Namespaces are the watched namespaces; empty means all.
 	Namespaces []string
+	Clock      clock.PassiveClock
 	Log        logr.Logger
 }
 
@@ -86,7 +90,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 		return reconcile.Result{}, nil
 	}
 	r.Log.Info("replaying an event", "replay", requested.String(), "namespace", event.Namespace, "name", event.Name)
-	of := eventstore.Version{Namespace: event.Namespace, Name: event.Name, UID: event.UID, ResourceVersion: event.ResourceVersion}
-	_, err := r.Status.UpdateStatus(ctx, of, delivery.Reopen(&event.Status, requested))
+	if err := r.reopenGroups(ctx, &event, requested); err != nil {
+		return reconcile.Result{}, err
+	}
+	_, err := r.Status.UpdateStatus(ctx, versionOf(&event), delivery.Reopen(&event.Status, requested))
 	return reconcile.Result{}, client.IgnoreNotFound(err)
 }

@@ -40,8 +40,8 @@ type ActionStatusApplyConfiguration struct {
 	NextAttemptTime *v1.Time `json:"nextAttemptTime,omitempty"`
 	// lastError is the error of the last attempt, for example "answered with 503 Service Unavailable".
 	LastError *string `json:"lastError,omitempty"`
-	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the action
-	// was skipped.
+	// response summarizes the result of an attempt, for example "202 Accepted: queued", or "Job netbox/provision-leaf1"; or says why the
+	// action was skipped.
 	Response *string `json:"response,omitempty"`
 	// startTime is when the action could first be attempted, if it had to wait for others, for example 2020-10-26T18:14:19Z.
 	StartTime *v1.Time `json:"startTime,omitempty"`

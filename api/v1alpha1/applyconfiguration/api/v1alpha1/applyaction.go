@@ -31,11 +31,12 @@ type ApplyActionApplyConfiguration struct {
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
 	// the name is metadata.generateName, or else the rule's name, and a hash of the event, or with operation Mirror of the NetBox object.
 	Template *apiv1alpha1.JSONObject `json:"template,omitempty"`
-	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and fails if a
-	// field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing objects,
-	// and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name alone: those
-	// that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each NetBox object:
-	// it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the rule.
+	// operation is Apply, Create, Delete or Mirror. Apply, which is the default, creates or updates the objects by server-side apply, and
+	// fails if a field manager other than the rules of this operator owns a field of the template, unless force is set. Create creates missing
+	// objects, and fails if an object exists that another event created. Delete deletes objects, of which the template needs kind and name
+	// alone: those that rules of this operator created, or any with force; it succeeds if they do not exist. Mirror keeps one object for each
+	// NetBox object: it applies it when the NetBox object is created or updated, and deletes it when that is deleted or no longer matches the
+	// rule.
 	Operation *apiv1alpha1.ApplyOperation `json:"operation,omitempty"`
 	// force takes over the fields of the template from any field manager that owns them, or deletes an object that others created, for
 	// example true.

@@ -28,9 +28,9 @@ import (
 // Group defines which events of a rule are delivered together. A group closes when quiet has passed since its last event was received, at
 // the latest when maxWait has passed since its first, or with maxEvents events. Later events make another group.
 type GroupApplyConfiguration struct {
-	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events of
-	// the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression is null
-	// or fails make one group.
+	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events
+	// of the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression
+	// is null or fails make one group.
 	By *string `json:"by,omitempty"`
 	// quiet is the time without another event after which a group closes, for example 5s.
 	Quiet *v1.Duration `json:"quiet,omitempty"`
@@ -38,8 +38,8 @@ type GroupApplyConfiguration struct {
 	MaxWait *v1.Duration `json:"maxWait,omitempty"`
 	// maxEvents is the largest number of events in a group, for example 500.
 	MaxEvents *int32 `json:"maxEvents,omitempty"`
-	// net leaves out the NetBox objects whose changes in the group come to nothing, for example true: they were created and deleted in it, or are
-	// as before. If none is left, the actions are skipped.
+	// net leaves out the NetBox objects whose changes in the group come to nothing, for example true: they were created and deleted in it, or
+	// are as before. If none is left, the actions are skipped.
 	Net *bool `json:"net,omitempty"`
 }
 

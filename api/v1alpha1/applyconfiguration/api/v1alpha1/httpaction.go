@@ -25,8 +25,8 @@ import (
 // HTTPActionApplyConfiguration represents a declarative configuration of the HTTPAction type for use
 // with apply.
 //
-// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors are
-// retried; any other response, redirects included, is a permanent failure.
+// HTTPAction sends a request to a URL. A response of 2xx is success, unless an expression decides; 408, 425, 429, 5xx and network errors
+// are retried; any other response, redirects included, is a permanent failure.
 type HTTPActionApplyConfiguration struct {
 	// url is the URL of the sink, for example https://hooks.example.com/netbox/${event.objectType}. The value of a template is escaped to one
 	// segment of the path or query.
@@ -35,7 +35,8 @@ type HTTPActionApplyConfiguration struct {
 	Body *HTTPBodyApplyConfiguration `json:"body,omitempty"`
 	// format is the format of the event in a request without body. CloudEvent, which is the default, is a CloudEvents 1.0 event in structured
 	// mode, CloudEventBinary one in binary mode, both with the event's spec as data; NetBox is the original body. Of a rule with group,
-	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of CloudEvents.
+	// CloudEvent is one event of type io.netbox-events.group with the group's id and events as data, and CloudEventBatch a batch of
+	// CloudEvents.
 	Format *apiv1alpha1.HTTPFormat `json:"format,omitempty"`
 	// method of the request, for example PUT. Absent: POST. A GET request has no body.
 	Method *string `json:"method,omitempty"`

@@ -25,8 +25,8 @@ package v1alpha1
 type LimitApplyConfiguration struct {
 	// perSecond is the maximum rate of deliveries, for example 10.
 	PerSecond *int32 `json:"perSecond,omitempty"`
-	// concurrency is the maximum number of deliveries at the same time, for example 4. A delivery that waits for an object (apply.wait) counts;
-	// one that waits for its next attempt does not.
+	// concurrency is the maximum number of deliveries at the same time, for example 4. A delivery that waits for an object (apply.wait)
+	// counts; one that waits for its next attempt does not.
 	Concurrency *int32 `json:"concurrency,omitempty"`
 	// key is an expression in CEL: concurrency bounds the deliveries for each of its values, for example data.site.slug.
 	Key *string `json:"key,omitempty"`

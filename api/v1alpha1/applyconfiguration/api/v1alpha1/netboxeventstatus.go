@@ -40,9 +40,10 @@ type NetBoxEventStatusApplyConfiguration struct {
 	// rules are the rules that matched the event, with their actions. They are matched once.
 	Rules []RuleStatusApplyConfiguration `json:"rules,omitempty"`
 	// replay is the value of the annotation netbox-events.io/replay that this status belongs to, for example "1"; over 64 bytes, its beginning
-	// and a hash.
+	// and a hash. Of an event that is replayed because another one of its group is, it begins with group.
 	Replay *string `json:"replay,omitempty"`
-	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example provision-active-devices.
+	// replayRule is the value of the annotation netbox-events.io/replay-rule that this status belongs to, for example
+	// provision-active-devices.
 	ReplayRule *string `json:"replayRule,omitempty"`
 	// startTime is the start of processing, for example 2020-10-26T18:14:19Z.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
