@@ -64,7 +64,7 @@ func TestSourceRules(t *testing.T) {
 		"an age as long as retention":  {`{"unsigned":"Accept","maxAge":"1h","retention":{"succeededTTL":"1h","failedTTL":"2h"}}`, ""},
 		"an age beyond retention":      {`{"unsigned":"Accept","maxAge":"73h"}`, "maxAge must not be longer"},
 		"an age beyond a failed one's": {`{"unsigned":"Accept","maxAge":"2h","retention":{"failedTTL":"1h"}}`, "maxAge must not be longer"},
-		"an age in days":               {`{"unsigned":"Accept","maxAge":"1d"}`, "spec.maxAge"},
+		"an age in days":               {`{"unsigned":"Accept","maxAge":"1d"}`, "must be longer than 0s, for example 90s; the largest unit is h"},
 		"an age of nothing":            {`{"unsigned":"Accept","maxAge":"0s"}`, "must be longer than 0s"},
 		"a rate":                       {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":1,"burst":1}}`, ""},
 		"a rate of nothing":            {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":0,"burst":1}}`, "requestsPerSecond"},

@@ -34,7 +34,7 @@ type ActionApplyConfiguration struct {
 	DependsOn []string `json:"dependsOn,omitempty"`
 	// http sends the event to a URL.
 	HTTP *HTTPActionApplyConfiguration `json:"http,omitempty"`
-	// apply creates or updates Kubernetes objects, as the rule's service account.
+	// apply creates, updates or deletes Kubernetes objects, as the rule's service account.
 	Apply *ApplyActionApplyConfiguration `json:"apply,omitempty"`
 	// event writes a Kubernetes Event on the NetBoxEvent.
 	Event *EventActionApplyConfiguration `json:"event,omitempty"`
