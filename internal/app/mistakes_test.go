@@ -45,8 +45,8 @@ type ruleStep struct {
 
 const (
 	siteEvent = `{"event":%q,"timestamp":"2026-11-26T11:30:%02dZ","object_type":"dcim.site","data":{"id":%d,"name":%q}}`
-	note    = `actions: [{name: note, event: {reason: X, message: "x"}}]`
-	mapping = `{match: {objectTypes: [dcim.site], events: [created, updated]}, serviceAccountName: provisioner, actions: [{name: %s, apply: {template:
+	note      = `actions: [{name: note, event: {reason: X, message: "x"}}]`
+	mapping   = `{match: {objectTypes: [dcim.site], events: [created, updated]}, serviceAccountName: provisioner, actions: [{name: %s, apply: {template:
 		{apiVersion: v1, kind: ConfigMap, metadata: {name: "site-${event.objectID}"}, data: {name: "${data.name}"}}}}]}`
 )
 
@@ -126,13 +126,17 @@ func ruleCases(sink string) []ruleCase {
 				"broken": `{match: {cel: 'event.user == "x"'}, ` + note + `}`,
 				"form": `{match: {objectTypes: [dcim.device]}, actions: [{name: form, http: {url: "` + sink + `/form", format: NetBox,
 					headers: [{name: Content-Type, value: application/x-www-form-urlencoded}]}}]}`,
-				"typo": `{match: {objectTypes: [DCIM.Device, dcim.devices], events: [update, object_updated, Updated], sources: [nosuch]}, actions: [{name: s, http: {url: "` + sink + `/typo"}}]}`,
-				"good": `{match: {objectTypes: [DCIM.Device], events: [Updated], sources: [NetBox]}, ` + note + `}`,
+				"typo":  `{match: {objectTypes: [DCIM.Device, dcim.devices], events: [update, object_updated, Updated], sources: [nosuch]}, actions: [{name: s, http: {url: "` + sink + `/typo"}}]}`,
+				"later": `{actions: [{name: a, dependsOn: [b], log: {message: x}}, {name: b, log: {message: x}}]}`,
+				"two":   `{actions: [{name: send, http: {url: "` + sink + `", body: {json: {}, text: a}}}]}`,
+				"good":  `{match: {objectTypes: [DCIM.Device], events: [Updated], sources: [NetBox]}, ` + note + `}`,
 			}, `{"event":"updated","timestamp":"2026-11-26T12:20:00Z","object_type":"dcim.device","data":{"id":6,"name":"x"}}`}},
 			want: map[string]string{"good/note": "Succeeded"},
 			ready: map[string]string{
 				"broken": "spec.match.cel: 1:6: undefined field 'user'",
 				"form":   "spec.actions[form].http.headers[Content-Type]: is application/x-www-form-urlencoded, but the body is JSON",
+				"later":  `spec.actions[a].dependsOn: there is no action "b" before it in the list`,
+				"two":    "spec.actions[send].http.body: must have exactly one of json, text and form",
 				"good":   "events are matched against the rule",
 				"typo": `events are matched against the rule; but spec.match.events: no webhook of NetBox has the event "update"; write "updated"; spec.match.events: ` +
 					`no webhook of NetBox has the event "object_updated"; write "updated"; spec.match.objectTypes: NetBox has no object type "dcim.devices"`,
