@@ -13,9 +13,11 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	batchv1 "k8s.io/api/batch/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,6 +33,7 @@ var (
 		"netbox-3.7.8-live netbox-4.4.10 netbox-4.6.8 netbox-4.6.8-live netbox-4.7.0-beta1")
 	withDevices  = recordings(strings.Join(withActivations, " ") + " nautobot-2.4.44 nautobot-3.2.7-live netbox-2.9.11 netbox-2.9.11-live")
 	withFailures = recordings("netbox-2.11.12 netbox-3.5.9 netbox-3.7.8 netbox-4.4.10 netbox-4.6.8 netbox-4.7.0-beta1")
+	withGroups   = recordings(strings.Join(withDevices, " ") + " bulk-edit")
 	everything   = recordings(strings.Join(withDevices, " ") + " netbox-4.7.3-live")
 )
 
@@ -51,6 +54,17 @@ var products = map[string]product{
 		deliveries: withActivations, server: "https://events.pagerduty.com", answer: pagerDuty,
 		edit: strings.NewReplacer(`"failed"`, `"active"`, `"active"`, `"failed"`), // devices that recover, or are deleted
 	},
+	"slack-bulk-edit": {
+		deliveries: withGroups, server: "https://hooks.slack.com", answerGroup: slackBulkEdit, sizes: []int{1, 2, 5000},
+	},
+	"awx-device": {
+		// The devices of netbox-4.6.8-live are deleted within half a minute.
+		deliveries: slices.DeleteFunc(slices.Clone(withGroups), func(name string) bool { return name == "netbox-4.6.8-live" }),
+		server:     "https://awx.example.com", answerGroup: awxDevice, sizes: []int{1, 3, 4, 6},
+		edit: strings.NewReplacer( // interfaces, and names of hosts
+			`"rearport"`, `"interface"`, `"dcim.rearport"`, `"dcim.interface"`, "/rear-ports/", "/interfaces/",
+			`sw-z\u00fcrich-1 \ud83d\ude80`, "sw-zurich-1", `Test Device `, "test-", "Device ", "device-"),
+	},
 	"knative":     {deliveries: everything, server: "http://broker-ingress.knative-eventing.svc.cluster.local", answer: knative},
 	"argo-events": {deliveries: withDevices, server: "http://netbox-eventsource-svc.argo-events.svc:12000", answer: argoEvents},
 	"argo-workflows": {
@@ -61,6 +75,17 @@ var products = map[string]product{
 		deliveries: withActivations, object: pipelineRun, kind: "PipelineRun",
 		status:   map[string]any{"conditions": []any{map[string]any{"type": "Succeeded", "status": "True", "reason": "Completed"}}},
 		resource: schema.GroupVersionResource{Group: "tekton.dev", Version: "v1", Resource: "pipelineruns"},
+	},
+	"one-run-for-each-site": {
+		deliveries: withActivations, object: provisionJob, kind: "Job",
+		status: map[string]any{
+			"startTime": "2026-11-27T10:00:00Z", "completionTime": "2026-11-27T10:01:00Z", "succeeded": 1,
+			"conditions": []any{
+				map[string]any{"type": "SuccessCriteriaMet", "status": "True", "lastTransitionTime": "2026-11-27T10:01:00Z"},
+				map[string]any{"type": "Complete", "status": "True", "lastTransitionTime": "2026-11-27T10:01:00Z"},
+			},
+		},
+		resource: schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"},
 	},
 	"rest-api": {
 		deliveries: withDevices, server: "https://inventory.example.com", tokens: "https://login.example.com", answer: restAPI,
@@ -154,6 +179,64 @@ func slack(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) (ans
 	)
 }
 
+// slackBulkEdit checks a message with blocks to an incoming webhook.
+//
+// https://docs.slack.dev/reference/block-kit/blocks/section-block: a text of 1 to 3000 characters; at most 50 blocks in a message. Slack
+// truncates messages of more than 40,000 characters, and has refused blocks of more than about 13,000 in all.
+func slackBulkEdit(request *http.Request, body []byte, events []*v1alpha1.NetBoxEvent) (answer, error) {
+	var message struct {
+		Text   string `json:"text"`
+		Blocks []struct {
+			Type string `json:"type"`
+			Text struct {
+				Type string `json:"type"`
+				Text string `json:"text"`
+			} `json:"text"`
+		} `json:"blocks"`
+	}
+	if err := decode(body, &message); err != nil {
+		return answer{}, err
+	}
+	last, objects, fields := events[len(events)-1], map[string]bool{}, ""
+	for _, event := range events {
+		objects[event.Spec.ObjectID] = true
+	}
+	if len(events) == 1 {
+		fields = strings.Join(last.Spec.ChangedFields, ", ")
+	}
+	problems := []error{
+		expect(request, `/services/T[0-9A-Z]+/B[0-9A-Z]+/[0-9A-Za-z]{24}`, map[string]string{"Content-Type": "application/json"}),
+		check(message.Text == fmt.Sprint("Devices that changed in NetBox: ", len(objects)), "the text is %q", message.Text),
+		check(len(message.Blocks) == 2 && len(body) <= 13_000, "%d blocks, %d bytes", len(message.Blocks), len(body)),
+	}
+	var texts []string
+	for _, block := range message.Blocks {
+		text := block.Text.Text
+		length := len(utf16.Encode([]rune(text)))
+		problems = append(problems, check(block.Type == "section" && block.Text.Type == "mrkdwn", "unknown block"),
+			check(length > 0 && length <= 3000, "a section has %d characters", length))
+		texts = append(texts, text)
+	}
+	link, summary, _ := strings.Cut(strings.TrimPrefix(texts[0], "<"), "|")
+	counts, by, isLinked := strings.Cut(summary, "> by ")
+	total := 0
+	for count := range strings.SplitSeq(counts, ", ") {
+		var n int
+		var event string
+		_, err := fmt.Sscanf(count, "%d %s", &n, &event)
+		total += n
+		problems = append(problems, err, check(slices.Contains([]string{"created", "updated", "deleted"}, event), "the event is %q", event))
+	}
+	literal := regexp.MustCompile(`&(amp|lt|gt);`).ReplaceAllString(by+texts[1], "")
+	unescaped := html.UnescapeString(by)
+	return answer{http.StatusOK, "ok"}, errors.Join(append(problems,
+		check(link == "https://netbox.example.com/core/changelog/?request_id="+last.Spec.RequestID && isLinked, "the link is %q", link),
+		check(total == len(objects), "%d of %d changes", total, len(objects)),
+		check(!strings.ContainsAny(literal, "&<>"), "a control character is not escaped"),
+		check(strings.HasPrefix(unescaped, last.Spec.Username) && strings.HasSuffix(unescaped, fields), "who and what is %q", unescaped),
+		check(strings.HasPrefix(html.UnescapeString(texts[1]), events[0].Spec.ObjectName), "the names are %q", texts[1]))...)
+}
+
 // teams checks a message to a workflow with the trigger "When a Teams webhook request is received".
 //
 // https://learn.microsoft.com/connectors/teams/#microsoft-teams-webhook and
@@ -244,6 +327,54 @@ func awx(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) (answe
 		problems = append(problems, check(regexp.MustCompile(`^[a-zA-Z_]\w*$`).MatchString(name), "%q is no name of a variable", name))
 	}
 	return answer{http.StatusCreated, `{"job":12,"ignored_fields":{},"id":12,"type":"job"}`}, errors.Join(problems...)
+}
+
+// awxDevice checks a launch for a device: as awx, with a limit.
+//
+// https://docs.ansible.com/ansible/latest/inventory_guide/intro_patterns.html: what a limit may be.
+func awxDevice(request *http.Request, body []byte, events []*v1alpha1.NetBoxEvent) (answer, error) {
+	var launch struct {
+		Limit     string `json:"limit"`
+		ExtraVars struct {
+			Group   string `json:"netbox_group"`
+			Changes []struct {
+				Event  string   `json:"event"`
+				Type   string   `json:"type"`
+				ID     string   `json:"id"`
+				Name   string   `json:"name"`
+				Fields []string `json:"fields"`
+			} `json:"netbox_changes"`
+		} `json:"extra_vars"`
+	}
+	if err := decode(body, &launch); err != nil {
+		return answer{}, err
+	}
+	names := map[string]string{} // of the objects, by type and id
+	for _, event := range events {
+		names[event.Spec.ObjectType+event.Spec.ObjectID] = event.Spec.ObjectName
+	}
+	problems := []error{
+		expect(request, `/api/v2/job_templates/[0-9]+/launch/`, map[string]string{
+			"Content-Type": "application/json", "Authorization": "Bearer XXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
+		}),
+		check(len(launch.ExtraVars.Changes) == len(names) && launch.ExtraVars.Group != "", "the variables are %v", launch.ExtraVars),
+	}
+	for _, change := range launch.ExtraVars.Changes {
+		name, known := names[change.Type+change.ID]
+		problems = append(problems, check(known && change.Name == name && change.Fields != nil && change.Event != "none", "the change is %v", change))
+	}
+	last := events[len(events)-1].Spec
+	var device struct {
+		ID   any    `json:"id"`
+		Name string `json:"name"`
+	}
+	encoded, err := json.Marshal(last.Data)
+	if last.ObjectType == "dcim.interface" {
+		encoded = last.Data["device"].Raw
+	}
+	err = errors.Join(err, json.Unmarshal(encoded, &device))
+	return answer{http.StatusCreated, `{"job":12,"ignored_fields":{},"id":12,"type":"job"}`}, errors.Join(append(problems, err,
+		check(launch.Limit == device.Name && regexp.MustCompile(`^[\w.-]+$`).MatchString(launch.Limit), "the limit is %q", launch.Limit))...)
 }
 
 // eventDrivenAnsible checks a request to the source ansible.eda.webhook.
@@ -611,6 +742,23 @@ func pipelineRun(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent)
 		return err
 	}
 	return errors.Join(check(spec.PipelineRef.Name != "", "no pipeline"), checkRun(object, event, spec.Params, "$("))
+}
+
+// provisionJob checks a Job.
+//
+// https://kubernetes.io/docs/concepts/workloads/controllers/job/: the API server, which is real, checks it.
+// https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/: $(…) is a variable, $$ a dollar sign.
+func provisionJob(object *unstructured.Unstructured, event *v1alpha1.NetBoxEvent) error {
+	var job batchv1.Job
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, &job, true); err != nil {
+		return err
+	}
+	var parameters []parameter
+	for _, variable := range job.Spec.Template.Spec.Containers[0].Env {
+		name := strings.ReplaceAll(strings.ToLower(variable.Name), "_", "-")
+		parameters = append(parameters, parameter{name, strings.ReplaceAll(variable.Value, "$$", "$")})
+	}
+	return checkRun(object, event, parameters)
 }
 
 func hostName(event *v1alpha1.NetBoxEvent) string { return "netbox-" + event.Spec.ObjectID }

@@ -3,6 +3,7 @@ package docs_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
@@ -49,6 +51,10 @@ type product struct {
 	server, tokens string
 	// answer checks a request as the product does, and returns its answer.
 	answer func(request *http.Request, body []byte, event *v1alpha1.NetBoxEvent) (answer, error)
+	// answerGroup is the same for a rule with groups, and has the events of a group.
+	answerGroup func(request *http.Request, body []byte, events []*v1alpha1.NetBoxEvent) (answer, error)
+	// sizes are those of the groups on which the rule acts.
+	sizes []int
 	// resource and kind are of the objects that the rule applies. Those that Kubernetes does not have are installed.
 	resource schema.GroupVersionResource
 	kind     string
@@ -67,6 +73,8 @@ type product struct {
 const (
 	// perRecording limits the events of a kind that a recipe processes in each recording.
 	perRecording = 4
+	// editedFrom is added to the numbers of edited deliveries.
+	editedFrom = 10_000
 	// hostileName is a name of an object that products would interpret.
 	hostileName = `<!channel> & $CI_JOB_TOKEN $${A} $$(params.a) {{{{workflow.uid}}}} {{{a}}} "q" 'q' [a](https://example.org) \n` + "\n%41=+🚀"
 )
@@ -152,44 +160,22 @@ func TestRecipes(t *testing.T) {
 			}
 			runner := newRunner(t)
 			recorded := all
+			if compiled.Group != nil {
+				edit, err := deliveries.BulkEdit(int(compiled.Group.MaxEvents))
+				if err != nil {
+					t.Fatal(err)
+				}
+				recorded = append(slices.Clone(all), edit...)
+			}
 			if product.edit != nil {
-				recorded = edited(all, product.edit)
+				recorded = edited(recorded, product.edit)
 			}
 			var matched []string
-			done := map[string]int{}
-			for i, delivery := range recorded {
-				if run.isMirror() && i > 0 && delivery.File != recorded[i-1].File {
-					run.forget(t)
-				}
-				event, err := delivery.Event(run.namespace, deliveries.Redact)
-				if err != nil {
-					continue
-				}
-				event.UID = types.UID(event.Name)
-				event.Spec.SourceRef.Name = delivery.File // ids are of one recording
-				input := rule.NewInput(event, event.Spec.Timestamp.Time)
-				if ok, err := compiled.Match(t.Context(), event, input); err != nil || !ok {
-					if err == nil && run.isMirror() && slices.Contains(run.rule.Spec.Match.ObjectTypes, event.Spec.ObjectType) {
-						run.do(t, runner, compiled, event, input, true)
-					}
-					continue
-				}
-				if !slices.Contains(matched, delivery.File) {
-					matched = append(matched, delivery.File)
-				}
-				if key := delivery.File + event.Spec.Event; done[key] < perRecording {
-					done[key]++
-					run.do(t, runner, compiled, event, input, false)
-				}
-				if len(matched) == 1 && done["hostile"] == 0 {
-					done["hostile"]++
-					hostile := event.DeepCopy()
-					hostile.Name += "-hostile"
-					hostile.UID, hostile.Spec.ObjectName = types.UID(hostile.Name), hostileName
-					run.do(t, runner, compiled, hostile, rule.NewInput(hostile, event.Spec.Timestamp.Time), false)
-				}
+			if compiled.Group != nil {
+				matched = run.doGroups(t, runner, compiled, recorded)
+			} else {
+				matched = run.doEvents(t, runner, compiled, recorded)
 			}
-			slices.Sort(matched)
 			if diff := gocmp.Diff(product.deliveries, matched); diff != "" {
 				t.Errorf("recordings in which events match (-want +got):\n%s", diff)
 			}
@@ -197,11 +183,43 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
+// TestAWXLimit checks for which names of devices AWX is to run: those that are a pattern for that host alone.
+func TestAWXLimit(t *testing.T) {
+	recipes, _ := readRecipes(t)
+	compiled, err := rule.Compile(&recipes["awx-device"].rule.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		objectType, data string
+		want             bool
+	}{
+		{"dcim.device", `{"id": 1, "name": "leaf-1.example.com"}`, true},
+		{"dcim.interface", `{"id": 1, "name": "Ethernet1/1", "device": {"id": 1, "name": "leaf-1"}}`, true},
+		{"dcim.device", `{"id": 1, "name": null}`, false},
+		{"dcim.device", `{"id": 1, "name": "all"}`, false},
+		{"dcim.device", `{"id": 1, "name": "leaf-*"}`, false},
+		{"dcim.device", `{"id": 1, "name": "~leaf.*"}`, false},
+		{"dcim.device", `{"id": 1, "name": "leaf-1:leaf-2"}`, false},
+		{"dcim.device", `{"id": 1, "name": "leaf-1\nleaf-2"}`, false},
+		{"dcim.interface", `{"id": 1, "name": "Ethernet1/1", "device": {"id": 1, "name": "leaf-1,!leaf-2"}}`, false},
+	} {
+		event := &v1alpha1.NetBoxEvent{Spec: v1alpha1.NetBoxEventSpec{Event: "updated", ObjectType: test.objectType, ObjectID: "1"}}
+		if err := json.Unmarshal([]byte(test.data), &event.Spec.Data); err != nil {
+			t.Fatal(err)
+		}
+		input, _ := rule.NewGroupInput([]*v1alpha1.NetBoxEvent{event}, "3f9c2a7be1d04c55a1b2", true, time.Now())
+		if runs, err := compiled.Actions[0].When.Holds(t.Context(), input); err != nil || runs != test.want {
+			t.Errorf("%s: runs %t, %v, want %t", test.data, runs, err, test.want)
+		}
+	}
+}
+
 // edited returns the deliveries, and edited copies of them.
 func edited(all []deliveries.Delivery, edit *strings.Replacer) []deliveries.Delivery {
 	copies := slices.Clone(all)
 	for i := range copies {
-		copies[i].N += 10_000
+		copies[i].N += editedFrom
 		copies[i].Body = edit.Replace(copies[i].Body)
 	}
 	return append(slices.Clone(all), copies...)
@@ -213,7 +231,8 @@ type recipeRun struct {
 	product   product
 	namespace string
 
-	event    *v1alpha1.NetBoxEvent // that is processed
+	event    *v1alpha1.NetBoxEvent   // that is processed, or the last of the group
+	group    []*v1alpha1.NetBoxEvent // nil for a single event
 	requests []answer
 	problem  error
 }
@@ -221,7 +240,7 @@ type recipeRun struct {
 // install runs the commands, creates the rule as it is on the page, and checks that it uses the Secrets that the commands create.
 func (r *recipeRun) install(t *testing.T, commands []string) {
 	t.Helper()
-	if strings.Contains(r.product.resource.Group, ".") && !strings.HasSuffix(r.product.resource.Group, ".k8s.io") {
+	if r.isInstalled() {
 		installCRD(t, r.product.resource, r.product.kind)
 	}
 	if r.product.namespace != "" {
@@ -304,7 +323,11 @@ func (r *recipeRun) serve(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
 		body, err := io.ReadAll(request.Body)
 		given := answer{status: http.StatusBadRequest}
-		if err == nil {
+		switch {
+		case err != nil:
+		case r.group != nil:
+			given, err = r.product.answerGroup(request, body, r.group)
+		default:
 			given, err = r.product.answer(request, body, r.event)
 		}
 		if err != nil {
@@ -365,33 +388,166 @@ func (r *recipeRun) forget(t *testing.T) {
 	}
 }
 
-// do executes the actions of the rule for an event, and checks what they did. A removal is an event that does not match a rule that mirrors.
-func (r *recipeRun) do(
-	t *testing.T, runner *action.Runner, compiled *rule.Rule, event *v1alpha1.NetBoxEvent, input *rule.Input, isRemoval bool,
-) {
+// doEvents executes the rule for some recorded events, and returns the recordings in which events match.
+func (r *recipeRun) doEvents(t *testing.T, runner *action.Runner, compiled *rule.Rule, recorded []deliveries.Delivery) (matched []string) {
 	t.Helper()
-	r.event, r.requests, r.problem = event, nil, nil
+	done := map[string]int{}
+	for i, delivery := range recorded {
+		if r.isMirror() && i > 0 && delivery.File != recorded[i-1].File {
+			r.forget(t)
+		}
+		event := r.eventOf(delivery)
+		if event == nil {
+			continue
+		}
+		input := rule.NewInput(event, event.Spec.Timestamp.Time)
+		if ok, err := compiled.Match(t.Context(), event, input); err != nil || !ok {
+			if err == nil && r.isMirror() && slices.Contains(r.rule.Spec.Match.ObjectTypes, event.Spec.ObjectType) {
+				r.do(t, runner, compiled, action.Task{Event: event, Input: input, IsRemoval: true})
+			}
+			continue
+		}
+		if !slices.Contains(matched, delivery.File) {
+			matched = append(matched, delivery.File)
+		}
+		if r.rule.Spec.Limit.Key != "" && compiled.LimitKey(t.Context(), input) == "" {
+			t.Errorf("%s has no key of the limit", event.Name)
+		}
+		if key := delivery.File + event.Spec.Event; done[key] < perRecording {
+			done[key]++
+			r.do(t, runner, compiled, action.Task{Event: event, Input: input})
+		}
+		if len(matched) == 1 && done["hostile"] == 0 {
+			done["hostile"]++
+			hostile := hostileEvent(event)
+			r.do(t, runner, compiled, action.Task{Event: hostile, Input: rule.NewInput(hostile, event.Spec.Timestamp.Time)})
+		}
+	}
+	slices.Sort(matched)
+	return matched
+}
+
+// eventOf returns the event of a delivery, nil for one that is not stored.
+func (r *recipeRun) eventOf(delivery deliveries.Delivery) *v1alpha1.NetBoxEvent {
+	event, err := delivery.Event(r.namespace, deliveries.Redact)
+	if err != nil {
+		return nil
+	}
+	event.UID = types.UID(event.Name)
+	event.Spec.SourceRef.Name = delivery.File // ids are of one recording
+	return event
+}
+
+func hostileEvent(event *v1alpha1.NetBoxEvent) *v1alpha1.NetBoxEvent {
+	hostile := event.DeepCopy()
+	hostile.Name += "-hostile"
+	hostile.UID, hostile.Spec.ObjectName = types.UID(hostile.Name), hostileName
+	return hostile
+}
+
+// doGroups executes the rule for the groups of recorded events, and returns the recordings in which it acts.
+func (r *recipeRun) doGroups(t *testing.T, runner *action.Runner, compiled *rule.Rule, recorded []deliveries.Delivery) (acted []string) {
+	t.Helper()
+	sizes := map[int]bool{}
+	for _, events := range r.groups(t, compiled, recorded) {
+		if !r.doGroup(t, runner, compiled, events) {
+			continue
+		}
+		acted = append(acted, events[0].Spec.SourceRef.Name)
+		if !sizes[len(events)] {
+			sizes[len(events)] = true
+			hostile := make([]*v1alpha1.NetBoxEvent, len(events))
+			for i := range events {
+				hostile[i] = hostileEvent(events[i])
+				hostile[i].Spec.Username = hostileName
+			}
+			r.doGroup(t, runner, compiled, hostile)
+		}
+	}
+	if diff := gocmp.Diff(r.product.sizes, slices.Sorted(maps.Keys(sizes))); diff != "" {
+		t.Errorf("sizes of the groups (-want +got):\n%s", diff)
+	}
+	slices.Sort(acted)
+	return slices.Compact(acted)
+}
+
+// groups returns the groups of recorded events, as if NetBox's timestamps were the times of their receipt.
+func (r *recipeRun) groups(t *testing.T, compiled *rule.Rule, recorded []deliveries.Delivery) (groups [][]*v1alpha1.NetBoxEvent) {
+	t.Helper()
+	var keys []string
+	byKey := map[string][]*v1alpha1.NetBoxEvent{}
+	for _, delivery := range recorded {
+		event := r.eventOf(delivery)
+		if event == nil {
+			continue
+		}
+		input := rule.NewInput(event, event.Spec.Timestamp.Time)
+		if ok, err := compiled.Match(t.Context(), event, input); err != nil || !ok {
+			continue
+		}
+		key := fmt.Sprint(delivery.N >= editedFrom, delivery.File, compiled.GroupKey(t.Context(), event, input))
+		if byKey[key] == nil {
+			keys = append(keys, key)
+		}
+		byKey[key] = append(byKey[key], event)
+	}
+	for _, key := range keys {
+		events := byKey[key]
+		slices.SortStableFunc(events, func(a, b *v1alpha1.NetBoxEvent) int { return a.Spec.Timestamp.Compare(b.Spec.Timestamp.Time) })
+		for len(events) > 0 {
+			received := func(i int) time.Time { return events[i].Spec.Timestamp.Time }
+			size, _ := delivery.FirstGroup(received, len(events), compiled.Group, received(len(events)-1))
+			groups, events = append(groups, events[:size]), events[size:]
+		}
+	}
+	return groups
+}
+
+// doGroup executes the rule for a group. It reports whether an action was executed.
+func (r *recipeRun) doGroup(t *testing.T, runner *action.Runner, compiled *rule.Rule, events []*v1alpha1.NetBoxEvent) (acted bool) {
+	t.Helper()
+	id := delivery.GroupID(r.namespace, r.rule.Name, "", string(events[0].UID), delivery.Replay{})
+	input, isLeft := rule.NewGroupInput(events, id, compiled.Group.Net, events[0].Spec.Timestamp.Time)
+	if !isLeft {
+		return false
+	}
+	left := input.Events()
+	return r.do(t, runner, compiled, action.Task{Event: left[len(left)-1], Group: &action.Group{ID: id, Events: left}, Input: input})
+}
+
+// do executes the actions of the rule for an event or a group, and checks what they did. It reports whether an action was executed. A removal
+// is an event that does not match a rule that mirrors.
+func (r *recipeRun) do(t *testing.T, runner *action.Runner, compiled *rule.Rule, task action.Task) (acted bool) {
+	t.Helper()
+	event := task.Event
+	r.event, r.group, r.requests, r.problem = event, nil, nil, nil
+	if task.Group != nil {
+		r.group = task.Group.Events
+	}
 	if r.product.isMade {
 		plane.Create(t, r.newObject(r.product.kind, r.product.name(event)))
 	}
 	for i := range compiled.Actions {
 		if when := compiled.Actions[i].When; when != nil {
-			if holds, err := when.Holds(t.Context(), input); err != nil {
+			if holds, err := when.Holds(t.Context(), task.Input); err != nil {
 				t.Errorf("%s: %v", event.Name, err)
 			} else if !holds {
 				continue
 			}
 		}
-		result, err := r.execute(t, runner, action.Task{Rule: &r.rule, Action: &compiled.Actions[i], Event: event, Input: input, IsRemoval: isRemoval})
+		acted = true
+		task.Rule, task.Action = &r.rule, &compiled.Actions[i]
+		result, err := r.execute(t, runner, task)
 		switch {
 		case r.problem != nil || err != nil:
 			t.Errorf("%s: %v", event.Name, errors.Join(r.problem, err))
 		case r.product.server == "":
-			r.checkObject(t, result.Response, isRemoval)
+			r.checkObject(t, result.Response, task.IsRemoval)
 		default:
 			r.checkAnswer(t, result.Response)
 		}
 	}
+	return acted
 }
 
 // execute executes an action. If it waits for its object, the product completes that.
@@ -409,7 +565,12 @@ func (r *recipeRun) execute(t *testing.T, runner *action.Runner, task action.Tas
 		return result, err
 	}
 	object.Object["status"] = r.product.status
-	if err := plane.Client.Update(ctx, object); err != nil {
+	if r.isInstalled() { // without the subresource status
+		err = plane.Client.Update(ctx, object)
+	} else {
+		err = plane.Client.Status().Update(ctx, object)
+	}
+	if err != nil {
 		return result, err
 	}
 	task.WaitingSince = time.Now()
@@ -472,6 +633,11 @@ func (r *recipeRun) newObject(kind, name string) *unstructured.Unstructured {
 	object.SetNamespace(cmp.Or(r.product.namespace, r.namespace))
 	object.SetName(name)
 	return object
+}
+
+// isInstalled reports whether Kubernetes does not have the kind of the product's objects.
+func (r *recipeRun) isInstalled() bool {
+	return strings.Contains(r.product.resource.Group, ".") && !strings.HasSuffix(r.product.resource.Group, ".k8s.io")
 }
 
 // installCRD installs a kind whose fields the API server does not check.
