@@ -2,6 +2,8 @@ package v1alpha1_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
@@ -189,4 +192,25 @@ func managed(entries []metav1.ManagedFieldsEntry) (fields []byte) {
 		fields = append(fields, entry.FieldsV1.GetRawBytes()...)
 	}
 	return fields
+}
+
+// TestFluxSubstitution checks that Flux does not replace ${…} in the CRDs, whose descriptions have templates.
+func TestFluxSubstitution(t *testing.T) {
+	files, err := filepath.Glob("../../config/crd/bases/*.yaml")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%d CRDs, %v; want 3", len(files), err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var crd metav1.PartialObjectMetadata
+		if err := yaml.Unmarshal(content, &crd); err != nil {
+			t.Fatal(err)
+		}
+		if got := crd.Annotations["kustomize.toolkit.fluxcd.io/substitute"]; got != "disabled" {
+			t.Errorf("the annotation of %s is %q", crd.Name, got)
+		}
+	}
 }

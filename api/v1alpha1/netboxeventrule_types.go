@@ -270,8 +270,8 @@ const (
 
 // Retry limits the time and number of attempts of an action.
 type Retry struct {
-	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay. An action that has not
-	// succeeded by then fails permanently.
+	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay, or from when the actions in
+	// dependsOn succeeded. An action that has not succeeded by then fails permanently.
 	// +optional
 	// +kubebuilder:default="24h"
 	// +kubebuilder:validation:Type=string
@@ -332,7 +332,7 @@ type Action struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=63
 	DependsOn []string `json:"dependsOn,omitempty"`
-	// http sends the event to a URL.
+	// http sends a request to a URL: the event, or a body of any shape.
 	// +optional
 	HTTP *HTTPAction `json:"http,omitempty"`
 	// apply creates, updates or deletes Kubernetes objects, as the rule's service account.
