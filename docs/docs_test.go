@@ -29,7 +29,16 @@ func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 // block is a fenced block of a document.
 type block struct{ language, info, text string }
 
-var fence = regexp.MustCompile("(?ms)^```(\\w+) ?(.*?)\n(.*?)^```$")
+var fence = regexp.MustCompile("(?ms)^( *)```(\\w+) ?(.*?)\n(.*?)^ *```$")
+
+// blocksOf returns the fenced blocks of a text, without the indentation of those in lists.
+func blocksOf(text string) (blocks []block) {
+	for _, found := range fence.FindAllStringSubmatch(text, -1) {
+		content := strings.ReplaceAll("\n"+found[4], "\n"+found[1], "\n")
+		blocks = append(blocks, block{found[2], found[3], strings.TrimPrefix(content, "\n")})
+	}
+	return blocks
+}
 
 func readRules(t *testing.T) (content string, blocks []block) {
 	t.Helper()
@@ -42,10 +51,7 @@ func readPage(t *testing.T, name string) (content string, blocks []block) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, found := range fence.FindAllStringSubmatch(string(bytes), -1) {
-		blocks = append(blocks, block{found[1], found[2], found[3]})
-	}
-	return string(bytes), blocks
+	return string(bytes), blocksOf(string(bytes))
 }
 
 // events returns the event of each recorded delivery, by names such as netbox-4.6.8/307.
@@ -64,11 +70,12 @@ func events(t *testing.T) map[string]*v1alpha1.NetBoxEvent {
 	return events
 }
 
-// TestRules has the API server take every rule of the page, and compiles it.
+// TestRules has the API server take every rule of the page, and of the README, and compiles it.
 func TestRules(t *testing.T) {
 	_, blocks := readRules(t)
+	_, more := readPage(t, "../README.md")
 	rules := 0
-	for _, block := range blocks {
+	for _, block := range append(blocks, more...) {
 		if block.language != "yaml" {
 			continue
 		}
@@ -86,10 +93,48 @@ func TestRules(t *testing.T) {
 			t.Errorf("%v in\n%s", err, block.text)
 		}
 	}
-	if rules == 0 {
-		t.Error("the page shows no rule")
+	if rules < 10 {
+		t.Errorf("the pages show %d rules, want at least 10", rules)
 	}
 }
+
+// sparse are rules that leave out all that has a default.
+var sparse = []string{`
+apiVersion: netbox-events.io/v1alpha1
+kind: NetBoxEventRule
+metadata: {name: group}
+spec:
+  group: {by: Request}
+  actions:
+  - {name: send, http: {url: "https://hooks.example.com/${group.id}"}}
+`, `
+apiVersion: netbox-events.io/v1alpha1
+kind: NetBoxEventRule
+metadata: {name: sparse}
+spec:
+  match: {branches: ["*"]}
+  retry: {for: 72h}
+  limit: {concurrency: 1, key: data.site.slug}
+  serviceAccountName: provisioner
+  secrets: [{name: token, secretKeyRef: {name: sink, key: token}}]
+  actions:
+  - name: send
+    http: {url: "https://hooks.example.com/", success: response.status == 200, auth: {serviceAccountToken: {audience: hooks}}, body: {text: a}}
+  - name: job
+    when: data.id > 1
+    dependsOn: [send]
+    apply: {wait: {success: "true"}, template: {apiVersion: v1, kind: ConfigMap}}
+  - {name: gone, apply: {operation: Delete, template: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}}
+  - {name: note, event: {reason: X, message: x}}
+  onFailure:
+  - name: alarm
+    http:
+      url: https://alerts.example.com/
+      body: {form: {token: "${secrets.token}"}}
+      auth: {oauth2: {tokenURL: "https://login.example.com/", clientID: a, clientSecretRef: {name: sink, key: token}}}
+      tls: {caConfigMapRef: {name: ca, key: ca.crt}}
+  - {name: note2, event: {reason: X, message: x}}
+`}
 
 // TestThreeWayDiff compares the samples, and the rules of the pages, with what the API server stores of them, as GitOps tools do: a merge patch
 // of the last applied manifest, the manifest and the stored object has to be empty.
@@ -106,7 +151,7 @@ func TestThreeWayDiff(t *testing.T) {
 		}
 		manifests = append(manifests, strings.Split(string(content), "\n---\n")...)
 	}
-	for _, page := range []string{"rules.md", "recipes.md"} {
+	for _, page := range []string{"../README.md", "rules.md", "recipes.md"} {
 		_, blocks := readPage(t, page)
 		for _, block := range blocks {
 			if block.language == "yaml" {
@@ -114,6 +159,7 @@ func TestThreeWayDiff(t *testing.T) {
 			}
 		}
 	}
+	manifests = append(manifests, sparse...)
 	compared := 0
 	for _, manifest := range manifests {
 		var object unstructured.Unstructured

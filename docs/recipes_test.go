@@ -102,8 +102,8 @@ func readRecipes(t *testing.T) (recipes map[string]*recipe, commands []string) {
 	recipes = map[string]*recipe{}
 	for section := range strings.SplitSeq(string(content), "\n## ") {
 		var pending []string
-		for _, found := range fence.FindAllStringSubmatch(section, -1) {
-			switch language, text := found[1], found[3]; language {
+		for _, block := range blocksOf(section) {
+			switch text := block.text; block.language {
 			case "sh":
 				pending = append(pending, text)
 			case "yaml":

@@ -2,6 +2,8 @@ package v1alpha1_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
@@ -64,7 +67,7 @@ func TestSourceRules(t *testing.T) {
 		"an age as long as retention":  {`{"unsigned":"Accept","maxAge":"1h","retention":{"succeededTTL":"1h","failedTTL":"2h"}}`, ""},
 		"an age beyond retention":      {`{"unsigned":"Accept","maxAge":"73h"}`, "maxAge must not be longer"},
 		"an age beyond a failed one's": {`{"unsigned":"Accept","maxAge":"2h","retention":{"failedTTL":"1h"}}`, "maxAge must not be longer"},
-		"an age in days":               {`{"unsigned":"Accept","maxAge":"1d"}`, "spec.maxAge"},
+		"an age in days":               {`{"unsigned":"Accept","maxAge":"1d"}`, "must be longer than 0s, for example 90s; the largest unit is h"},
 		"an age of nothing":            {`{"unsigned":"Accept","maxAge":"0s"}`, "must be longer than 0s"},
 		"a rate":                       {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":1,"burst":1}}`, ""},
 		"a rate of nothing":            {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":0,"burst":1}}`, "requestsPerSecond"},
@@ -189,4 +192,25 @@ func managed(entries []metav1.ManagedFieldsEntry) (fields []byte) {
 		fields = append(fields, entry.FieldsV1.GetRawBytes()...)
 	}
 	return fields
+}
+
+// TestFluxSubstitution checks that Flux does not replace ${…} in the CRDs, whose descriptions have templates.
+func TestFluxSubstitution(t *testing.T) {
+	files, err := filepath.Glob("../../config/crd/bases/*.yaml")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%d CRDs, %v; want 3", len(files), err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var crd metav1.PartialObjectMetadata
+		if err := yaml.Unmarshal(content, &crd); err != nil {
+			t.Fatal(err)
+		}
+		if got := crd.Annotations["kustomize.toolkit.fluxcd.io/substitute"]; got != "disabled" {
+			t.Errorf("the annotation of %s is %q", crd.Name, got)
+		}
+	}
 }

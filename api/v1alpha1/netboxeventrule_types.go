@@ -116,7 +116,7 @@ type NetBoxEventRuleSpec struct {
 // Group defines which events of a rule are delivered together. A group closes when quiet has passed since its last event was received, at
 // the latest when maxWait has passed since its first, or with maxEvents events. Later events make another group.
 //
-// +kubebuilder:validation:XValidation:rule="duration(self.quiet) <= duration(self.maxWait)",message="quiet must not be longer than maxWait"
+// +kubebuilder:validation:XValidation:rule="[self.quiet, self.maxWait].exists(d, !d.matches('^([0-9.]+(ns|us|ms|s|m|h))+$')) || duration(self.quiet) <= duration(self.maxWait)",message="quiet must not be longer than maxWait"
 type Group struct {
 	// by is Request for the events of one request to a NetBox, such as a bulk edit; Object for those of one NetBox object; Rule for all events
 	// of the rule; or an expression in CEL, for example data.site.slug, for those with the same value of it. Events for which the expression
@@ -128,12 +128,16 @@ type Group struct {
 	// quiet is the time without another event after which a group closes, for example 5s.
 	// +optional
 	// +kubebuilder:default="5s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s')",message="must be longer than 0s, for example 90s; the largest unit is h"
 	Quiet metav1.Duration `json:"quiet,omitzero"`
 	// maxWait is the longest time from the first event of a group until it closes, for example 1m.
 	// +optional
 	// +kubebuilder:default="1m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h, for example 90s; the largest unit is h"
 	MaxWait metav1.Duration `json:"maxWait,omitzero"`
 	// maxEvents is the largest number of events in a group, for example 500.
 	// +optional
@@ -266,11 +270,13 @@ const (
 
 // Retry limits the time and number of attempts of an action.
 type Retry struct {
-	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay. An action that has not
-	// succeeded by then fails permanently.
+	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay, or from when the actions in
+	// dependsOn succeeded. An action that has not succeeded by then fails permanently.
 	// +optional
 	// +kubebuilder:default="24h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be longer than 0s, and at most 720h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be longer than 0s, and at most 720h, for example 90s; the largest unit is h"
 	For metav1.Duration `json:"for,omitzero"`
 	// maxAttempts is the limit of attempts, for example 10. Without it, only for limits an action. Attempts that the sink throttles
 	// (Retry-After) are not counted.
@@ -282,17 +288,23 @@ type Retry struct {
 	// each pause by up to a half, so that retries are spread.
 	// +optional
 	// +kubebuilder:default="1s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s')",message="must be longer than 0s, for example 90s; the largest unit is h"
 	Backoff metav1.Duration `json:"backoff,omitzero"`
 	// maxBackoff is the longest pause, for example 5m. A sink may ask for a longer one by Retry-After, up to one hour.
 	// +optional
 	// +kubebuilder:default="5m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h, for example 90s; the largest unit is h"
 	MaxBackoff metav1.Duration `json:"maxBackoff,omitzero"`
 	// timeout bounds each attempt, for example 10s.
 	// +optional
 	// +kubebuilder:default="10s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('5m')",message="must be longer than 0s, and at most 5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('5m')",message="must be longer than 0s, and at most 5m, for example 90s; the largest unit is h"
 	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 
@@ -320,10 +332,10 @@ type Action struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=63
 	DependsOn []string `json:"dependsOn,omitempty"`
-	// http sends the event to a URL.
+	// http sends a request to a URL: the event, or a body of any shape.
 	// +optional
 	HTTP *HTTPAction `json:"http,omitempty"`
-	// apply creates or updates Kubernetes objects, as the rule's service account.
+	// apply creates, updates or deletes Kubernetes objects, as the rule's service account.
 	// +optional
 	Apply *ApplyAction `json:"apply,omitempty"`
 	// event writes a Kubernetes Event on the NetBoxEvent.
@@ -475,7 +487,7 @@ type OAuth2 struct {
 	// tokenURL is the token endpoint, for example https://login.example.com/oauth2/token. The tls of the action applies to it as well.
 	// +required
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:Pattern=`^https?://[^/?#@$]+([/?][^#$]*)?$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^https?://[^/?#@$]+([/?][^#$]*)?$')",message="must be an http or https URL, without a password, a fragment and templates"
 	TokenURL string `json:"tokenURL,omitempty"`
 	// clientID of the operator at the token endpoint, for example netbox-events.
 	// +required
@@ -564,7 +576,7 @@ type HTTPTLS struct {
 	ClientCertSecretRef *SecretReference `json:"clientCertSecretRef,omitempty"`
 }
 
-// ApplyAction creates or updates Kubernetes objects, as the rule's service account.
+// ApplyAction creates, updates or deletes Kubernetes objects, as the rule's service account.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ownedByEvent) || !self.ownedByEvent || !has(self.operation) || self.operation != 'Delete'",message="ownedByEvent has no effect on the operation Delete: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.force) || !self.force || !has(self.operation) || self.operation != 'Create'",message="force has no effect on the operation Create: remove it"
@@ -597,8 +609,8 @@ type ApplyAction struct {
 	// event's namespace.
 	// +optional
 	OwnedByEvent bool `json:"ownedByEvent,omitempty"`
-	// wait makes the action wait for its objects, for example {"success": "object.status.?succeeded.orValue(0) > 0", "failure":
-	// "object.status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
+	// wait makes the action wait for its objects, for example {"success": "object.?status.?succeeded.orValue(0) > 0", "failure":
+	// "object.?status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
 	// written.
 	// +optional
 	Wait *ApplyWait `json:"wait,omitempty"`
@@ -606,13 +618,13 @@ type ApplyAction struct {
 
 // ApplyWait makes an action wait for its objects. The service account needs to get them.
 type ApplyWait struct {
-	// success is an expression in CEL over the variable object, for example object.status.?succeeded.orValue(0) > 0: the action succeeds when
+	// success is an expression in CEL over the variable object, for example object.?status.?succeeded.orValue(0) > 0: the action succeeds when
 	// it is true for all objects of the template. An expression that fails, because of a missing key for example, is not true yet.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	Success string `json:"success,omitempty"`
-	// failure is an expression in CEL over the variable object, for example object.status.?failed.orValue(0) > 2: the attempt fails when it is
+	// failure is an expression in CEL over the variable object, for example object.?status.?failed.orValue(0) > 2: the attempt fails when it is
 	// true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -620,7 +632,9 @@ type ApplyWait struct {
 	Failure string `json:"failure,omitempty"`
 	// timeout bounds the wait, for example 30m. After it the attempt fails. Absent: 30m.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be longer than 0s, and at most 24h, for example 90s; the largest unit is h"
 	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 

@@ -37,7 +37,7 @@ type NetBoxSource struct {
 
 // NetBoxSourceSpec configures authentication, limits and retention of a source.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || duration(self.maxAge) <= duration(self.retention.succeededTTL) && duration(self.maxAge) <= duration(self.retention.failedTTL)",message="maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a delivery that is sent again would be stored twice once its event is deleted"
+// +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || [self.maxAge, self.retention.succeededTTL, self.retention.failedTTL].exists(d, !d.matches('^([0-9.]+(ns|us|ms|s|m|h))+$')) || duration(self.maxAge) <= duration(self.retention.succeededTTL) && duration(self.maxAge) <= duration(self.retention.failedTTL)",message="maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a delivery that is sent again would be stored twice once its event is deleted"
 // +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must set unsigned: Accept"
 type NetBoxSourceSpec struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is /webhook/<namespace>/<name>. A
@@ -71,7 +71,9 @@ type NetBoxSourceSpec struct {
 	// maxAge is the maximum age of a delivery's timestamp, in hours, minutes and seconds, for example 24h. An older delivery is answered with
 	// 422. Without it, there is no limit.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s')",message="must be longer than 0s, for example 90s; the largest unit is h"
 	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
 
 	// rateLimit limits the rate of requests on each replica of the operator, for example {"requestsPerSecond": 50, "burst": 200}. Requests
@@ -156,12 +158,16 @@ type Retention struct {
 	// succeededTTL is the time for which an event is kept after it succeeded, for example 72h.
 	// +optional
 	// +kubebuilder:default="72h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s')",message="must be longer than 0s, for example 90s; the largest unit is h"
 	SucceededTTL metav1.Duration `json:"succeededTTL,omitzero"`
 	// failedTTL is the time for which an event is kept after it failed, for example 168h.
 	// +optional
 	// +kubebuilder:default="168h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be longer than 0s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s')",message="must be longer than 0s, for example 90s; the largest unit is h"
 	FailedTTL metav1.Duration `json:"failedTTL,omitzero"`
 	// maxEvents is the maximum number of finished events of the source, for example 5000; the oldest are deleted first. Events younger than
 	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again; the condition MaxEventsExceeded is then True.

@@ -139,6 +139,35 @@ func TestNothingLeaks(t *testing.T) {
 	}
 }
 
+// TestCutErrorsDoNotLeak has errors repeat a secret, and cuts them within it.
+func TestCutErrorsDoNotLeak(t *testing.T) {
+	namespace, runner := plane.Namespace(t), newRunner(t)
+	newSecret(t, namespace, "sink", map[string]string{"phrase": passPhrase})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]string{"a": strings.Repeat("-", int(request.ContentLength)) + request.Header.Get("X-Secret")})
+	}))
+	defer server.Close()
+	cut := 0
+	for length := 460; length < 500; length++ {
+		spec := newRequest(server.URL)
+		spec.HTTP.Body = &v1alpha1.HTTPBody{Text: strings.Repeat("x", length)}
+		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "X-Secret", Value: "${secrets.phrase}"}}
+		spec.HTTP.Success = "ip(response.body.a).family() == 4"
+		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec, secretOf("phrase", "phrase")))
+		expect(t, err, retry, "success cannot be evaluated: IP Address")
+		shown, _, isCut := strings.Cut(err.Error(), "…")
+		if isCut {
+			cut++
+		}
+		if found := leaks(shown, "corr", "orre", "orse", "batt"); len(found) > 0 {
+			t.Errorf("%q holds %q", err, found)
+		}
+	}
+	if cut < 20 {
+		t.Errorf("%d errors were cut", cut)
+	}
+}
+
 // TestAuthNeverLeaks authenticates in all ways at sinks and proxies that repeat what they get, and looks for it in responses, errors and results.
 func TestAuthNeverLeaks(t *testing.T) {
 	namespace := plane.Namespace(t)

@@ -53,7 +53,7 @@ func newProxy(t *testing.T, hosts map[string]string) *proxy {
 		case request.Method == http.MethodConnect:
 			tunnel(w, to)
 		default:
-			forward := &httputil.ReverseProxy{Rewrite: func(out *httputil.ProxyRequest) {
+			forward := &httputil.ReverseProxy{ErrorLog: quiet, Rewrite: func(out *httputil.ProxyRequest) {
 				out.Out.URL.Host = to
 				out.Out.Header.Del("Proxy-Authorization")
 			}}

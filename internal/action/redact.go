@@ -10,8 +10,11 @@ import (
 )
 
 const (
-	// fragmentBytes is the length from which a part of a secret is redacted wherever it is, and minWordBytes that of a whole word.
-	fragmentBytes, minWordBytes = 8, 4
+	// fragmentBytes is the length from which a part of a secret is redacted wherever it is, minWordBytes that of a whole word, and
+	// minRestBytes that of a part before a cut.
+	fragmentBytes, minWordBytes, minRestBytes = 8, 4, 3
+	// ellipsis marks where a text was cut.
+	ellipsis = "…"
 	// maxRedactedBytes bounds the text that is searched for secrets: the rest is cut off.
 	maxRedactedBytes = 4 * maxResponseBytes
 	redactedText     = "[redacted]"
@@ -129,16 +132,36 @@ func (r *redactor) replace(text string, cut bool) string {
 	return redacted.String()
 }
 
-// redactError replaces the secrets in the text of an error.
+// redactError replaces the secrets in the text of an error. Where it was cut, which an ellipsis marks, that includes the beginning of one.
 func (r *redactor) redactError(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || r.isEmpty() {
+		return err
 	}
 	text := err.Error()
-	if redacted := r.redact(text); redacted != text {
+	parts := strings.SplitAfter(r.redact(text), ellipsis)
+	for i, part := range parts {
+		if before, isCut := strings.CutSuffix(part, ellipsis); isCut {
+			parts[i] = r.withoutRest(before) + ellipsis
+		}
+	}
+	if redacted := strings.Join(parts, ""); redacted != text {
 		return &textError{redacted, err}
 	}
 	return err
+}
+
+// withoutRest replaces a part of a secret at the end of a text that is too short to be redacted elsewhere.
+func (r *redactor) withoutRest(text string) string {
+	for length := fragmentBytes - 1; length >= minRestBytes; length-- {
+		if len(text) < length {
+			continue
+		}
+		before, rest := text[:len(text)-length], lower(text[len(text)-length:])
+		if slices.ContainsFunc(slices.Concat(r.fragments, r.whole), func(secret string) bool { return strings.Contains(secret, rest) }) {
+			return before + redactedText
+		}
+	}
+	return text
 }
 
 func mark(bytes []bool) {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -52,15 +53,23 @@ func (r *requests) sorted() []string {
 func TestSamples(t *testing.T) {
 	const namespace, relayKey = "netbox", "a key of the relay"
 	var got requests
-	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/netbox/default":
+	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		switch path, authorization := r.Method+" "+r.URL.String(), r.Header.Get("Authorization"); {
+		case r.URL.Path == "/netbox/default":
 			got.add("broker: " + r.Header.Get("ce-type"))
-		case "/hooks/secret":
-			body, _ := io.ReadAll(r.Body)
+		case path == "POST /api/tickets":
+			got.add("tickets: " + path + " " + authorization + " " + string(body))
+			w.WriteHeader(http.StatusCreated)
+			_, _ = io.WriteString(w, `{"id": 7}`)
+		case strings.HasPrefix(path, "PATCH /api/tickets"):
+			got.add("tickets: " + path + " " + authorization + " " + regexp.MustCompile("[0-9a-f]{16}").ReplaceAllString(string(body), "HASH"))
+		case r.URL.Path == "/hook":
+			got.add("alerts: " + string(body))
+		case r.URL.Path == "/hooks/secret":
 			got.add("chat: " + string(body))
 		default:
-			got.add("dns: " + r.Method + " " + r.URL.String() + " " + r.Header.Get("Authorization"))
+			got.add("dns: " + path + " " + authorization)
 		}
 	}))
 	defer sink.Close()
@@ -85,6 +94,8 @@ func TestSamples(t *testing.T) {
 		switch delivery.String() {
 		case "netbox-4.6.8/307", // a device created, active
 			"netbox-4.6.8/310",      // a device deleted
+			"netbox-4.6.8-live/51",  // a site created, planned
+			"netbox-4.6.8-live/72",  // the site is active
 			"netbox-3.7.8-live/310", // a prefix 10.1.0.0/16 created
 			"netbox-3.7.8-live/316": // a prefix of IPv6 created
 			sent = append(sent, delivery)
@@ -105,11 +116,14 @@ func TestSamples(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
 		secret("netbox-webhook", keys),
 		secret("ipam-to-dns", map[string]string{"token": "token\n"}),
+		secret("tickets", map[string]string{"token": "of tickets"}),
 		secret("chat", map[string]string{"path": "secret"}),
 		secret("relay", map[string]string{"secret": relayKey}),
 		secret("listener-ca", map[string]string{"ca.crt": string(certificate)}))
 	createSamples(t, strings.NewReplacer(
 		"https://ipam-to-dns.example.com", sink.URL,
+		"https://tickets.example.com", sink.URL,
+		"https://alerts.example.com", sink.URL,
 		"http://broker-ingress.knative-eventing.svc.cluster.local", sink.URL,
 		"https://chat.example.com", sink.URL,
 		"https://listener.example.com", relay.URL,
@@ -132,6 +146,7 @@ func TestSamples(t *testing.T) {
 			t.Errorf("%s was answered with %d", delivery, response.StatusCode)
 		}
 	}
+	endJob(t, namespace, "clean-up-")
 	allDone(t, target)
 	var names []string
 	for i := range 20 {
@@ -140,16 +155,24 @@ func TestSamples(t *testing.T) {
 	want := []string{
 		"broker: io.netbox-events.dcim.device.created",
 		"broker: io.netbox-events.dcim.device.deleted",
+		"broker: io.netbox-events.dcim.site.created",
+		"broker: io.netbox-events.dcim.site.updated",
 		"broker: io.netbox-events.ipam.prefix.created",
 		"broker: io.netbox-events.ipam.prefix.created",
 		"dns: POST /prefixes/1?change=created Bearer token",
 		"relay: dcim.device created",
 		"relay: dcim.device deleted",
+		"relay: dcim.site created",
+		"relay: dcim.site updated",
 		"relay: ipam.prefix created",
 		"relay: ipam.prefix created",
+		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 created"}`,
+		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 updated"}`,
 		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
 		`chat: {"text":"Changes by testuser, 1 in all: Device 1 deleted"}`,
 		`chat: {"text":"Changes by testuser, 25 in all: ` + strings.Join(names, ", ") + `"}`,
+		`tickets: PATCH /api/tickets/7 Bearer of tickets {"comment":"Job clean-up-13-HASH succeeded","state":"closed"}`,
+		`tickets: POST /api/tickets Bearer of tickets {"site":"site-1","title":"Clean up Device 1"}`,
 	}
 	want = append(want, slices.Repeat([]string{"broker: io.netbox-events.dcim.device.updated", "relay: dcim.device updated"}, len(edit))...)
 	slices.Sort(want)
@@ -160,8 +183,13 @@ func TestSamples(t *testing.T) {
 	if err := plane.Client.List(t.Context(), &jobs, client.InNamespace(namespace)); err != nil {
 		t.Fatal(err)
 	}
+	jobs.Items = slices.DeleteFunc(jobs.Items, func(job batchv1.Job) bool { return strings.HasPrefix(job.Name, "clean-up-") })
 	if len(jobs.Items) != 1 || jobs.Items[0].Labels["site"] != "site-2" || jobs.Items[0].Spec.Template.Spec.Containers[0].Env[0].Value != "16" {
 		t.Errorf("the Jobs are not as expected: %+v", jobs.Items)
+	}
+	var site corev1.ConfigMap
+	if err := plane.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "site-2"}, &site); err != nil || site.Data["slug"] != "tokyo" {
+		t.Errorf("the ConfigMap of the site is %v, %v", site.Data, err)
 	}
 	var events eventsv1.EventList
 	eventually(t, "the deletion is not announced", 5*time.Second, func() bool {
@@ -179,6 +207,33 @@ func TestSamples(t *testing.T) {
 	plane.Create(t, review)
 	if !review.Status.Allowed {
 		t.Errorf("the operator may not impersonate the sample's service account: %s", review.Status.Reason)
+	}
+}
+
+// endJob waits for a Job, and lets it succeed as the Job controller does.
+func endJob(t *testing.T, namespace, prefix string) {
+	t.Helper()
+	var job *batchv1.Job
+	eventually(t, "there is no Job "+prefix, 30*time.Second, func() bool {
+		var jobs batchv1.JobList
+		if err := plane.Client.List(t.Context(), &jobs, client.InNamespace(namespace)); err != nil {
+			t.Fatal(err)
+		}
+		at := slices.IndexFunc(jobs.Items, func(job batchv1.Job) bool { return strings.HasPrefix(job.Name, prefix) })
+		if at >= 0 {
+			job = &jobs.Items[at]
+		}
+		return at >= 0
+	})
+	now := metav1.Now()
+	job.Status.StartTime, job.Status.CompletionTime, job.Status.Succeeded = &now, &now, 1
+	for _, condition := range []batchv1.JobConditionType{batchv1.JobSuccessCriteriaMet, batchv1.JobComplete} {
+		job.Status.Conditions = append(job.Status.Conditions, batchv1.JobCondition{
+			Type: condition, Status: corev1.ConditionTrue, LastProbeTime: now, LastTransitionTime: now,
+		})
+	}
+	if err := plane.Client.Status().Update(t.Context(), job); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -24,6 +24,7 @@ func TestNumbers(t *testing.T) {
 			`data.position - data.position == 0`, `data.position >= data.positions[0] && data.position + data.positions[1] >= 24.5`,
 			`data.positions.sort()[0] == data.position && data.positions.sortBy(p, -p)[0] == 12.5 && data.positions.max() == 12.5`,
 			`data.names.sort() == ["a", "b"] && [2, 1].sort() == [1, 2] && [1, 2].sum() == 3 && [1.5, 2.5].sum() == 4.0 && data.positions.map(p, p * 2).sum() > 48`,
+			`int(data.position) % 2 == 0 && "%.1f".format([double(data.position)]).startsWith("12.")`,
 			`data.positions.exists(p, p + 0.5 > 12.9) && data.position in data.positions`,
 			`data.id + 1 == 9007199254740994 && data.id * 1 == 9007199254740993 && data.id - 1 == 9007199254740992 && data.big - 1 == 9223372036854775806`,
 			`data.big / 1 == data.big && data.big > 9223372036854775806 && now + duration("1h") > now && data.names[0] + "c" == "bc" && 1 + 2 == 3`,

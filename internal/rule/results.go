@@ -16,10 +16,11 @@ import (
 
 // resultScope has the actions whose results an expression may use, and records which members of these the expressions of a rule use.
 type resultScope struct {
-	action string          // that the expression is of
-	known  map[string]bool // actions that it depends on, directly or not
-	used   map[string]paths
-	isUsed bool // by the action
+	action  string                     // that the expression is of
+	earlier map[string]map[string]bool // the actions before it in the list
+	known   map[string]bool            // actions that it depends on, directly or not
+	used    map[string]paths
+	isUsed  bool // by the action
 }
 
 // paths are the used members of a result, by their texts, such as response.body.id.
@@ -35,6 +36,8 @@ func (s *resultScope) use(root ast.Expr) error {
 		case !isResult || covered[expr.ID()]:
 		case len(path) == 0:
 			problem = errors.New("results must be followed by the name of an action, as in results.create")
+		case s.earlier[path[0]] == nil:
+			problem = fmt.Errorf("results.%s: there is no action %q before it in the list", path[0], path[0])
 		case !s.known[path[0]]:
 			problem = fmt.Errorf("results.%s: add %s to the dependsOn of action %s, which has to wait for the result", path[0], path[0], s.action)
 		default:

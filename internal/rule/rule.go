@@ -158,7 +158,7 @@ func (c *compiler) expression(path, text string, want *cel.Type) *expression {
 func (c *compiler) actions(path string, specs []v1alpha1.Action, secrets []v1alpha1.RuleSecret) []Action {
 	var actions []Action
 	used := map[string]paths{}
-	awaited := map[string]map[string]bool{} // by action, those that it depends on, directly or not
+	awaited := map[string]map[string]bool{} // by earlier action, those that it depends on, directly or not
 	for i := range specs {
 		spec := &specs[i]
 		path := fmt.Sprintf("%s[%s]", path, spec.Name)
@@ -170,9 +170,9 @@ func (c *compiler) actions(path string, specs []v1alpha1.Action, secrets []v1alp
 			all[name] = true
 			maps.Copy(all, awaited[name])
 		}
-		awaited[spec.Name] = all
-		c.scope.results = &resultScope{action: spec.Name, known: all, used: used}
+		c.scope.results = &resultScope{action: spec.Name, earlier: awaited, known: all, used: used}
 		compiled := c.action(path, spec, secrets)
+		awaited[spec.Name] = all
 		compiled.UsesResults = c.scope.results.isUsed
 		actions = append(actions, compiled)
 	}

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -35,13 +37,16 @@ var hidden = []string{"correct", "horse", "battery", "staple", "0penSesame", "pr
 
 // echo answers with what it got: well, with a refusal, or malformed. Its path /token gives out a token.
 func echo(w http.ResponseWriter, request *http.Request) {
-	credentials := request.Header.Get("Authorization") + " " + request.Header.Get("Proxy-Authorization")
+	credentials := request.Header.Get("Authorization") + " " + request.Header.Get("Proxy-Authorization") + " " + request.Header.Get("X-Hook-Signature")
 	user, password, _ := request.BasicAuth()
-	body, _ := json.Marshal(map[string]any{"you sent": credentials, user: password, "query": request.URL.Query().Get("q")})
+	sent, _ := io.ReadAll(request.Body)
+	body, _ := json.Marshal(map[string]any{"you sent": credentials, user: password, "query": request.URL.Query().Get("q"), "your body": string(sent)})
 	answer := "200 OK\r\nX-Echo: " + credentials + "\r\nContent-Type: application/json\r\n\r\n"
 	switch request.URL.Path {
 	case "/refused":
 		answer = "401 " + credentials + "\r\n\r\n"
+	case "/redirect":
+		answer = "302 Found\r\nLocation: /" + url.PathEscape(credentials) + "\r\n\r\n"
 	case "/malformed":
 		answer = "200 OK\r\n"
 	case "/token":
@@ -56,29 +61,48 @@ func echo(w http.ResponseWriter, request *http.Request) {
 }
 
 // TestSecretsStayHidden sends secrets to sinks that repeat them. It looks for their words in the log, the metrics, the traces, the statuses and the
-// Kubernetes Events, also of later actions and of those on failure.
+// Kubernetes Events, also of later actions and of those on failure, and of requests that fail or are not sent.
 func TestSecretsStayHidden(t *testing.T) {
 	namespace := plane.Namespace(t)
 	const phrase = "correct horse battery staple"
 	plane.Create(t,
-		&corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "sink"}, StringData: map[string]string{"username": "horse", "password": phrase},
-		},
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "sink"}, StringData: map[string]string{
+			"username": "horse", "password": phrase, "url": "http://127.0.0.1:1/battery/staple",
+		}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "relay"}},
 	)
-	var bearers sync.Map // tokens of the service account
+	var bearers, signatures sync.Map // tokens of the service account, and signatures by a Secret
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if token, ok := strings.CutPrefix(request.Header.Get("Authorization"), "Bearer ey"); ok {
 			bearers.Store("ey"+token, true)
 		}
+		if signature := request.Header.Get("X-Hook-Signature"); signature != "" {
+			signatures.Store(signature, true)
+		}
 		echo(w, request)
 	}))
 	defer server.Close()
+	untrusted := httptest.NewUnstartedServer(http.NotFoundHandler())
+	untrusted.Config.ErrorLog = stdlog.New(io.Discard, "", 0)
+	untrusted.StartTLS()
+	defer untrusted.Close()
 	const oauth2 = `{oauth2: {tokenURL: "SERVER/%s", clientID: a, clientSecretRef: {name: sink, key: password}}}`
 	actions := map[string]string{
 		"good":            `{url: "SERVER/good?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
 		"refused":         `{url: "SERVER/refused?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
 		"malformed":       `{url: "SERVER/malformed?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
+		"redirect":        `{url: "SERVER/redirect?q=${secrets.phrase}", headers: [{name: Authorization, value: "Bearer ${secrets.phrase}"}]}`,
+		"untrusted":       `{url: "` + untrusted.URL + `/${secrets.phrase}", auth: {basic: {secretRef: {name: sink}}}}`,
+		"no-tls":          `{url: "` + strings.Replace(server.URL, "http:", "https:", 1) + `/${secrets.phrase}", auth: {basic: {secretRef: {name: sink}}}}`,
+		"no-host":         `{url: "https://sink.invalid/${secrets.phrase}", auth: {basic: {secretRef: {name: sink}}}}`,
+		"down":            `{url: "${secrets.url}/${secrets.phrase}"}`,
+		"no-header":       `{url: SERVER, headers: [{name: X-Phrase, value: "${secrets.phrase}\n"}]}`,
+		"no-template":     `{url: SERVER, headers: [{name: X-Phrase, value: "${ip(secrets.phrase)}"}]}`,
+		"form":            `{url: SERVER, body: {form: {phrase: "${secrets.phrase}"}}}`,
+		"json":            `{url: SERVER/refused, body: {json: {phrase: "${secrets.phrase}", list: ["${secrets.phrase.split(' ')}"]}}}`,
+		"signed":          `{url: SERVER, signingSecretRef: {name: sink, key: password}}`,
+		"dry-run":         `{url: "SERVER/${secrets.phrase}", body: {form: {phrase: "${secrets.phrase}"}}, signingSecretRef: {name: sink, key: password}}`,
+		"dry-run-basic":   `{url: "${secrets.url}", auth: {basic: {secretRef: {name: sink}}}}`,
 		"basic":           `{url: SERVER, auth: {basic: {secretRef: {name: sink}}}}`,
 		"basic-refused":   `{url: SERVER/refused, auth: {basic: {secretRef: {name: sink}}}}`,
 		"missing-key":     `{url: SERVER, auth: {basic: {secretRef: {name: sink}}}, success: response.body.missing}`,
@@ -92,7 +116,7 @@ func TestSecretsStayHidden(t *testing.T) {
 	for name, spec := range actions {
 		text := `
 serviceAccountName: relay
-secrets: [{name: phrase, secretKeyRef: {name: sink, key: password}}]
+secrets: [{name: phrase, secretKeyRef: {name: sink, key: password}}, {name: url, secretKeyRef: {name: sink, key: url}}]
 retry: {maxAttempts: 1}
 actions:
 - {name: do, http: ` + strings.ReplaceAll(spec, "SERVER", server.URL) + `}
@@ -107,6 +131,7 @@ onFailure:
 		if err := yaml.UnmarshalStrict([]byte(text), &created.Spec); err != nil {
 			t.Fatal(err)
 		}
+		created.Spec.DryRun = strings.HasPrefix(name, "dry-run")
 		plane.Create(t, created)
 	}
 	var mu sync.Mutex
@@ -158,11 +183,15 @@ onFailure:
 		secrets = append(secrets, strings.Split(token.(string), ".")...)
 		return true
 	})
+	signatures.Range(func(signature, _ any) bool {
+		secrets = append(secrets, signature.(string)[:12])
+		return true
+	})
 	for _, encoded := range []string{"horse:" + phrase, "operator:pr0xy-passw0rd"} {
 		secrets = append(secrets, base64.StdEncoding.EncodeToString([]byte(encoded))[:12])
 	}
-	if len(secrets) < len(hidden)+5 {
-		t.Errorf("the sink got no token of a service account")
+	if len(secrets) < len(hidden)+6 {
+		t.Errorf("the sink got no token of a service account, or no signature")
 	}
 	mu.Lock()
 	defer mu.Unlock()

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -217,6 +219,84 @@ func TestSuspendAndReplayOneRule(t *testing.T) {
 	}
 	if got := len(get(t, namespace, created.Name).Status.Rules); got != 2 {
 		t.Errorf("the status has %d rules, want both", got)
+	}
+}
+
+// TestSuspendWhileRunning suspends a rule while it retries an event: the event is delivered, and the next one is not matched.
+func TestSuspendWhileRunning(t *testing.T) {
+	namespace := plane.Namespace(t)
+	rule := newRule(namespace, "rule")
+	plane.Create(t, rule)
+	var isSuspended atomic.Bool
+	sink := newSink(func(action.Task, int) error {
+		if !isSuspended.Load() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	startWith(t, plane.Config, namespace, 0, sink.do)
+	first, second := newEvent(namespace, 1, 0), newEvent(namespace, 1, 1)
+	plane.Create(t, first)
+	eventually(t, "not begun", 10*time.Second, func() bool { return sink.attempts("rule/act "+first.Name) > 0 })
+	before := rule.DeepCopy()
+	rule.Spec.Suspend = true
+	if err := plane.Client.Patch(t.Context(), rule, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "not suspended", 10*time.Second, func() bool {
+		if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(rule), rule); err != nil {
+			t.Fatal(err)
+		}
+		ready := meta.FindStatusCondition(rule.Status.Conditions, v1alpha1.ConditionReady)
+		return ready != nil && ready.Reason == v1alpha1.ReasonSuspended
+	})
+	isSuspended.Store(true)
+	eventually(t, "the event is not delivered", 10*time.Second, hasPhase(t, namespace, first.Name, v1alpha1.PhaseSucceeded))
+	plane.Create(t, second)
+	eventually(t, "the next event is not finished", 10*time.Second, hasPhase(t, namespace, second.Name, v1alpha1.PhaseSucceeded))
+	if taken := sink.taken("rule"); len(taken) != 1 || taken[0] != first.Name {
+		t.Errorf("delivered %q, want %s alone", taken, first.Name)
+	}
+}
+
+// TestDryRun checks that a rule with dryRun tells its actions so, and skips what needs results, which it does not have.
+func TestDryRun(t *testing.T) {
+	namespace := plane.Namespace(t)
+	steps := func(spec *v1alpha1.NetBoxEventRuleSpec) {
+		spec.Actions = []v1alpha1.Action{say("create", "x"), say("use", "id ${results.create.response.body.id}", "create"), say("check", "x", "create")}
+		spec.Actions[2].When = "results.create.response.body.id == 8"
+	}
+	plane.Create(t,
+		newRule(namespace, "dry", steps, func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.DryRun = true }),
+		newRule(namespace, "failing", func(spec *v1alpha1.NetBoxEventRuleSpec) {
+			spec.Actions = []v1alpha1.Action{say("send", "x")}
+			spec.Actions[0].When = "data.missing == 1"
+		}),
+	)
+	s := &script{}
+	s.play(t, namespace)
+	created := newEvent(namespace, 1, 0)
+	plane.Create(t, created)
+	eventually(t, "not finished", 10*time.Second, hasPhase(t, namespace, created.Name, v1alpha1.PhaseFailed))
+	got := map[string]string{}
+	for _, rule := range get(t, namespace, created.Name).Status.Rules {
+		for _, action := range rule.Actions {
+			text, _, _ := strings.Cut(action.Response+action.LastError, "; ")
+			got[action.Name] = string(action.State) + " " + text
+		}
+	}
+	const noResult = `results.create.response: results.create is null`
+	want := map[string]string{
+		"create": "Succeeded done", "use": "Succeeded dry run: it needs the result of another action: " + noResult,
+		"check": "Skipped dry run: when needs the result of another action: " + noResult, "send": "Failed when: data.missing: no such key",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("actions (-want +got):\n%s", diff)
+	}
+	for _, task := range s.tasks {
+		if !task.IsDryRun || task.Rule.Name != "dry" {
+			t.Errorf("action %s of rule %s was executed, dry run %t", task.Action.Spec.Name, task.Rule.Name, task.IsDryRun)
+		}
 	}
 }
 

@@ -32,9 +32,9 @@ type ActionApplyConfiguration struct {
 	// one fails permanently or is skipped. It may use their results, and those of the actions that these depend on, for example
 	// ${results.create.response.body.id} of an http action, or ${results.job.object.metadata.name} of an apply action.
 	DependsOn []string `json:"dependsOn,omitempty"`
-	// http sends the event to a URL.
+	// http sends a request to a URL: the event, or a body of any shape.
 	HTTP *HTTPActionApplyConfiguration `json:"http,omitempty"`
-	// apply creates or updates Kubernetes objects, as the rule's service account.
+	// apply creates, updates or deletes Kubernetes objects, as the rule's service account.
 	Apply *ApplyActionApplyConfiguration `json:"apply,omitempty"`
 	// event writes a Kubernetes Event on the NetBoxEvent.
 	Event *EventActionApplyConfiguration `json:"event,omitempty"`

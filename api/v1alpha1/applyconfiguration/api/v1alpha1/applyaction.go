@@ -25,7 +25,7 @@ import (
 // ApplyActionApplyConfiguration represents a declarative configuration of the ApplyAction type for use
 // with apply.
 //
-// ApplyAction creates or updates Kubernetes objects, as the rule's service account.
+// ApplyAction creates, updates or deletes Kubernetes objects, as the rule's service account.
 type ApplyActionApplyConfiguration struct {
 	// template is an object, or a List of apiVersion v1 with several objects in its items. Its texts may contain templates: if ${…} is the
 	// whole text, the value keeps its type; otherwise it is converted to text. Names are deterministic for an event: without a metadata.name,
@@ -44,8 +44,8 @@ type ApplyActionApplyConfiguration struct {
 	// ownedByEvent makes the event the owner of the objects, so that they are deleted with it, for example true. The objects must be in the
 	// event's namespace.
 	OwnedByEvent *bool `json:"ownedByEvent,omitempty"`
-	// wait makes the action wait for its objects, for example {"success": "object.status.?succeeded.orValue(0) > 0", "failure":
-	// "object.status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
+	// wait makes the action wait for its objects, for example {"success": "object.?status.?succeeded.orValue(0) > 0", "failure":
+	// "object.?status.?failed.orValue(0) > 2", "timeout": "30m"}: it succeeds or fails as they do. Absent: the action succeeds when they are
 	// written.
 	Wait *ApplyWaitApplyConfiguration `json:"wait,omitempty"`
 }
