@@ -3,6 +3,7 @@ package app_test
 import (
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -63,6 +64,8 @@ func TestSamples(t *testing.T) {
 			_, _ = io.WriteString(w, `{"id": 7}`)
 		case strings.HasPrefix(path, "PATCH /api/tickets"):
 			got.add("tickets: " + path + " " + authorization + " " + regexp.MustCompile("[0-9a-f]{16}").ReplaceAllString(string(body), "HASH"))
+		case r.URL.Path == "/hooks/secret":
+			got.add("chat: " + string(body))
 		case r.URL.Path == "/hook":
 			got.add("alerts: " + string(body))
 		default:
@@ -99,6 +102,12 @@ func TestSamples(t *testing.T) {
 			keys[delivery.File] = *delivery.Key
 		}
 	}
+	edit, err := deliveries.BulkEdit(25)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent = append(sent, edit...)
+	keys[edit[0].File] = *edit[0].Key
 	secret := func(name string, data map[string]string) client.Object {
 		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, StringData: data}
 	}
@@ -108,6 +117,7 @@ func TestSamples(t *testing.T) {
 		secret("netbox-webhook", keys),
 		secret("ipam-to-dns", map[string]string{"token": "token\n"}),
 		secret("tickets", map[string]string{"token": "of tickets"}),
+		secret("chat", map[string]string{"path": "secret"}),
 		secret("relay", map[string]string{"secret": relayKey}),
 		secret("listener-ca", map[string]string{"ca.crt": string(certificate)}))
 	createSamples(t, strings.NewReplacer(
@@ -115,6 +125,7 @@ func TestSamples(t *testing.T) {
 		"https://tickets.example.com", sink.URL,
 		"https://alerts.example.com", sink.URL,
 		"http://broker-ingress.knative-eventing.svc.cluster.local", sink.URL,
+		"https://chat.example.com", sink.URL,
 		"https://listener.example.com", relay.URL,
 		"maxAge: 24h", "", // the deliveries are older
 	))
@@ -137,6 +148,10 @@ func TestSamples(t *testing.T) {
 	}
 	endJob(t, namespace, "clean-up-")
 	allDone(t, target)
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("Device %d updated", i+1))
+	}
 	want := []string{
 		"broker: io.netbox-events.dcim.device.created",
 		"broker: io.netbox-events.dcim.device.deleted",
@@ -153,7 +168,12 @@ func TestSamples(t *testing.T) {
 		"relay: ipam.prefix created",
 		`tickets: PATCH /api/tickets/7 Bearer of tickets {"comment":"Job clean-up-13-HASH succeeded","state":"closed"}`,
 		`tickets: POST /api/tickets Bearer of tickets {"site":"site-1","title":"Clean up Device 1"}`,
+		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
+		`chat: {"text":"Changes by testuser, 1 in all: Device 1 deleted"}`,
+		`chat: {"text":"Changes by testuser, 25 in all: ` + strings.Join(names, ", ") + `"}`,
 	}
+	want = append(want, slices.Repeat([]string{"broker: io.netbox-events.dcim.device.updated", "relay: dcim.device updated"}, len(edit))...)
+	slices.Sort(want)
 	if diff := cmp.Diff(want, got.sorted()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}

@@ -251,6 +251,10 @@ func TestAlerts(t *testing.T) {
 			series: []string{`netbox_events_pending_events{pod="a",source="n/s"} 0x10 5000-500x10 stale`},
 		},
 		{
+			reason: "many events wait for their groups to close", minutes: 60,
+			series: []string{`netbox_events_pending_events{pod="a",source="n/s"} 0x200`, `netbox_events_grouping_events{pod="a",source="n/s"} 5000x200`},
+		},
+		{
 			reason: "an event is retried for long", minutes: 60, want: []string{`NetBoxEventsStuck{source="n/s"}`},
 			series: []string{`netbox_events_oldest_pending_event_seconds{pod="a",source="n/s"} 0+60x200`},
 		},

@@ -81,6 +81,9 @@ func TestLive(t *testing.T) {
 		time.Sleep(time.Second)
 		scrape()
 	}
+	if len(m.query(t, "netbox_events_grouping_events > 0", now)) == 0 {
+		t.Error("no event is counted that waits for its group")
+	}
 	placeholder := regexp.MustCompile(`{{(\w+)}}`)
 	for _, p := range board.Panels {
 		for _, target := range p.Targets {
@@ -125,11 +128,18 @@ func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 	for name, spec := range map[string]v1alpha1.NetBoxEventRuleSpec{
 		"gives-up": {Actions: []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL + "/gone"}}}},
 		"retries":  {Actions: []v1alpha1.Action{{Name: "send", HTTP: &v1alpha1.HTTPAction{URL: sink.URL + "/busy"}}}},
-		"errs":     {Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: "data.missing"}}, Actions: []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "here"}}}},
+		"groups": {
+			Group:   &v1alpha1.Group{By: v1alpha1.GroupByRule, Quiet: metav1.Duration{Duration: time.Hour}, MaxWait: metav1.Duration{Duration: time.Hour}},
+			Actions: []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "here"}}},
+		},
+		"errs": {Match: v1alpha1.Match{Filter: v1alpha1.Filter{CEL: "data.missing"}}, Actions: []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "here"}}}},
 	} {
-		// Only events of devices stay pending, so that those of sites are finished.
-		if name == "retries" {
+		// Only events of devices and racks stay pending, so that those of sites are finished.
+		switch name {
+		case "retries":
 			spec.Match.ObjectTypes = []string{"dcim.device"}
+		case "groups":
+			spec.Match.ObjectTypes = []string{"dcim.rack"}
 		}
 		plane.Create(t, &v1alpha1.NetBoxEventRule{ObjectMeta: named(name), Spec: spec})
 	}
@@ -157,7 +167,8 @@ func startManager(t *testing.T, plane *controlplane.ControlPlane) (webhooks, met
 	}
 	var log strings.Builder
 	manager := exec.Command(binary, "--kubeconfig="+kubeconfig, "--webhook-bind-address="+webhooks, "--metrics-bind-address="+metrics,
-		"--health-probe-bind-address=0", "--leader-elect", "--leader-election-namespace=netbox", "--sink-allow-cidrs=127.0.0.0/8")
+		"--health-probe-bind-address=0", "--leader-elect", "--leader-election-namespace=netbox", "--sink-allow-cidrs=127.0.0.0/8",
+		"--hold=1s") // of the deliveries to keyless
 	manager.Stderr = &log
 	if err := manager.Start(); err != nil {
 		t.Fatal(err)
@@ -217,7 +228,7 @@ func send(t *testing.T, webhooks string, n int) {
 		}
 		_ = response.Body.Close()
 	}
-	for _, kind := range []string{"site", "device"} {
+	for _, kind := range []string{"site", "device", "rack"} {
 		body := fmt.Sprintf(`{"event":"updated","timestamp":%q,"object_type":"dcim.%s","data":{"id":%d}}`,
 			time.Now().UTC().Format(time.RFC3339Nano), kind, n)
 		post("netbox", netbox.Sign([]byte(key), []byte(body)), body)
@@ -227,7 +238,7 @@ func send(t *testing.T, webhooks string, n int) {
 		post("keyless", "", body)
 		post("limited", "", body)
 		post("limited", "", body)
-		post("full", "", body) // a device waits for its sink
+		post("full", "", body) // a device waits for its sink, and a rack for its group
 	}
 }
 
