@@ -169,6 +169,8 @@ func TestSamples(t *testing.T) {
 		`tickets: PATCH /api/tickets/7 Bearer of tickets {"comment":"Job clean-up-13-HASH succeeded","state":"closed"}`,
 		`tickets: POST /api/tickets Bearer of tickets {"site":"site-1","title":"Clean up Device 1"}`,
 		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
+		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 created"}`,
+		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 updated"}`,
 		`chat: {"text":"Changes by testuser, 1 in all: Device 1 deleted"}`,
 		`chat: {"text":"Changes by testuser, 25 in all: ` + strings.Join(names, ", ") + `"}`,
 	}
