@@ -270,8 +270,8 @@ const (
 
 // Retry limits the time and number of attempts of an action.
 type Retry struct {
-	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay, or from when the actions in
-	// dependsOn succeeded. An action that has not succeeded by then fails permanently.
+	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay, or from when the actions
+	// in dependsOn succeeded. An action that has not succeeded by then fails permanently.
 	// +optional
 	// +kubebuilder:default="24h"
 	// +kubebuilder:validation:Type=string
@@ -624,8 +624,8 @@ type ApplyWait struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	Success string `json:"success,omitempty"`
-	// failure is an expression in CEL over the variable object, for example object.?status.?failed.orValue(0) > 2: the attempt fails when it is
-	// true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
+	// failure is an expression in CEL over the variable object, for example object.?status.?failed.orValue(0) > 2: the attempt fails when it
+	// is true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096

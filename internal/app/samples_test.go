@@ -64,10 +64,10 @@ func TestSamples(t *testing.T) {
 			_, _ = io.WriteString(w, `{"id": 7}`)
 		case strings.HasPrefix(path, "PATCH /api/tickets"):
 			got.add("tickets: " + path + " " + authorization + " " + regexp.MustCompile("[0-9a-f]{16}").ReplaceAllString(string(body), "HASH"))
-		case r.URL.Path == "/hook":
-			got.add("alerts: " + string(body))
 		case r.URL.Path == "/hooks/secret":
 			got.add("chat: " + string(body))
+		case r.URL.Path == "/hook":
+			got.add("alerts: " + string(body))
 		default:
 			got.add("dns: " + path + " " + authorization)
 		}
@@ -166,13 +166,13 @@ func TestSamples(t *testing.T) {
 		"relay: dcim.site updated",
 		"relay: ipam.prefix created",
 		"relay: ipam.prefix created",
-		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 created"}`,
-		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 updated"}`,
-		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
-		`chat: {"text":"Changes by testuser, 1 in all: Device 1 deleted"}`,
-		`chat: {"text":"Changes by testuser, 25 in all: ` + strings.Join(names, ", ") + `"}`,
 		`tickets: PATCH /api/tickets/7 Bearer of tickets {"comment":"Job clean-up-13-HASH succeeded","state":"closed"}`,
 		`tickets: POST /api/tickets Bearer of tickets {"site":"site-1","title":"Clean up Device 1"}`,
+		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
+		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 created"}`,
+		`chat: {"text":"Changes by admin, 1 in all: 東京 🚀 updated"}`,
+		`chat: {"text":"Changes by testuser, 1 in all: Device 1 deleted"}`,
+		`chat: {"text":"Changes by testuser, 25 in all: ` + strings.Join(names, ", ") + `"}`,
 	}
 	want = append(want, slices.Repeat([]string{"broker: io.netbox-events.dcim.device.updated", "relay: dcim.device updated"}, len(edit))...)
 	slices.Sort(want)

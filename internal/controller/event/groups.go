@@ -186,8 +186,8 @@ func (l *ledger) pruneGroups(line *groupLine) {
 	}
 }
 
-// nextGroup returns the next group of a unit that may be delivered, and its first event. If there is none, wait is the time until it has to be asked again, 0 if
-// the unit is queued by then.
+// nextGroup returns the next group of a unit that may be delivered, and its first event. If there is none, wait is the time until it has to
+// be asked again, 0 if the unit is queued by then.
 func (l *ledger) nextGroup(u *unit, spec *v1alpha1.Group, isOrdered bool, now time.Time) (next *group, first *entry, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

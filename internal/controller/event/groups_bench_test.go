@@ -45,7 +45,7 @@ func BenchmarkBesideGroups(b *testing.B) {
 				plane.Create(b, newRule(namespace, "measured", ofType("dcim.region")))
 				other := newRule(namespace, "other", ofType("dcim.site"))
 				if by != "" {
-					grouped(by, 2*time.Second, time.Minute)(&other.Spec)
+					grouped(by, 2*time.Second)(&other.Spec)
 				}
 				plane.Create(b, other)
 				sink := &counting{}

@@ -64,9 +64,9 @@ func (s *groupSink) play(t *testing.T, namespace string) (stop func()) {
 	return stop
 }
 
-func grouped(by string, quiet, maxWait time.Duration) func(*v1alpha1.NetBoxEventRuleSpec) {
+func grouped(by string, quiet time.Duration) func(*v1alpha1.NetBoxEventRuleSpec) {
 	return func(spec *v1alpha1.NetBoxEventRuleSpec) {
-		spec.Group = &v1alpha1.Group{By: by, Quiet: metav1.Duration{Duration: quiet}, MaxWait: metav1.Duration{Duration: maxWait}, MaxEvents: 500}
+		spec.Group = &v1alpha1.Group{By: by, Quiet: metav1.Duration{Duration: quiet}, MaxWait: metav1.Duration{Duration: time.Minute}, MaxEvents: 500}
 	}
 }
 
@@ -120,7 +120,7 @@ func allFinished(t *testing.T, namespace string) bool {
 // TestBulkEdit has an edit of 500 devices delivered by one call, through a restart in the quiet time and one during the delivery.
 func TestBulkEdit(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByRequest, 3*time.Second, time.Minute)))
+	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByRequest, 3*time.Second)))
 	s := &groupSink{fail: func(_ *action.Group, attempt int) error {
 		if attempt == 1 {
 			return &action.Failure{Err: errors.New("down"), Unavailable: true}
@@ -165,12 +165,12 @@ func TestBulkEdit(t *testing.T) {
 // TestDebounce saves one object ten times, creates and deletes another, and has events by themselves.
 func TestDebounce(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByObject, time.Second, time.Minute),
+	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByObject, time.Second),
 		func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Group.Net = true }))
 	s := &groupSink{}
 	s.play(t, namespace)
 	var saved []string
-	make := func(object, second int, event, before, after string) string {
+	save := func(object, second int, event, before, after string) string {
 		made := newEvent(namespace, object, second)
 		made.Spec.Event = event
 		made.Spec.Delivery.ReceivedAt = metav1.NowMicro()
@@ -180,10 +180,10 @@ func TestDebounce(t *testing.T) {
 		return made.Name
 	}
 	for second := range 10 {
-		saved = append(saved, make(1, second, "updated", fmt.Sprintf(`{"name": "v%d"}`, second), fmt.Sprintf(`{"name": "v%d"}`, second+1)))
+		saved = append(saved, save(1, second, "updated", fmt.Sprintf(`{"name": "v%d"}`, second), fmt.Sprintf(`{"name": "v%d"}`, second+1)))
 	}
-	make(2, 0, "created", `null`, `{"name": "x"}`)
-	gone := make(2, 1, "deleted", `{"name": "x"}`, `null`)
+	save(2, 0, "created", `null`, `{"name": "x"}`)
+	gone := save(2, 1, "deleted", `{"name": "x"}`, `null`)
 	eventually(t, "not finished", 20*time.Second, func() bool { return allFinished(t, namespace) })
 	if diff := cmp.Diff([][]string{saved}, s.taken()); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
@@ -197,7 +197,7 @@ func TestDebounce(t *testing.T) {
 // TestGrouping checks what is seen of an event while it waits for its group.
 func TestGrouping(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByRule, 15*time.Second, time.Minute)))
+	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByRule, 15*time.Second)))
 	s := &groupSink{}
 	s.play(t, namespace)
 	waiting := newEvent(namespace, 1, 0)
@@ -213,7 +213,7 @@ func TestGrouping(t *testing.T) {
 // TestGroupsOfObjects has two groups that share an object, with their events interleaved.
 func TestGroupsOfObjects(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByRequest, time.Second, time.Minute)))
+	plane.Create(t, newRule(namespace, "rule", grouped(v1alpha1.GroupByRequest, time.Second)))
 	s := &groupSink{}
 	var want [][]string
 	for _, request := range []string{"A", "B"} {
@@ -234,7 +234,7 @@ func TestGroupsOfObjects(t *testing.T) {
 // TestReplayOfGroup replays one event of a group, and with it the group. Another rule is left alone.
 func TestReplayOfGroup(t *testing.T) {
 	namespace := plane.Namespace(t)
-	plane.Create(t, newRule(namespace, "grouped", grouped(v1alpha1.GroupByRequest, time.Second, time.Minute)))
+	plane.Create(t, newRule(namespace, "grouped", grouped(v1alpha1.GroupByRequest, time.Second)))
 	plane.Create(t, newRule(namespace, "single"))
 	s := &groupSink{}
 	s.play(t, namespace)

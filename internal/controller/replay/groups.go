@@ -11,8 +11,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 )
 
-// reopenGroups makes the other events of the groups of an event pending, each for the rule of the group alone. Those that an earlier attempt
-// made pending are left.
+// reopenGroups makes the other events of the groups of an event pending, each for the rule of the group alone. Those that an earlier
+// attempt made pending are left.
 func (r *Reconciler) reopenGroups(ctx context.Context, event *v1alpha1.NetBoxEvent, requested delivery.Replay) error {
 	for i := range event.Status.Rules {
 		status := &event.Status.Rules[i]
