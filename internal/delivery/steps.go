@@ -93,6 +93,12 @@ func HasCondition(rule *v1alpha1.NetBoxEventRule, name string) bool {
 	return spec != nil && spec.When != ""
 }
 
+// HasDependencies reports whether an action of a rule has the field dependsOn.
+func HasDependencies(rule *v1alpha1.NetBoxEventRule, name string) bool {
+	spec := specOf(rule, name)
+	return spec != nil && len(spec.DependsOn) > 0
+}
+
 func find(actions []v1alpha1.ActionStatus, name string) *v1alpha1.ActionStatus {
 	for i := range actions {
 		if actions[i].Name == name {

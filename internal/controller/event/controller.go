@@ -255,10 +255,11 @@ func (e *Engine) ruleUpdated(
 	for _, parked := range e.circuits.reset(change.ObjectNew) {
 		queue.Add(parked)
 	}
-	for _, waiting := range e.limits.reset(client.ObjectKeyFromObject(change.ObjectNew)) {
+	name := client.ObjectKeyFromObject(change.ObjectNew)
+	for _, waiting := range append(e.limits.reset(name), e.ledger.groupUnitsOf(name)...) { // its limit and its groups may be others
 		queue.Add(waiting)
 	}
-	e.Tally.SinkChanged(client.ObjectKeyFromObject(change.ObjectNew))
+	e.Tally.SinkChanged(name)
 }
 
 // ruleDeleted ends the deliveries of a deleted rule, and removes its metrics.

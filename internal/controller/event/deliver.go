@@ -87,7 +87,7 @@ func (e *Engine) deliverGroup(u *unit) (wait time.Duration, err error) {
 		e.limits.drop(u)
 		return wait, nil
 	}
-	if toStore := e.ledger.recordGroup(u, next, e.Clock.Now()); toStore != nil {
+	if toStore := e.ledger.recordGroup(u, next, current, e.Clock.Now()); toStore != nil {
 		e.queueWrite(toStore) // stored queues the unit
 		return 0, nil
 	}

@@ -335,7 +335,7 @@ func groupsUpTo(e *entry, rule string) (groups []*group, isClosed bool) {
 
 // recordGroup puts the record of a group into the status of its first event. It returns that event if the record is to be stored before the
 // group is delivered.
-func (l *ledger) recordGroup(u *unit, g *group, now time.Time) (toStore *entry) {
+func (l *ledger) recordGroup(u *unit, g *group, rule *v1alpha1.NetBoxEventRule, now time.Time) (toStore *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first := g.first()
@@ -355,8 +355,8 @@ func (l *ledger) recordGroup(u *unit, g *group, now time.Time) (toStore *entry) 
 		}
 		recorded.Actions = slices.Clone(status.Actions)
 		for i := range recorded.Actions {
-			if recorded.Actions[i].StartTime == nil {
-				recorded.Actions[i].StartTime = new(metav1.NewTime(g.closed))
+			if action := &recorded.Actions[i]; action.StartTime == nil && !delivery.HasDependencies(rule, action.Name) {
+				action.StartTime = new(metav1.NewTime(g.closed))
 			}
 		}
 		first.setRule(recorded)
@@ -586,6 +586,18 @@ func (l *ledger) ungroup(u *unit, isOrdered bool) (units []*unit) {
 	return units
 }
 
+// groupUnitsOf returns the units of groups of a rule.
+func (l *ledger) groupUnitsOf(rule types.NamespacedName) (units []*unit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, line := range l.groupLines {
+		if key.rule == rule {
+			units = append(units, line.unit)
+		}
+	}
+	return units
+}
+
 // groupUnitsIn returns the units of groups of the events of a lane.
 func (l *ledger) groupUnitsIn(at *line) (units []*unit) {
 	for _, e := range at.entries {
@@ -649,6 +661,6 @@ func (e *entry) isGrouping() bool {
 			return true
 		}
 		_, isOpen := slices.BinarySearchFunc(u.groups.open, e, (*entry).byReceipt)
-		return !isOpen
+		return !isOpen || len(u.groups.groups) > 0 // it waits for another group
 	})
 }

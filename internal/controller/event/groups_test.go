@@ -210,6 +210,40 @@ func TestGrouping(t *testing.T) {
 	eventually(t, "not finished", 20*time.Second, hasPhase(t, namespace, waiting.Name, v1alpha1.PhaseSucceeded))
 }
 
+// TestChangedGroups changes the groups of a rule while events wait for them, and then removes them.
+func TestChangedGroups(t *testing.T) {
+	namespace := plane.Namespace(t)
+	rule := newRule(namespace, "rule", grouped(v1alpha1.GroupByRequest, time.Minute))
+	plane.Create(t, rule)
+	s := &groupSink{}
+	s.play(t, namespace)
+	change := func(change func(*v1alpha1.NetBoxEventRuleSpec)) {
+		t.Helper()
+		before := rule.DeepCopy()
+		change(&rule.Spec)
+		if err := plane.Client.Patch(t.Context(), rule, client.MergeFrom(before)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait := func(events []*v1alpha1.NetBoxEvent) {
+		t.Helper()
+		create(t, events)
+		time.Sleep(time.Second) // nothing shows yet that they wait
+	}
+	first, second := bulkEdit(namespace, "A", 3), bulkEdit(namespace, "B", 2)
+	wait(first)
+	change(func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Group.Quiet.Duration = 100 * time.Millisecond })
+	eventually(t, "the new time is not used", 10*time.Second, func() bool { return allFinished(t, namespace) })
+	change(func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Group.Quiet.Duration = time.Minute })
+	wait(second)
+	change(func(spec *v1alpha1.NetBoxEventRuleSpec) { spec.Group = nil })
+	eventually(t, "not delivered one by one", 10*time.Second, func() bool { return allFinished(t, namespace) })
+	calls := s.taken()
+	if len(calls) != 3 || !cmp.Equal(calls[0], namesOf(first)) || len(calls[1])+len(calls[2]) != 2 {
+		t.Errorf("calls %q", calls)
+	}
+}
+
 // TestGroupsOfObjects has two groups that share an object, with their events interleaved.
 func TestGroupsOfObjects(t *testing.T) {
 	namespace := plane.Namespace(t)
