@@ -30,8 +30,8 @@ type ApplyWaitApplyConfiguration struct {
 	// success is an expression in CEL over the variable object, for example object.?status.?succeeded.orValue(0) > 0: the action succeeds when
 	// it is true for all objects of the template. An expression that fails, because of a missing key for example, is not true yet.
 	Success *string `json:"success,omitempty"`
-	// failure is an expression in CEL over the variable object, for example object.?status.?failed.orValue(0) > 2: the attempt fails when it is
-	// true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
+	// failure is an expression in CEL over the variable object, for example object.?status.?failed.orValue(0) > 2: the attempt fails when it
+	// is true for an object. The next attempt deletes the failed object, if it is this event's own, and creates it again.
 	Failure *string `json:"failure,omitempty"`
 	// timeout bounds the wait, for example 30m. After it the attempt fails. Absent: 30m.
 	Timeout *v1.Duration `json:"timeout,omitempty"`

@@ -27,8 +27,8 @@ import (
 //
 // Retry limits the time and number of attempts of an action.
 type RetryApplyConfiguration struct {
-	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay, or from when the actions in
-	// dependsOn succeeded. An action that has not succeeded by then fails permanently.
+	// for is the time limit of an action, for example 24h, from the start of processing of the event or its replay, or from when the actions
+	// in dependsOn succeeded. An action that has not succeeded by then fails permanently.
 	For *v1.Duration `json:"for,omitempty"`
 	// maxAttempts is the limit of attempts, for example 10. Without it, only for limits an action. Attempts that the sink throttles
 	// (Retry-After) are not counted.
