@@ -25,7 +25,7 @@ func Advance(
 		}
 	}
 	if rule == nil || RuleState(actions) != v1alpha1.DeliveryFailed || len(rule.Spec.OnFailure) == 0 ||
-		find(actions, rule.Spec.OnFailure[0].Name) != nil {
+		Find(actions, rule.Spec.OnFailure[0].Name) != nil {
 		return actions, changed
 	}
 	for i := range rule.Spec.OnFailure {
@@ -42,14 +42,14 @@ func advance(action *v1alpha1.ActionStatus, actions []v1alpha1.ActionStatus, rul
 		Skip(action, "the rule was deleted")
 		return true
 	}
-	spec := specOf(rule, action.Name)
+	spec := SpecOf(rule, action.Name)
 	if spec == nil {
 		Skip(action, "the rule no longer has this action")
 		return true
 	}
 	isReady := len(spec.DependsOn) > 0
 	for _, name := range spec.DependsOn {
-		switch awaited := find(actions, name); {
+		switch awaited := Find(actions, name); {
 		case awaited == nil:
 			Skip(action, fmt.Sprintf("the rule did not have action %s when the event matched", name))
 			return true
@@ -75,8 +75,8 @@ func Skip(action *v1alpha1.ActionStatus, why string) {
 	action.State, action.NextAttemptTime, action.WaitingSince, action.Response = v1alpha1.DeliverySkipped, nil, nil, why
 }
 
-// specOf returns an action of a rule, also of its onFailure; nil for none.
-func specOf(rule *v1alpha1.NetBoxEventRule, name string) *v1alpha1.Action {
+// SpecOf returns an action of a rule, also of its onFailure; nil for none.
+func SpecOf(rule *v1alpha1.NetBoxEventRule, name string) *v1alpha1.Action {
 	for _, list := range [][]v1alpha1.Action{rule.Spec.Actions, rule.Spec.OnFailure} {
 		for i := range list {
 			if list[i].Name == name {
@@ -87,19 +87,18 @@ func specOf(rule *v1alpha1.NetBoxEventRule, name string) *v1alpha1.Action {
 	return nil
 }
 
-// HasCondition reports whether an action of a rule has the field when.
-func HasCondition(rule *v1alpha1.NetBoxEventRule, name string) bool {
-	spec := specOf(rule, name)
-	return spec != nil && spec.When != ""
+// RuleIn returns the state of a rule in the status of an event, nil for none.
+func RuleIn(status *v1alpha1.NetBoxEventStatus, name string) *v1alpha1.RuleStatus {
+	for i := range status.Rules {
+		if status.Rules[i].Name == name {
+			return &status.Rules[i]
+		}
+	}
+	return nil
 }
 
-// HasDependencies reports whether an action of a rule has the field dependsOn.
-func HasDependencies(rule *v1alpha1.NetBoxEventRule, name string) bool {
-	spec := specOf(rule, name)
-	return spec != nil && len(spec.DependsOn) > 0
-}
-
-func find(actions []v1alpha1.ActionStatus, name string) *v1alpha1.ActionStatus {
+// Find returns the state of an action, nil for none.
+func Find(actions []v1alpha1.ActionStatus, name string) *v1alpha1.ActionStatus {
 	for i := range actions {
 		if actions[i].Name == name {
 			return &actions[i]
@@ -110,9 +109,9 @@ func find(actions []v1alpha1.ActionStatus, name string) *v1alpha1.ActionStatus {
 
 // isBlocked reports whether a pending action waits for others.
 func isBlocked(action *v1alpha1.ActionStatus, actions []v1alpha1.ActionStatus, rule *v1alpha1.NetBoxEventRule) bool {
-	spec := specOf(rule, action.Name)
+	spec := SpecOf(rule, action.Name)
 	return spec != nil && slices.ContainsFunc(spec.DependsOn, func(name string) bool {
-		awaited := find(actions, name)
+		awaited := Find(actions, name)
 		return awaited != nil && awaited.State == v1alpha1.DeliveryPending
 	})
 }

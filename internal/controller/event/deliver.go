@@ -231,8 +231,7 @@ func (d *attempts) next() *v1alpha1.ActionStatus {
 
 // ruleStatus returns the state of the rule when the delivery began.
 func (d *attempts) ruleStatus() *v1alpha1.RuleStatus {
-	at := slices.IndexFunc(d.status.Rules, func(rule v1alpha1.RuleStatus) bool { return rule.Name == d.unit.rule.Name })
-	return &d.status.Rules[at]
+	return delivery.RuleIn(d.status, d.unit.rule.Name)
 }
 
 // limit asks whether the rule's limit allows the delivery now. If not, wait is the time until it is to be asked again, 0 if the unit is
@@ -260,7 +259,7 @@ func (d *attempts) unlimit() {
 
 // act attempts an action if its sink is available. It returns false if the work on the event must stop.
 func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
-	if wanted, goOn, err := d.isWanted(state); !wanted {
+	if execute, goOn, err := d.applyWhen(state); !execute {
 		return goOn, err
 	}
 	sink, now := sink{d.unit.rule, state.Name}, d.Clock.Now()
@@ -289,7 +288,8 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 	if release {
 		d.deliveries.Add(d.circuits.unit(sink))
 	}
-	if d.continues(state, *outcome) {
+	if state.WaitingSince != nil && outcome.Err == nil && outcome.Wait > 0 {
+		d.keepWaiting(state, *outcome)
 		return true, nil
 	}
 	delivery.RecordAttempt(state, *outcome, &d.rule.Spec.Retry, deadline, now)
@@ -298,14 +298,10 @@ func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
 	return true, nil
 }
 
-// continues handles an action that still waits for its result. No status is written for that, and it counts as no attempt.
-func (d *attempts) continues(state *v1alpha1.ActionStatus, outcome delivery.Outcome) bool {
-	if outcome.Err != nil || outcome.Wait == 0 || state.WaitingSince == nil {
-		return false
-	}
+// keepWaiting records that an action still waits for its result. No status is written for that, and it counts as no attempt.
+func (d *attempts) keepWaiting(state *v1alpha1.ActionStatus, outcome delivery.Outcome) {
 	delivery.RecordAttempt(state, outcome, &d.rule.Spec.Retry, time.Time{}, d.Clock.Now())
 	d.ledger.waits(d.entry, d.unit.rule.Name, d.states)
-	return true
 }
 
 // prepare reads what an evaluation for an action needs, and registers it with the journal until end is called. It returns no action if
@@ -336,22 +332,22 @@ func (d *attempts) prepare(state *v1alpha1.ActionStatus) (found *rule.Action, en
 
 // setAsideAll sets aside the event, or all events of the group.
 func (d *attempts) setAsideAll(work string, crashes int) {
-	entries := []*entry{d.entry}
-	if d.group != nil {
-		entries = d.ledger.entriesOf(d.group)
-	}
-	for _, entry := range entries {
+	for _, entry := range d.entries() {
 		d.setAside(entry, work, crashes)
 	}
 }
 
+// entries returns the event, or those of the group in NetBox's order.
+func (d *attempts) entries() []*entry {
+	if d.group == nil {
+		return []*entry{d.entry}
+	}
+	return d.ledger.entriesOf(d.group)
+}
+
 // read reads the event, or all events of the group. It returns false if they were deleted.
 func (d *attempts) read() (ok bool, err error) {
-	entries := []*entry{d.entry}
-	if d.group != nil {
-		entries = d.ledger.entriesOf(d.group)
-	}
-	if d.events, err = d.bodies(entries); len(d.events) == 0 || err != nil {
+	if d.events, err = d.bodies(d.entries()); len(d.events) == 0 || err != nil {
 		return false, err
 	}
 	d.event = d.events[len(d.events)-1]
@@ -401,10 +397,11 @@ type invalidError struct{ error }
 // Error names the cause.
 func (e *invalidError) Error() string { return "the rule is not accepted: " + e.error.Error() }
 
-// isWanted reports whether an action is to be executed: its when is true. It skips or fails the action otherwise.
-func (d *attempts) isWanted(state *v1alpha1.ActionStatus) (wanted, goOn bool, err error) {
+// applyWhen skips an action whose when is false, or whose group comes to nothing, and fails one whose when fails. It returns whether to
+// execute the action, and false for goOn if the work on the event must stop.
+func (d *attempts) applyWhen(state *v1alpha1.ActionStatus) (execute, goOn bool, err error) {
 	isNet := d.group != nil && d.rule.Spec.Group.Net
-	if state.Attempts > 0 || state.WaitingSince != nil || !isNet && !delivery.HasCondition(d.rule, state.Name) {
+	if state.Attempts > 0 || state.WaitingSince != nil || !isNet && delivery.SpecOf(d.rule, state.Name).When == "" {
 		return true, true, nil
 	}
 	found, end, err := d.prepare(state)
@@ -423,7 +420,7 @@ func (d *attempts) isWanted(state *v1alpha1.ActionStatus) (wanted, goOn bool, er
 	case found.When == nil:
 		return true, true, nil
 	}
-	holds, err := found.When.Holds(d.deliveryContext, d.inputFor())
+	holds, err := found.When.Holds(d.deliveryContext, d.inputFor(found))
 	switch {
 	case d.deliveryContext.Err() != nil:
 		return false, false, nil
@@ -476,14 +473,17 @@ func (d *attempts) attempt(state *v1alpha1.ActionStatus) (*delivery.Outcome, tra
 }
 
 // inputFor returns the variables of an action's expressions.
-func (d *attempts) inputFor() *rule.Input {
-	results := map[string]v1alpha1.JSONObject{}
-	for i := range d.states {
-		if d.states[i].State == v1alpha1.DeliverySucceeded {
-			results[d.states[i].Name] = d.states[i].Result
+func (d *attempts) inputFor(found *rule.Action) *rule.Input {
+	input := d.input
+	if found.UsesResults {
+		results := map[string]v1alpha1.JSONObject{}
+		for i := range d.states {
+			if d.states[i].State == v1alpha1.DeliverySucceeded {
+				results[d.states[i].Name] = d.states[i].Result
+			}
 		}
+		input = input.WithResults(results)
 	}
-	input := d.input.WithResults(results)
 	if failed := delivery.Failed(d.states); failed != nil {
 		input = input.WithFailure(rule.Failure{Action: failed.Name, Error: failed.LastError, Attempts: failed.Attempts})
 	}
@@ -493,7 +493,7 @@ func (d *attempts) inputFor() *rule.Input {
 // task returns the task of an attempt at an action.
 func (d *attempts) task(state *v1alpha1.ActionStatus, found *rule.Action, rendered func()) action.Task {
 	task := action.Task{
-		Rule: d.rule, Action: found, Event: d.event, Input: d.inputFor(), Rendered: rendered,
+		Rule: d.rule, Action: found, Event: d.event, Input: d.inputFor(found), Rendered: rendered,
 		IsDryRun: d.rule.Spec.DryRun, IsRemoval: d.ruleStatus().Removal,
 	}
 	if state.WaitingSince != nil {

@@ -48,6 +48,11 @@ func newGroup(id string, size int32, closed time.Time, entries []*entry) *group 
 // first returns the event that keeps the record. The others are ordered by receipt.
 func (g *group) first() *entry { return g.entries[0] }
 
+// status returns the group as it is in the statuses of its events.
+func (g *group) status(line *groupLine) *v1alpha1.GroupStatus {
+	return &v1alpha1.GroupStatus{ID: g.id, Key: line.key.key, Events: g.size}
+}
+
 func (g *group) has(e *entry) bool {
 	if g.entries[0] == e {
 		return true
@@ -168,6 +173,10 @@ func (l *ledger) leaveGroup(line *groupLine, e *entry) {
 	l.pruneGroups(line)
 }
 
+func (e *entry) removeUnit(u *unit) {
+	e.units = slices.DeleteFunc(e.units, func(other *unit) bool { return other == u })
+}
+
 // setRule sets the status of a rule.
 func (e *entry) setRule(rule v1alpha1.RuleStatus) {
 	status := *e.status
@@ -230,16 +239,15 @@ func (l *ledger) leaveEnded(line *groupLine) {
 	for _, e := range ended {
 		if !e.isPendingFor(rule) {
 			l.leaveGroup(line, e)
-			e.units = slices.DeleteFunc(e.units, func(u *unit) bool { return u == line.unit })
+			e.removeUnit(line.unit)
 		}
 	}
 }
 
 // closeGroup closes the first group of the open events, or returns the time until it may be closed.
 func (l *ledger) closeGroup(line *groupLine, spec *v1alpha1.Group, now time.Time) (wait time.Duration) {
-	receivedAt := func(i int) time.Time { return time.Unix(0, line.open[i].received) }
-	size, until := delivery.FirstGroup(receivedAt, len(line.open), spec, now)
-	if until.IsZero() && !l.isSettled(line.key.rule.Namespace, receivedAt(size-1).Add(spec.Quiet.Duration), now) {
+	size, until := delivery.FirstGroup(line.receivedAt, len(line.open), spec, now)
+	if until.IsZero() && !l.isSettled(line.key.rule.Namespace, line.receivedAt(size-1).Add(spec.Quiet.Duration), now) {
 		return unsettledInterval
 	}
 	for _, e := range line.open[:size] { // a replayed event waits for others
@@ -258,6 +266,9 @@ func (l *ledger) closeGroup(line *groupLine, spec *v1alpha1.Group, now time.Time
 	line.groups = append(line.groups, g)
 	return 0
 }
+
+// receivedAt returns when an open event was received.
+func (line *groupLine) receivedAt(i int) time.Time { return time.Unix(0, line.open[i].received) }
 
 // idOf returns the id of a group that begins with an event.
 func (line *groupLine) idOf(first *entry) string {
@@ -345,7 +356,7 @@ func (l *ledger) recordGroup(u *unit, g *group, rule *v1alpha1.NetBoxEventRule, 
 	}
 	if status.Group == nil || status.Group.ID != g.id || !g.recorded {
 		recorded := *status
-		recorded.Group = &v1alpha1.GroupStatus{ID: g.id, Key: u.groups.key.key, Events: g.size}
+		recorded.Group = g.status(u.groups)
 		if len(g.entries) > 1 {
 			names := make([]string, len(g.entries))
 			for i, e := range g.entries {
@@ -355,7 +366,7 @@ func (l *ledger) recordGroup(u *unit, g *group, rule *v1alpha1.NetBoxEventRule, 
 		}
 		recorded.Actions = slices.Clone(status.Actions)
 		for i := range recorded.Actions {
-			if action := &recorded.Actions[i]; action.StartTime == nil && !delivery.HasDependencies(rule, action.Name) {
+			if action := &recorded.Actions[i]; action.StartTime == nil && !waitsForOthers(rule, action.Name) {
 				action.StartTime = new(metav1.NewTime(g.closed))
 			}
 		}
@@ -368,42 +379,31 @@ func (l *ledger) recordGroup(u *unit, g *group, rule *v1alpha1.NetBoxEventRule, 
 	return first
 }
 
+func waitsForOthers(rule *v1alpha1.NetBoxEventRule, action string) bool {
+	spec := delivery.SpecOf(rule, action)
+	return spec != nil && len(spec.DependsOn) > 0
+}
+
 // storedRecords notes which records of groups a stored status of an event has. It returns the units of these groups.
-func (l *ledger) storedRecords(e *entry, stored *v1alpha1.NetBoxEventStatus) (units []*unit) {
+func (l *ledger) storedRecords(e *entry, stored *v1alpha1.NetBoxEventStatus) []*unit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range stored.Rules {
-		found := stored.Rules[i].Group
-		if found == nil || found.Members == nil {
-			continue
-		}
-		for _, u := range e.units {
-			if u.groups != nil && u.groups.noteRecord(e, found.ID) {
-				units = append(units, u)
-			}
-		}
-	}
-	return units
+	return l.noteRecords(e, func(g *group) bool {
+		return slices.ContainsFunc(stored.Rules, func(rule v1alpha1.RuleStatus) bool {
+			return rule.Group != nil && rule.Group.ID == g.id && rule.Group.Members != nil
+		})
+	})
 }
 
-func (line *groupLine) noteRecord(e *entry, id string) bool {
-	for _, g := range line.groups {
-		if g.id == id && g.first() == e && !g.recorded {
-			g.recorded = true
-			return true
-		}
-	}
-	return false
-}
-
-// giveUpRecords lets the groups be delivered whose records cannot be stored, and returns their units.
-func (l *ledger) giveUpRecords(e *entry) (units []*unit) {
+// noteRecords lets those groups be delivered whose record an event keeps and that are done waiting for it: it is stored, or cannot be. It
+// returns their units.
+func (l *ledger) noteRecords(e *entry, isDone func(*group) bool) (units []*unit) {
 	for _, u := range e.units {
 		if u.groups == nil {
 			continue
 		}
 		for _, g := range u.groups.groups {
-			if g.first() == e && !g.recorded {
+			if g.first() == e && !g.recorded && isDone(g) {
 				g.recorded = true
 				units = append(units, u)
 			}
@@ -433,7 +433,7 @@ func (l *ledger) finishGroup(u *unit, g *group, now time.Time) (toStore []*entry
 	g.left = map[*entry]bool{}
 	waiting := map[*unit]bool{line.unit: true}
 	for _, e := range g.entries {
-		e.units = slices.DeleteFunc(e.units, func(other *unit) bool { return other == u })
+		e.removeUnit(u)
 		for _, other := range l.groupUnitsIn(e.line) {
 			if other.rule == u.rule {
 				waiting[other] = true
@@ -443,7 +443,7 @@ func (l *ledger) finishGroup(u *unit, g *group, now time.Time) (toStore []*entry
 			continue
 		}
 		finished := *status
-		finished.Group = &v1alpha1.GroupStatus{ID: g.id, Key: line.key.key, Events: g.size}
+		finished.Group = g.status(line)
 		e.setRule(finished)
 		e.dirty, g.left[e] = &now, true
 		l.spreading[e] = append(l.spreading[e], g)
@@ -576,7 +576,7 @@ func (l *ledger) ungroup(u *unit, isOrdered bool) (units []*unit) {
 		status := *e.ruleStatus(u.rule.Name)
 		status.Group = nil
 		e.setRule(status)
-		e.units = slices.DeleteFunc(e.units, func(other *unit) bool { return other == u })
+		e.removeUnit(u)
 		if status.State == v1alpha1.DeliveryPending {
 			e.units = append(e.units, e.unitFor(u.rule.Name, isOrdered, nil))
 			units = append(units, e.units[len(e.units)-1])
@@ -618,7 +618,7 @@ const noteAfter = 10 * time.Second
 func (l *ledger) noteGrouping(u *unit, spec *v1alpha1.Group, now time.Time) (noted []*entry, again time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	note := func(e *entry, group v1alpha1.GroupStatus) {
+	note := func(e *entry, group *v1alpha1.GroupStatus) {
 		if wait := time.Unix(0, e.received).Add(noteAfter).Sub(now); wait > 0 {
 			if again == 0 || wait < again {
 				again = wait
@@ -627,7 +627,7 @@ func (l *ledger) noteGrouping(u *unit, spec *v1alpha1.Group, now time.Time) (not
 		}
 		if status := e.ruleStatus(u.rule.Name); !e.noted && status != nil {
 			waiting := *status
-			waiting.Group = &group
+			waiting.Group = group
 			e.setRule(waiting)
 			e.noted, e.dirty = true, new(now.Add(-writeDelay))
 			noted = append(noted, e)
@@ -636,19 +636,16 @@ func (l *ledger) noteGrouping(u *unit, spec *v1alpha1.Group, now time.Time) (not
 	line := u.groups
 	for _, g := range line.groups {
 		for _, e := range g.entries[1:] {
-			note(e, v1alpha1.GroupStatus{ID: g.id, Key: line.key.key, Events: g.size})
+			note(e, g.status(line))
 		}
 	}
 	if len(line.open) > 0 {
-		received := func(i int) time.Time { return time.Unix(0, line.open[i].received) }
-		size, until := delivery.FirstGroup(received, len(line.open), spec, now)
+		size, until := delivery.FirstGroup(line.receivedAt, len(line.open), spec, now)
 		if until.IsZero() {
-			until = received(size - 1).Add(spec.Quiet.Duration)
+			until = line.receivedAt(size - 1).Add(spec.Quiet.Duration)
 		}
 		for _, e := range line.open[:size] {
-			note(e, v1alpha1.GroupStatus{
-				ID: line.idOf(line.open[0]), Key: line.key.key, Until: new(metav1.NewTime(until)),
-			})
+			note(e, &v1alpha1.GroupStatus{ID: line.idOf(line.open[0]), Key: line.key.key, Until: new(metav1.NewTime(until))})
 		}
 	}
 	return noted, again

@@ -140,12 +140,7 @@ func (e *entry) ruleStatus(name string) *v1alpha1.RuleStatus {
 	if e.status == nil {
 		return nil
 	}
-	for i := range e.status.Rules {
-		if e.status.Rules[i].Name == name {
-			return &e.status.Rules[i]
-		}
-	}
-	return nil
+	return delivery.RuleIn(e.status, name)
 }
 
 func (e *entry) isPendingFor(rule string) bool {
@@ -620,15 +615,12 @@ func (l *ledger) waits(e *entry, rule string, actions []v1alpha1.ActionStatus) {
 
 // setActions merges new states of a rule's actions with the status, which another replica may have written meanwhile.
 func (l *ledger) setActions(e *entry, rule string, actions []v1alpha1.ActionStatus) {
-	status := *e.status
-	status.Rules = slices.Clone(status.Rules)
-	for i := range status.Rules {
-		if status.Rules[i].Name == rule {
-			merged := delivery.MergeActions(actions, status.Rules[i].Actions)
-			status.Rules[i].Actions, status.Rules[i].State = merged, delivery.RuleState(merged)
-		}
+	if before := e.ruleStatus(rule); before != nil {
+		after := *before
+		after.Actions = delivery.MergeActions(actions, before.Actions)
+		after.State = delivery.RuleState(after.Actions)
+		e.setRule(after)
 	}
-	e.status = &status
 	e.noteWaiting()
 	l.countUnmatched(e)
 }
@@ -657,11 +649,11 @@ func (l *ledger) deadline(e *entry, s sink, retry *v1alpha1.Retry) (time.Time, b
 	if status == nil {
 		return time.Time{}, false
 	}
-	at := slices.IndexFunc(status.Actions, func(action v1alpha1.ActionStatus) bool { return action.Name == s.action })
-	if at < 0 {
+	action := delivery.Find(status.Actions, s.action)
+	if action == nil {
 		return time.Time{}, false
 	}
-	return delivery.Deadline(e.status, &status.Actions[at], retry), true
+	return delivery.Deadline(e.status, action, retry), true
 }
 
 // release ends an acquire. It reports whether a replay waits for it.
@@ -781,7 +773,7 @@ func (l *ledger) unstorable(e *entry) []*unit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clearUnsaved(e)
-	return l.giveUpRecords(e)
+	return l.noteRecords(e, func(*group) bool { return true })
 }
 
 // startList begins a list, and returns its number.

@@ -62,8 +62,10 @@ func (e *Engine) begin(entry *entry, replay delivery.Replay) error {
 		span.End()
 		return nil
 	}
-	e.freePlaces(replay.Rule, entry) // of deliveries before the replay
-	e.settleGroups(entry, nil)       // this status takes the place of that of the group
+	if replay != (delivery.Replay{}) { // this status takes the place of that of earlier deliveries, and of their groups
+		e.freePlaces(replay.Rule, entry)
+		e.settleGroups(entry, nil)
+	}
 	e.report(event, result, now)
 	logEvent(e.Log, event)
 	return nil
