@@ -696,7 +696,7 @@ type LogAction struct {
 
 // Conditions of a NetBoxEventRule and their reasons.
 const (
-	// ConditionStalled is True while the rule is invalid: it stays so until somebody changes it. It is absent otherwise. Tools that evaluate
+	// ConditionStalled is True while the rule is invalid, which a retry does not change. It is absent otherwise. Tools that evaluate
 	// conditions by kstatus, such as Flux and Argo CD, then report a failure instead of progress.
 	ConditionStalled = "Stalled"
 
