@@ -56,9 +56,13 @@ func TestEvent(t *testing.T) {
 		expect(t, err, done)
 	}
 	expectEvents("a replay", 2)
-	_, err := do(t, runner, newTask(t, event, spec))
+	replayed.Annotations[v1alpha1.AnnotationReplayRule] = task.Rule.Name
+	_, err := do(t, runner, withEvent(task, replayed))
 	expect(t, err, done)
-	expectEvents("another rule", 3)
+	expectEvents("a replay of its rule alone", 3)
+	_, err = do(t, runner, newTask(t, event, spec))
+	expect(t, err, done)
+	expectEvents("another rule", 4)
 
 	for _, test := range []struct {
 		reason string

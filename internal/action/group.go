@@ -10,6 +10,7 @@ import (
 	cloudevents "github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 )
 
 // Group is a group of events for which an action is executed once.
@@ -31,11 +32,11 @@ func (t Task) identity() string {
 // replays identifies the replay of the event, or of the group: a replay of any of its events is one of the group.
 func (t Task) replays() string {
 	if t.Group == nil {
-		return t.Event.Annotations[v1alpha1.AnnotationReplay]
+		return delivery.ReplayOf(t.Event).String()
 	}
 	var replays []string
 	for _, event := range t.Group.Events {
-		if replay := event.Annotations[v1alpha1.AnnotationReplay]; replay != "" {
+		if replay := delivery.ReplayOf(event).String(); replay != "" {
 			replays = append(replays, event.Name, replay)
 		}
 	}
