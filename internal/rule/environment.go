@@ -124,7 +124,7 @@ func changedMacro(name string, parameters ...string) cel.Macro {
 // and Nautobot send for side effects of another object's change among others, changes nothing that is known.
 func changed(args []ref.Val) bool {
 	before, after, event, list, name := args[0], args[1], args[2], args[3].(traits.Lister), args[4]
-	if _, known := before.(traits.Mapper); !known && event == types.String("updated") {
+	if _, known := before.(traits.Mapper); !known && event == types.String(eventUpdated) {
 		return false
 	}
 	return list.Contains(name) == types.True || field(before, name).Equal(field(after, name)) != types.True

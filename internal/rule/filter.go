@@ -55,7 +55,7 @@ func (f *Filter) matchObjectType(objectType string) bool {
 }
 
 func (f *Filter) matchChangedFields(spec *v1alpha1.NetBoxEventSpec, in *Input) bool {
-	return len(f.spec.ChangedFields) == 0 || spec.Event != "updated" || slices.ContainsFunc(f.spec.ChangedFields, func(field string) bool {
+	return len(f.spec.ChangedFields) == 0 || spec.Event != eventUpdated || slices.ContainsFunc(f.spec.ChangedFields, func(field string) bool {
 		return contains(spec.ChangedFields, field) || strings.Contains(field, ".") && in.changed(spec, field)
 	})
 }
