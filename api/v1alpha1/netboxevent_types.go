@@ -28,6 +28,7 @@ import (
 // +kubebuilder:printcolumn:name="Source",type=string,JSONPath=`.spec.sourceRef.name`,priority=1
 // +kubebuilder:printcolumn:name="Request ID",type=string,JSONPath=`.spec.requestID`,priority=1
 // +kubebuilder:printcolumn:name="Changed Fields",type=string,JSONPath=`.spec.changedFields`,priority=1
+// +kubebuilder:printcolumn:name="Origin",type=string,JSONPath=`.spec.delivery.origin`,priority=1
 type NetBoxEvent struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
@@ -149,20 +150,48 @@ const (
 	SignatureUnsigned SignatureState = "Unsigned"
 )
 
+// Origin is how a change became known.
+//
+// +kubebuilder:validation:Enum=Webhook;ChangeLog
+type Origin string
+
+const (
+	// OriginWebhook is for events that NetBox sent.
+	OriginWebhook Origin = "Webhook"
+	// OriginChangeLog is for changes that the operator found in NetBox's change log.
+	OriginChangeLog Origin = "ChangeLog"
+)
+
+// LabelPhantom, on a NetBoxEvent, says that NetBox's change log does not have its change: NetBox sent a webhook for a request that it
+// rolled back.
+const LabelPhantom = "netbox-events.io/phantom"
+
 // Delivery describes the HTTP delivery of an event.
 type Delivery struct {
-	// receivedAt is the time at which the operator had received the whole request, for example 2020-10-26T18:14:18.801213Z.
+	// receivedAt is the time at which the operator had received the whole request, or had read the change log, for example 2020-10-26T18:14:18.801213Z.
 	// +required
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	ReceivedAt metav1.MicroTime `json:"receivedAt,omitzero"`
-	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries.
-	// +required
+	// origin is how the change became known, for example Webhook: Webhook, or ChangeLog if no webhook came and the operator found it in
+	// NetBox's change log. Absent: Webhook.
+	// +optional
+	Origin Origin `json:"origin,omitempty"`
+	// dataReadAt is the time at which spec.data of an event from the change log was read, for example 2020-10-26T18:17:20.000000Z: it is the
+	// object of that time. It is absent if spec.data is of the change itself.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
+	DataReadAt *metav1.MicroTime `json:"dataReadAt,omitempty"`
+	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries. An
+	// event from the change log has none.
+	// +optional
 	Signature SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
 	// +optional
 	Key string `json:"key,omitempty"`
-	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…, computed after redaction.
+	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…, computed after redaction. The body of an event from the change log
+	// is one that the operator made, in the shape of NetBox's.
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
 	BodySHA256 string `json:"bodySHA256,omitempty"`

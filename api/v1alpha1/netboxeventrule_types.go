@@ -78,6 +78,21 @@ type NetBoxEventRuleSpec struct {
 	// +kubebuilder:default={}
 	Retry Retry `json:"retry,omitzero"`
 
+	// confirm delays the actions until the change is in NetBox's change log, for example true. Actions on a change that does not appear there
+	// within the source's backfill.lag (2m without backfill) are skipped: NetBox sent a webhook for a request that it rolled back. The sources
+	// need spec.netbox.
+	// +optional
+	Confirm bool `json:"confirm,omitempty"`
+
+	// lookups are requests to the event's NetBox, whose answers are variables of when and of templates: lookups.device is the answer to the
+	// one with the name device, decoded, and null where NetBox answers with 404. They are made once for an event, before its first action. The
+	// sources need spec.netbox.lookups: Allow. For example [{"name": "device", "path": "/api/dcim/devices/${data.device.id}/"}].
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=8
+	Lookups []Lookup `json:"lookups,omitempty"`
+
 	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with
 	// the name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
 	// +optional
@@ -182,6 +197,43 @@ type Limit struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	Key string `json:"key,omitempty"`
+}
+
+// Lookup is a request to NetBox: a GET of a path, or a query in GraphQL. An answer of more than 1 MiB is an error.
+//
+// +kubebuilder:validation:ExactlyOneOf=path;graphql
+type Lookup struct {
+	// name of the answer in expressions, for example device for lookups.device.
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_]*$`
+	Name string `json:"name,omitempty"`
+	// path is a path of NetBox's REST API, with a query if needed, for example /api/dcim/devices/${data.device.id}/. The value of a template is
+	// escaped to one segment of the path or query.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/api/')",message="must begin with /api/"
+	Path string `json:"path,omitempty"`
+	// graphql is a query in GraphQL; the answer is its data.
+	// +optional
+	GraphQL *GraphQLQuery `json:"graphql,omitempty"`
+}
+
+// GraphQLQuery is a query to NetBox in GraphQL.
+type GraphQLQuery struct {
+	// query is the text of the query, for example query($id: ID!) { device(id: $id) { name } }. It holds no templates: use variables.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=16384
+	Query string `json:"query,omitempty"`
+	// variables of the query. Their texts may hold templates: where ${…} is the whole text, the value keeps its type. For example {"id":
+	// "${data.device.id}"}.
+	// +optional
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Variables JSONObject `json:"variables,omitzero"`
 }
 
 // RuleSecret is an entry of a Secret for the templates of a rule's http actions.

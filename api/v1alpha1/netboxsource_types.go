@@ -21,6 +21,9 @@ import (
 // +kubebuilder:printcolumn:name="Expired",type=integer,JSONPath=`.status.expired`,priority=1
 // +kubebuilder:printcolumn:name="Unsigned",type=string,JSONPath=`.spec.unsigned`,priority=1
 // +kubebuilder:printcolumn:name="Keys",type=string,JSONPath=`.status.keys`,priority=1
+// +kubebuilder:printcolumn:name="Receiving",type=string,JSONPath=`.status.conditions[?(@.type=="Receiving")].status`,priority=1
+// +kubebuilder:printcolumn:name="Missed",type=integer,JSONPath=`.status.netbox.missed`,priority=1,description="Changes of which no webhook came"
+// +kubebuilder:printcolumn:name="NetBox",type=string,JSONPath=`.status.netbox.version`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type NetBoxSource struct {
 	metav1.TypeMeta `json:",inline"`
@@ -38,6 +41,7 @@ type NetBoxSource struct {
 // NetBoxSourceSpec configures authentication, limits and retention of a source.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || [self.maxAge, self.retention.succeededTTL, self.retention.failedTTL].exists(d, !d.matches('^([0-9.]+(ns|us|ms|s|m|h))+$')) || duration(self.maxAge) <= duration(self.retention.succeededTTL) && duration(self.maxAge) <= duration(self.retention.failedTTL)",message="maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a delivery that is sent again would be stored twice once its event is deleted"
+// +kubebuilder:validation:XValidation:rule="!has(self.netbox) || !has(self.netbox.backfill) || [self.netbox.backfill.maxAge, self.retention.succeededTTL, self.retention.failedTTL].exists(d, !d.matches('^([0-9.]+(ns|us|ms|s|m|h))+$')) || duration(self.netbox.backfill.maxAge) <= duration(self.retention.succeededTTL) && duration(self.netbox.backfill.maxAge) <= duration(self.retention.failedTTL)",message="netbox.backfill.maxAge must not be longer than retention.succeededTTL and retention.failedTTL: a change whose event is deleted would be stored again"
 // +kubebuilder:validation:XValidation:rule="has(self.secretRef) || self.unsigned == 'Accept'",message="a source without secretRef must set unsigned: Accept"
 type NetBoxSourceSpec struct {
 	// path is the path of the URL that NetBox posts to, for example /webhook/netbox/netbox. The default is /webhook/<namespace>/<name>. A
@@ -113,6 +117,12 @@ type NetBoxSourceSpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	Retention Retention `json:"retention,omitzero"`
+
+	// netbox lets the operator use the REST API of this NetBox: to set up the webhook, to find changes of which no webhook came, and for
+	// lookups of rules. For example {"url": "https://netbox.example.com", "tokenSecretRef": {"name": "netbox-token", "key": "token"}}. Without
+	// it, NetBox is never called.
+	// +optional
+	NetBox *NetBoxAPI `json:"netbox,omitempty"`
 }
 
 // SecretKeysReference selects entries of a Secret.
@@ -227,7 +237,8 @@ const (
 type NetBoxSourceStatus struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
 	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
-	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
+	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds NetBoxReachable,
+	// WebhookConfigured, ChangeLogRead and Receiving.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -258,6 +269,9 @@ type NetBoxSourceStatus struct {
 	// pendingTime is the time at which pending was counted. The leader counts again after many new events, and when BacklogFull changes.
 	// +optional
 	PendingTime *metav1.MicroTime `json:"pendingTime,omitempty"`
+	// netbox is what the operator knows of this NetBox. It is absent without spec.netbox.
+	// +optional
+	NetBox *NetBoxAPIStatus `json:"netbox,omitempty"`
 	// observedGeneration is the generation of the spec that this status refers to, for example 1.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`

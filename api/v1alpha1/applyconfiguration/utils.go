@@ -40,6 +40,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ApplyActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ApplyWait"):
 		return &apiv1alpha1.ApplyWaitApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Backfill"):
+		return &apiv1alpha1.BackfillApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("BasicAuth"):
 		return &apiv1alpha1.BasicAuthApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ConfigMapKeyReference"):
@@ -50,6 +52,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.EventActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Filter"):
 		return &apiv1alpha1.FilterApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("GraphQLQuery"):
+		return &apiv1alpha1.GraphQLQueryApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Group"):
 		return &apiv1alpha1.GroupApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GroupStatus"):
@@ -68,8 +72,16 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.LimitApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LogAction"):
 		return &apiv1alpha1.LogActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Lookup"):
+		return &apiv1alpha1.LookupApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ManagedWebhook"):
+		return &apiv1alpha1.ManagedWebhookApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Match"):
 		return &apiv1alpha1.MatchApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxAPI"):
+		return &apiv1alpha1.NetBoxAPIApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxAPIStatus"):
+		return &apiv1alpha1.NetBoxAPIStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEvent"):
 		return &apiv1alpha1.NetBoxEventApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NetBoxEventRule"):

@@ -152,6 +152,24 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: timeout
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Backfill
+  map:
+    fields:
+    - name: from
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: interval
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 1m
+    - name: lag
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 2m
+    - name: maxAge
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 24h
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.BasicAuth
   map:
     fields:
@@ -167,6 +185,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: name
       type:
         scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeletionPolicy
+  scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Delivery
   map:
     fields:
@@ -176,6 +196,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: bodySHA256
       type:
         scalar: string
+    - name: dataReadAt
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
     - name: envelope
       type:
         map:
@@ -192,6 +215,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: key
       type:
         scalar: string
+    - name: origin
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Origin
     - name: receivedAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
@@ -251,6 +277,25 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: associative
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.GraphQLQuery
+  map:
+    fields:
+    - name: query
+      type:
+        scalar: string
+    - name: variables
+      type:
+        map:
+          elementType:
+            scalar: untyped
+            list:
+              elementType:
+                namedType: __untyped_atomic_
+              elementRelationship: atomic
+            map:
+              elementType:
+                namedType: __untyped_deduced_
+              elementRelationship: separable
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Group
   map:
     fields:
@@ -405,6 +450,41 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: message
       type:
         scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Lookup
+  map:
+    fields:
+    - name: graphql
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.GraphQLQuery
+    - name: name
+      type:
+        scalar: string
+    - name: path
+      type:
+        scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LookupPolicy
+  scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ManagedWebhook
+  map:
+    fields:
+    - name: deletionPolicy
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.DeletionPolicy
+    - name: events
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: objectTypes
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: url
+      type:
+        scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Match
   map:
     fields:
@@ -441,6 +521,60 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: associative
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxAPI
+  map:
+    fields:
+    - name: backfill
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Backfill
+    - name: lookups
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.LookupPolicy
+    - name: tls
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.HTTPTLS
+    - name: tokenSecretRef
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.SecretKeyReference
+    - name: url
+      type:
+        scalar: string
+    - name: webhook
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.ManagedWebhook
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxAPIStatus
+  map:
+    fields:
+    - name: backfillSince
+      type:
+        scalar: string
+    - name: cursor
+      type:
+        scalar: numeric
+    - name: cursorTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime
+    - name: eventRuleID
+      type:
+        scalar: numeric
+    - name: key
+      type:
+        scalar: string
+    - name: missed
+      type:
+        scalar: numeric
+    - name: objectTypes
+      type:
+        scalar: numeric
+    - name: phantoms
+      type:
+        scalar: numeric
+    - name: version
+      type:
+        scalar: string
+    - name: webhookID
+      type:
+        scalar: numeric
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxEvent
   map:
     fields:
@@ -492,6 +626,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - name
+    - name: confirm
+      type:
+        scalar: boolean
     - name: dryRun
       type:
         scalar: boolean
@@ -501,6 +638,14 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: limit
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Limit
+    - name: lookups
+      type:
+        list:
+          elementType:
+            namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Lookup
+          elementRelationship: associative
+          keys:
+          - name
     - name: match
       type:
         namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Match
@@ -743,6 +888,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
       default: 20000
+    - name: netbox
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxAPI
     - name: path
       type:
         scalar: string
@@ -801,6 +949,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: atomic
+    - name: netbox
+      type:
+        namedType: com.github.netbox-events.netbox-event-operator.api.v1alpha1.NetBoxAPIStatus
     - name: observedGeneration
       type:
         scalar: numeric
@@ -835,6 +986,8 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Order
+  scalar: string
+- name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.Origin
   scalar: string
 - name: com.github.netbox-events.netbox-event-operator.api.v1alpha1.PathClaim
   map:

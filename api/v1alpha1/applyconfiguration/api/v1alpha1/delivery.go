@@ -28,13 +28,21 @@ import (
 //
 // Delivery describes the HTTP delivery of an event.
 type DeliveryApplyConfiguration struct {
-	// receivedAt is the time at which the operator had received the whole request, for example 2020-10-26T18:14:18.801213Z.
+	// receivedAt is the time at which the operator had received the whole request, or had read the change log, for example 2020-10-26T18:14:18.801213Z.
 	ReceivedAt *v1.MicroTime `json:"receivedAt,omitempty"`
-	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries.
+	// origin is how the change became known, for example Webhook: Webhook, or ChangeLog if no webhook came and the operator found it in
+	// NetBox's change log. Absent: Webhook.
+	Origin *apiv1alpha1.Origin `json:"origin,omitempty"`
+	// dataReadAt is the time at which spec.data of an event from the change log was read, for example 2020-10-26T18:17:20.000000Z: it is the
+	// object of that time. It is absent if spec.data is of the change itself.
+	DataReadAt *v1.MicroTime `json:"dataReadAt,omitempty"`
+	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries. An
+	// event from the change log has none.
 	Signature *apiv1alpha1.SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
 	Key *string `json:"key,omitempty"`
-	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…, computed after redaction.
+	// bodySHA256 is the SHA-256 of the body in hex, for example 9f86d081…, computed after redaction. The body of an event from the change log
+	// is one that the operator made, in the shape of NetBox's.
 	BodySHA256 *string `json:"bodySHA256,omitempty"`
 	// bodyBytes is the length of the body in bytes, for example 1860.
 	BodyBytes *int64 `json:"bodyBytes,omitempty"`
@@ -63,6 +71,22 @@ func Delivery() *DeliveryApplyConfiguration {
 // If called multiple times, the ReceivedAt field is set to the value of the last call.
 func (b *DeliveryApplyConfiguration) WithReceivedAt(value v1.MicroTime) *DeliveryApplyConfiguration {
 	b.ReceivedAt = &value
+	return b
+}
+
+// WithOrigin sets the Origin field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Origin field is set to the value of the last call.
+func (b *DeliveryApplyConfiguration) WithOrigin(value apiv1alpha1.Origin) *DeliveryApplyConfiguration {
+	b.Origin = &value
+	return b
+}
+
+// WithDataReadAt sets the DataReadAt field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the DataReadAt field is set to the value of the last call.
+func (b *DeliveryApplyConfiguration) WithDataReadAt(value v1.MicroTime) *DeliveryApplyConfiguration {
+	b.DataReadAt = &value
 	return b
 }
 

@@ -46,6 +46,14 @@ type NetBoxEventRuleSpecApplyConfiguration struct {
 	// retry limits the time and number of attempts of each action, for example {"for": "24h", "backoff": "1s", "maxBackoff": "5m", "timeout":
 	// "10s"}.
 	Retry *RetryApplyConfiguration `json:"retry,omitempty"`
+	// confirm delays the actions until the change is in NetBox's change log, for example true. Actions on a change that does not appear there
+	// within the source's backfill.lag (2m without backfill) are skipped: NetBox sent a webhook for a request that it rolled back. The sources
+	// need spec.netbox.
+	Confirm *bool `json:"confirm,omitempty"`
+	// lookups are requests to the event's NetBox, whose answers are variables of when and of templates: lookups.device is the answer to the
+	// one with the name device, decoded, and null where NetBox answers with 404. They are made once for an event, before its first action. The
+	// sources need spec.netbox.lookups: Allow. For example [{"name": "device", "path": "/api/dcim/devices/${data.device.id}/"}].
+	Lookups []LookupApplyConfiguration `json:"lookups,omitempty"`
 	// secrets are entries of Secrets, in the rule's namespace, for templates of http actions: ${secrets.token} is the value of the one with
 	// the name token, for example [{"name": "token", "secretKeyRef": {"name": "slack", "key": "token"}}].
 	Secrets []RuleSecretApplyConfiguration `json:"secrets,omitempty"`
@@ -120,6 +128,27 @@ func (b *NetBoxEventRuleSpecApplyConfiguration) WithLimit(value *LimitApplyConfi
 // If called multiple times, the Retry field is set to the value of the last call.
 func (b *NetBoxEventRuleSpecApplyConfiguration) WithRetry(value *RetryApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
 	b.Retry = value
+	return b
+}
+
+// WithConfirm sets the Confirm field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Confirm field is set to the value of the last call.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithConfirm(value bool) *NetBoxEventRuleSpecApplyConfiguration {
+	b.Confirm = &value
+	return b
+}
+
+// WithLookups adds the given value to the Lookups field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Lookups field.
+func (b *NetBoxEventRuleSpecApplyConfiguration) WithLookups(values ...*LookupApplyConfiguration) *NetBoxEventRuleSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithLookups")
+		}
+		b.Lookups = append(b.Lookups, *values[i])
+	}
 	return b
 }
 

@@ -60,6 +60,10 @@ type NetBoxSourceSpecApplyConfiguration struct {
 	Accept *FilterApplyConfiguration `json:"accept,omitempty"`
 	// retention limits the age and number of finished events, for example {"succeededTTL": "72h", "failedTTL": "168h", "maxEvents": 5000}.
 	Retention *RetentionApplyConfiguration `json:"retention,omitempty"`
+	// netbox lets the operator use the REST API of this NetBox: to set up the webhook, to find changes of which no webhook came, and for
+	// lookups of rules. For example {"url": "https://netbox.example.com", "tokenSecretRef": {"name": "netbox-token", "key": "token"}}. Without
+	// it, NetBox is never called.
+	NetBox *NetBoxAPIApplyConfiguration `json:"netbox,omitempty"`
 }
 
 // NetBoxSourceSpecApplyConfiguration constructs a declarative configuration of the NetBoxSourceSpec type for use with
@@ -155,5 +159,13 @@ func (b *NetBoxSourceSpecApplyConfiguration) WithAccept(value *FilterApplyConfig
 // If called multiple times, the Retention field is set to the value of the last call.
 func (b *NetBoxSourceSpecApplyConfiguration) WithRetention(value *RetentionApplyConfiguration) *NetBoxSourceSpecApplyConfiguration {
 	b.Retention = value
+	return b
+}
+
+// WithNetBox sets the NetBox field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the NetBox field is set to the value of the last call.
+func (b *NetBoxSourceSpecApplyConfiguration) WithNetBox(value *NetBoxAPIApplyConfiguration) *NetBoxSourceSpecApplyConfiguration {
+	b.NetBox = value
 	return b
 }

@@ -30,7 +30,8 @@ import (
 type NetBoxSourceStatusApplyConfiguration struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
 	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
-	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept.
+	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds NetBoxReachable,
+	// WebhookConfigured, ChangeLogRead and Receiving.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`
@@ -49,6 +50,8 @@ type NetBoxSourceStatusApplyConfiguration struct {
 	Pending *int64 `json:"pending,omitempty"`
 	// pendingTime is the time at which pending was counted. The leader counts again after many new events, and when BacklogFull changes.
 	PendingTime *metav1.MicroTime `json:"pendingTime,omitempty"`
+	// netbox is what the operator knows of this NetBox. It is absent without spec.netbox.
+	NetBox *NetBoxAPIStatusApplyConfiguration `json:"netbox,omitempty"`
 	// observedGeneration is the generation of the spec that this status refers to, for example 1.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 }
@@ -135,6 +138,14 @@ func (b *NetBoxSourceStatusApplyConfiguration) WithPending(value int64) *NetBoxS
 // If called multiple times, the PendingTime field is set to the value of the last call.
 func (b *NetBoxSourceStatusApplyConfiguration) WithPendingTime(value metav1.MicroTime) *NetBoxSourceStatusApplyConfiguration {
 	b.PendingTime = &value
+	return b
+}
+
+// WithNetBox sets the NetBox field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the NetBox field is set to the value of the last call.
+func (b *NetBoxSourceStatusApplyConfiguration) WithNetBox(value *NetBoxAPIStatusApplyConfiguration) *NetBoxSourceStatusApplyConfiguration {
+	b.NetBox = value
 	return b
 }
 
