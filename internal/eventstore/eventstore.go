@@ -149,6 +149,17 @@ func (s *Store) Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error {
 	return err
 }
 
+// Get reads an event from the API server. It returns the errors of the API server.
+func (s *Store) Get(ctx context.Context, namespace, name string) (*v1alpha1.NetBoxEvent, error) {
+	body, err := s.client.Get().Namespace(namespace).Resource(resource).Name(name).
+		SetHeader("Accept", "application/json").MaxRetries(0).Do(ctx).Raw()
+	if err != nil {
+		return nil, err
+	}
+	var event v1alpha1.NetBoxEvent
+	return &event, json.Unmarshal(body, &event)
+}
+
 // Version identifies a stored version of an event.
 type Version struct {
 	Namespace       string    `json:"namespace"`

@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventspec"
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest/apidocs"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
@@ -38,7 +39,7 @@ import (
 
 // RBAC of the receiver:
 // +kubebuilder:rbac:groups=netbox-events.io,resources=netboxsources,verbs=list;watch
-// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=create
+// +kubebuilder:rbac:groups=netbox-events.io,resources=netboxevents,verbs=create;get
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -208,30 +209,30 @@ func (r *Receiver) store(request *http.Request, source *v1alpha1.NetBoxSource, c
 		return "", "", err
 	}
 	defer func() { settle(result == resultStored) }()
-	verified := delivery{
-		source: source, body: body, key: key, receivedAt: receivedAt,
-		traceparent: tracing.Traceparent(trace.SpanFromContext(request.Context())),
+	verified := eventspec.Delivery{
+		Source: source, Origin: v1alpha1.OriginWebhook, Key: key, BodyBytes: len(body), ReceivedAt: receivedAt,
+		Traceparent: tracing.Traceparent(trace.SpanFromContext(request.Context())),
 	}
 	err = hold.retry(func(n int) (err error) { //nolint:contextcheck // as above
-		name, result, err = r.tryToStore(hold, verified, n)
+		name, result, err = r.tryToStore(hold, body, verified, n)
 		return err
 	})
 	return name, result, err
 }
 
 // tryToStore is attempt n, counted from 0, to decode and store a verified delivery. It keeps no memory or slots between attempts.
-func (r *Receiver) tryToStore(hold *hold, delivery delivery, n int) (name string, result result, err error) {
-	done, err := r.limits.acquireSlots(hold.ctx, nameOf(delivery.source), len(delivery.body), delivery.receivedAt)
+func (r *Receiver) tryToStore(hold *hold, body []byte, delivery eventspec.Delivery, n int) (name string, result result, err error) {
+	done, err := r.limits.acquireSlots(hold.ctx, nameOf(delivery.Source), len(body), delivery.ReceivedAt)
 	if err != nil {
 		return "", "", err
 	}
 	defer done()
-	event, err := decode(delivery.body, delivery.source, delivery.receivedAt)
+	event, err := decode(body, delivery.Source, delivery.ReceivedAt)
 	if err != nil {
 		return "", "", err
 	}
-	resource := newEvent(event, delivery)
-	accepted, err := r.accepts(hold.ctx, delivery.source, resource)
+	resource := eventspec.New(event, delivery)
+	accepted, err := r.accepts(hold.ctx, delivery.Source, resource)
 	if err != nil {
 		hold.permanent = true // compiling again would fail again
 		return "", "", err
@@ -239,7 +240,7 @@ func (r *Receiver) tryToStore(hold *hold, delivery delivery, n int) (name string
 	if !accepted {
 		return "", resultIgnored, nil
 	}
-	if result, err = r.create(hold, resource, n); err == nil {
+	if result, err = r.create(hold, delivery.Source, resource, n); err == nil {
 		r.holds.resume(hold.source)
 	}
 	return resource.Namespace + "/" + resource.Name, result, err
@@ -389,12 +390,15 @@ func decode(body []byte, source *v1alpha1.NetBoxSource, now time.Time) (*netbox.
 	return event, nil
 }
 
-// create stores an event. An event that exists already is a success: its name identifies the delivery. It does not count as a duplicate if
+// create stores an event. An event that exists already is a success: its name identifies the change. It does not count as a duplicate if
 // an earlier attempt of this delivery may have stored it.
-func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (result, error) {
+func (r *Receiver) create(hold *hold, source *v1alpha1.NetBoxSource, event *v1alpha1.NetBoxEvent, n int) (result, error) {
 	_, span := tracing.Start(hold.ctx, trace.SpanFromContext(hold.ctx), "create", trace.SpanKindClient)
 	defer span.End()
 	err := r.createWithRetryAfter(hold, event, n)
+	if apierrors.IsAlreadyExists(err) && eventspec.HasChange(&event.Spec) {
+		err = r.createBeside(hold, source, event, n, err)
+	}
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		span.SetStatus(codes.Error, "")
 	}
@@ -412,6 +416,24 @@ func (r *Receiver) create(hold *hold, event *v1alpha1.NetBoxEvent, n int) (resul
 	default:
 		return "", unavailable("cannot store the event in Kubernetes; try again", retryAfter(err), err)
 	}
+}
+
+// createBeside stores an event whose name is taken by another body of the same change, under a name of its own. It returns taken, the
+// error of the API server for the taken name, if the body or its change is stored.
+func (r *Receiver) createBeside(hold *hold, source *v1alpha1.NetBoxSource, event *v1alpha1.NetBoxEvent, n int, taken error) error {
+	ctx, cancel := context.WithTimeout(hold.ctx, tryTime(n))
+	stored, err := r.Events.Get(ctx, event.Namespace, event.Name)
+	cancel()
+	switch {
+	case apierrors.IsNotFound(err): // it was deleted meanwhile
+		return r.createWithRetryAfter(hold, event, n)
+	case err != nil:
+		return err
+	case eventspec.IsSame(stored, event, source):
+		return taken
+	}
+	event.Name = eventspec.BodyName(&event.Spec, source.UID)
+	return r.createWithRetryAfter(hold, event, n)
 }
 
 // createWithRetryAfter retries within the hold when an overloaded API server asks for it by Retry-After. Meanwhile the event keeps its
