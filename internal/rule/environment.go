@@ -79,6 +79,7 @@ var eventType = apicel.NewObjectType("NetBoxEvent", fields(map[string]*apicel.De
 	"context":       apicel.DynType,
 	"extra":         apicel.DynType,
 	"delivery": apicel.NewObjectType("Delivery", fields(map[string]*apicel.DeclType{
+		"origin":      apicel.StringType,
 		"receivedAt":  apicel.TimestampType,
 		"signature":   apicel.StringType,
 		"key":         apicel.StringType,

@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -74,6 +75,7 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any, decode func(v
 		"context":       decode(spec.Context),
 		"extra":         decode(spec.Extra),
 		"delivery": map[string]any{
+			"origin":      string(origin(&spec.Delivery)),
 			"receivedAt":  spec.Delivery.ReceivedAt.Time,
 			"signature":   string(spec.Delivery.Signature),
 			"key":         spec.Delivery.Key,
@@ -85,6 +87,11 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any, decode func(v
 			"traceparent": spec.Delivery.Traceparent,
 		},
 	}
+}
+
+// origin returns the origin of an event; the default is the webhook.
+func origin(delivery *v1alpha1.Delivery) v1alpha1.Origin {
+	return cmp.Or(delivery.Origin, v1alpha1.OriginWebhook)
 }
 
 // changed is the function changed of expressions.

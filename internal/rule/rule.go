@@ -19,6 +19,8 @@ type Rule struct {
 	Actions []Action
 	// OnFailure are the actions for an event that the rule gives up.
 	OnFailure []Action
+	// Lookups are the requests to NetBox that are made before the first action.
+	Lookups []Lookup
 	// Group says which events are delivered together; nil for each by itself.
 	Group *v1alpha1.Group
 
@@ -93,6 +95,10 @@ func Compile(spec *v1alpha1.NetBoxEventRuleSpec) (compiled *Rule, err error) {
 		compiled.limitKey = c.expression("spec.limit.key", spec.Limit.Key, nil)
 	}
 	compiled.groupKey = c.group("spec.group", spec.Group)
+	compiled.Lookups = c.lookups("spec.lookups", spec.Lookups)
+	for _, lookup := range compiled.Lookups {
+		c.scope.lookups = append(c.scope.lookups, lookup.Name)
+	}
 	compiled.Actions = c.actions("spec.actions", spec.Actions, spec.Secrets)
 	compiled.mirrors = slices.ContainsFunc(compiled.Actions, func(action Action) bool {
 		return action.Spec.Apply != nil && action.Spec.Apply.Operation == v1alpha1.OperationMirror

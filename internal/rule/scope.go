@@ -57,6 +57,7 @@ var scopedTypes = map[string]*cel.Type{
 	variableEvents:   apicel.NewListType(eventType, -1).CelType(),
 	variableChanges:  apicel.NewListType(changeType, -1).CelType(),
 	variableGroup:    groupType.CelType(),
+	variableLookups:  cel.MapType(cel.StringType, cel.DynType),
 }
 
 // environments has the environment of each set of scoped variables in use.
@@ -84,6 +85,7 @@ func environmentWith(names []string) (*cel.Env, error) {
 type scope struct {
 	secrets *secretScope // nil for none
 	results *resultScope // nil for none
+	lookups lookupScope  // nil for none
 	others  []string
 	// costLimit bounds the cost of an evaluation; 0 for Kubernetes' limit.
 	costLimit uint64
@@ -97,6 +99,9 @@ func (s scope) environment() (*cel.Env, error) {
 	if s.results != nil {
 		names = append(names, variableResults)
 	}
+	if s.lookups != nil {
+		names = append(names, variableLookups)
+	}
 	slices.Sort(names)
 	return environmentWith(names)
 }
@@ -108,6 +113,9 @@ func (s scope) use(checked *cel.Ast) (secret, alone bool, err error) {
 		if err := s.results.use(root); err != nil {
 			return false, false, err
 		}
+	}
+	if err := s.lookups.use(root); err != nil {
+		return false, false, err
 	}
 	if s.secrets == nil {
 		return false, false, nil

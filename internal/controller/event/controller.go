@@ -108,6 +108,8 @@ type Options struct {
 	Compiled *rule.Cache
 	// Actions executes their actions.
 	Actions Doer
+	// NetBox answers rules with confirm or lookups.
+	NetBox NetBox
 	// Tally counts events for their status.
 	Tally Tally
 	// Status stores the status of events.

@@ -186,7 +186,7 @@ func (e *Engine) deliverEvent(u *unit, entry *entry, g *group) (wait time.Durati
 			return 0, nil
 		}
 		if goOn, err := d.act(next); !goOn || err != nil {
-			return 0, err
+			return d.later, err
 		}
 	}
 	return d.wait(), nil
@@ -209,6 +209,8 @@ type attempts struct {
 	events []*v1alpha1.NetBoxEvent // all of them
 	input  *rule.Input
 	parked []string // actions that wait for their sinks
+	asked  answers
+	later  time.Duration // until NetBox is to be asked again
 
 	comesToNothing bool // the group, which has group.net
 }
@@ -259,6 +261,9 @@ func (d *attempts) unlimit() {
 
 // act attempts an action if its sink is available. It returns false if the work on the event must stop.
 func (d *attempts) act(state *v1alpha1.ActionStatus) (goOn bool, err error) {
+	if ready, goOn, err := d.ask(state); !ready {
+		return goOn, err
+	}
 	if execute, goOn, err := d.applyWhen(state); !execute {
 		return goOn, err
 	}
