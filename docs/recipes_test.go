@@ -37,6 +37,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
@@ -682,9 +683,14 @@ func newRunner(t *testing.T) *action.Runner {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secrets := outbound.NewSecrets(plane.Client, clock.RealClock{})
+	transports := outbound.NewTransports(outbound.Options{
+		Secrets:    secrets,
+		AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		Clock:      clock.RealClock{},
+	})
 	return action.NewRunner(action.Options{
-		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Accounts: plane.Client, Events: plane.Client,
-		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-		Clock:          clock.RealClock{}, Log: logr.Discard(),
+		Config: plane.Config, Mapper: mapper, Secrets: secrets, Transports: transports, Accounts: plane.Client, Events: plane.Client,
+		Clock: clock.RealClock{}, Log: logr.Discard(),
 	})
 }

@@ -1,12 +1,11 @@
-// Package action executes the actions of rules, one file per kind of action. It is the only package that connects to other systems than the
-// API server.
+// Package action executes the actions of rules, one file per kind of action. Its requests to other systems than the API server go through
+// internal/outbound.
 package action
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
@@ -62,18 +62,15 @@ type Options struct {
 	Config *rest.Config
 	// Mapper maps kinds to resources of the API server.
 	Mapper meta.RESTMapper
-	// Secrets reads Secrets from the API server.
-	Secrets client.Reader
+	// Secrets reads the Secrets of http actions, and Transports sends their requests.
+	Secrets    *outbound.Secrets
+	Transports *outbound.Transports
 	// Accounts requests tokens of service accounts.
 	Accounts client.SubResourceClientConstructor
 	// Events creates Kubernetes Events.
 	Events client.Writer
-	// SinkAllowCIDRs are the exceptions to the addresses that http actions must not connect to: loopback, link-local, metadata services.
-	SinkAllowCIDRs []netip.Prefix
-	// Proxy is the proxy of http actions; nil for none.
-	Proxy *Proxy
-	Clock clock.PassiveClock
-	Log   logr.Logger
+	Clock  clock.PassiveClock
+	Log    logr.Logger
 }
 
 // Runner executes actions. It is safe for concurrent use.

@@ -15,10 +15,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
@@ -28,26 +30,41 @@ var plane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 
+// settings are the options of a Runner and of its connections.
+type settings struct {
+	action.Options
+
+	API        client.Reader
+	Proxy      *outbound.Proxy
+	AllowCIDRs []netip.Prefix
+}
+
 // newRunner returns a Runner that may connect to loopback, and has all permissions at the API server.
-func newRunner(t *testing.T, change ...func(*action.Options)) *action.Runner {
+func newRunner(t *testing.T, change ...func(*settings)) *action.Runner {
 	t.Helper()
-	client, err := rest.HTTPClientFor(plane.Config)
+	http, err := rest.HTTPClientFor(plane.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mapper, err := apiutil.NewDynamicRESTMapper(plane.Config, client)
+	mapper, err := apiutil.NewDynamicRESTMapper(plane.Config, http)
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := action.Options{
-		Config: plane.Config, Mapper: mapper, Secrets: plane.Client, Accounts: plane.Client, Events: plane.Client,
-		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-		Clock:          clock.RealClock{}, Log: logr.Discard(),
+	options := settings{
+		Options: action.Options{
+			Config: plane.Config, Mapper: mapper, Accounts: plane.Client, Events: plane.Client, Clock: clock.RealClock{}, Log: logr.Discard(),
+		},
+		API:        plane.Client,
+		AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 	}
 	for _, change := range change {
 		change(&options)
 	}
-	return action.NewRunner(options)
+	options.Secrets = outbound.NewSecrets(options.API, options.Clock)
+	options.Transports = outbound.NewTransports(outbound.Options{
+		Secrets: options.Secrets, Proxy: options.Proxy, AllowCIDRs: options.AllowCIDRs, Clock: options.Clock,
+	})
+	return action.NewRunner(options.Options)
 }
 
 // decode returns the event that the receiver stores for a body.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 // maxClients is the number of cached clients, one per service account.
@@ -173,7 +174,7 @@ func exposed(object *unstructured.Unstructured) map[string]any {
 	if data, ok := fields["data"].(map[string]any); ok {
 		data = maps.Clone(data)
 		for name := range data {
-			data[name] = redactedText
+			data[name] = outbound.Redacted
 		}
 		fields["data"] = data
 	}

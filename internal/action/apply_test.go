@@ -730,7 +730,7 @@ func TestImpersonation(t *testing.T) {
 	}
 	config := rest.AnonymousClientConfig(plane.Config)
 	config.QPS, config.BearerToken = -1, token.Status.Token
-	runner := newRunner(t, func(options *action.Options) { options.Config = config })
+	runner := newRunner(t, func(options *settings) { options.Config = config })
 	task := newTask(t, device(t, namespace, "leaf1"), newApply(t, job(`"name": "a"`)))
 	_, err := do(t, runner, task)
 	expect(t, err, permanent, ":operator\" cannot impersonate", "allow the operator to impersonate the rule's service account")
@@ -749,7 +749,7 @@ func TestImpersonation(t *testing.T) {
 func TestOutage(t *testing.T) {
 	namespace := newNamespace(t)
 	outage, config := plane.NewOutage(t)
-	runner := newRunner(t, func(options *action.Options) { options.Config = config })
+	runner := newRunner(t, func(options *settings) { options.Config = config })
 	task := newTask(t, device(t, namespace, "leaf1"), newApply(t, configMap(`"metadata": {"name": "a"}`)))
 	task.Rule.Spec.Retry.Timeout.Duration = 500 * time.Millisecond
 	for _, step := range []struct {

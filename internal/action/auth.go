@@ -9,13 +9,14 @@ import (
 	"strings"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/secretkeys"
 )
 
 // authenticate authenticates a request by a user name and a password, or returns where its token comes from. Its errors are retryable: a
 // Secret can be corrected.
 func (s *httpSender) authenticate(
-	ctx context.Context, task Task, auth *v1alpha1.HTTPAuth, via *transport, request *http.Request, secrets *redactor,
+	ctx context.Context, task Task, auth *v1alpha1.HTTPAuth, via *outbound.Transport, request *http.Request, secrets *outbound.Redactor,
 ) (*tokenSource, error) {
 	switch {
 	case auth == nil:
@@ -25,7 +26,7 @@ func (s *httpSender) authenticate(
 		if err != nil {
 			return nil, fmt.Errorf("auth.basic: %w", err)
 		}
-		secrets.add(user)
+		secrets.Add(user)
 		setBasicAuth(request, user, password, secrets)
 		return nil, nil
 	case auth.OAuth2 != nil:
@@ -39,7 +40,7 @@ func (s *httpSender) authenticate(
 
 // userOf returns the entries username and password of a Secret.
 func (s *httpSender) userOf(ctx context.Context, namespace string, ref v1alpha1.SecretReference) (user, password string, err error) {
-	secret, err := s.secrets.get(ctx, namespace, ref.Name)
+	secret, err := s.secrets.Get(ctx, namespace, ref.Name)
 	if err != nil {
 		return "", "", err
 	}
@@ -54,14 +55,14 @@ func (s *httpSender) userOf(ctx context.Context, namespace string, ref v1alpha1.
 }
 
 // setBasicAuth sets the header of basic authentication.
-func setBasicAuth(request *http.Request, user, password string, secrets *redactor) {
+func setBasicAuth(request *http.Request, user, password string, secrets *outbound.Redactor) {
 	request.SetBasicAuth(user, password)
-	secrets.add(password)
-	secrets.add(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
+	secrets.Add(password)
+	secrets.Add(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
 }
 
 // roundTrip sends a request, with a token if it needs one. It sends it once more with a new token if the sink refuses the first one.
-func (s *httpSender) roundTrip(ctx context.Context, out *outgoing, secrets *redactor) (*http.Response, error) {
+func (s *httpSender) roundTrip(ctx context.Context, out *outgoing, secrets *outbound.Redactor) (*http.Response, error) {
 	if out.tokens == nil {
 		return out.via.RoundTrip(out.Request)
 	}
@@ -71,7 +72,7 @@ func (s *httpSender) roundTrip(ctx context.Context, out *outgoing, secrets *reda
 		if err != nil {
 			return nil, err
 		}
-		secrets.add(token)
+		secrets.Add(token)
 		request.Header.Set("Authorization", "Bearer "+token)
 		response, err := out.via.RoundTrip(request)
 		if err != nil || response.StatusCode != http.StatusUnauthorized || refused != "" {

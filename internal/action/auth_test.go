@@ -129,7 +129,7 @@ func TestOAuth2(t *testing.T) {
 	secret := newSecret(t, namespace, "sink", map[string]string{"key": clientSecret + "\n"})
 	from := newIssuer(t)
 	now := testingclock.NewFakePassiveClock(time.Now())
-	runner := newRunner(t, func(options *action.Options) { options.Clock = now })
+	runner := newRunner(t, func(options *settings) { options.Clock = now })
 	task := newTask(t, device(t, namespace, "leaf1"), from.action())
 	send := func(reason string, want outcome, token string, issued int) {
 		t.Helper()
@@ -293,8 +293,8 @@ func TestTokenEndpoints(t *testing.T) {
 		spec := from.action()
 		spec.HTTP.URL = to.URL
 		spec.HTTP.Auth.OAuth2.TokenURL = strings.Replace(from.URL, "127.0.0.1", "0.0.0.0", 1) + "/token"
-		runner := newRunner(t, func(options *action.Options) {
-			options.SinkAllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+		runner := newRunner(t, func(options *settings) {
+			options.AllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 		})
 		_, err := do(t, runner, newTask(t, device(t, namespace, "leaf1"), spec))
 		expect(t, err, permanent, "auth.oauth2: tokenURL: 0.0.0.0:", "forbidden address (this machine)")
@@ -341,7 +341,7 @@ func TestServiceAccountToken(t *testing.T) {
 		return spec
 	}
 	now := testingclock.NewFakePassiveClock(time.Now())
-	runner := newRunner(t, func(options *action.Options) { options.Clock = now })
+	runner := newRunner(t, func(options *settings) { options.Clock = now })
 	task := newTask(t, device(t, namespace, "leaf1"), withAudience("relay"))
 	send := func(want outcome, response string, distinct int) {
 		t.Helper()
@@ -384,7 +384,7 @@ func TestServiceAccountToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runner = newRunner(t, func(options *action.Options) { options.Accounts = restricted })
+	runner = newRunner(t, func(options *settings) { options.Accounts = restricted })
 	task = newTask(t, device(t, namespace, "leaf1"), withAudience("relay"))
 	_, err = do(t, runner, task)
 	expect(t, err, retry, "the operator may not create tokens of service account provisioner; grant it create on serviceaccounts/token")

@@ -12,13 +12,12 @@ import (
 	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
 func TestEvent(t *testing.T) {
 	namespace := plane.Namespace(t)
 	now := time.Date(2027, 7, 28, 9, 30, 0, 123456000, time.UTC)
-	runner := newRunner(t, func(options *action.Options) { options.Clock = testingclock.NewFakePassiveClock(now) })
+	runner := newRunner(t, func(options *settings) { options.Clock = testingclock.NewFakePassiveClock(now) })
 	event := device(t, namespace, "leaf1")
 	spec := v1alpha1.Action{Event: &v1alpha1.EventAction{Type: "Warning", Reason: "DeviceActive", Message: "${data.name} of ${data.tenant} is active"}}
 	task := newTask(t, event, spec)
@@ -96,7 +95,7 @@ func TestEvent(t *testing.T) {
 
 func TestLog(t *testing.T) {
 	var lines []string
-	runner := newRunner(t, func(options *action.Options) {
+	runner := newRunner(t, func(options *settings) {
 		options.Log = funcr.NewJSON(func(line string) { lines = append(lines, line) }, funcr.Options{})
 	})
 	event := device(t, plane.Namespace(t), "leaf1\n{}")

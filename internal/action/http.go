@@ -3,7 +3,6 @@ package action
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,12 +13,12 @@ import (
 	"unicode/utf8"
 
 	"k8s.io/utils/clock"
-	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
@@ -32,45 +31,38 @@ const (
 	maxPreviewBytes = 128
 	// maxRetryAfter caps Retry-After.
 	maxRetryAfter = time.Hour
-	// maxTransports is the number of cached transports, one per combination of certificates.
-	maxTransports = 64
 	// maxSecretBytes bounds the value of a Secret in a template, which the texts of sinks are searched for.
 	maxSecretBytes = 64 << 10
 )
 
 // httpSender sends events to sinks.
 type httpSender struct {
-	secrets  *secretReader
-	accounts client.SubResourceClientConstructor
-	tokens   *tokenCache
-	proxies  *proxies
-	clock    clock.PassiveClock
-	plain    *transport
-	tls      *lru.Cache // *transport by its id
+	secrets    *outbound.Secrets
+	transports *outbound.Transports
+	accounts   client.SubResourceClientConstructor
+	tokens     *tokenCache
+	clock      clock.PassiveClock
 }
 
 func newHTTPSender(options Options) *httpSender {
-	s := &httpSender{
-		secrets:  newSecretReader(options.Secrets, options.Clock),
-		accounts: options.Accounts,
-		tokens:   newTokenCache(options.Clock),
-		proxies:  newProxies(options.Proxy, options.SinkAllowCIDRs, options.Clock),
-		clock:    options.Clock,
-		tls:      lru.NewWithEvictionFunc(maxTransports, func(_ lru.Key, evicted any) { evicted.(*transport).CloseIdleConnections() }),
+	return &httpSender{
+		secrets:    options.Secrets,
+		transports: options.Transports,
+		accounts:   options.Accounts,
+		tokens:     newTokenCache(options.Clock),
+		clock:      options.Clock,
 	}
-	s.plain = s.newTransport(nil, [sha256.Size]byte{})
-	return s
 }
 
 // send sends an event once. Neither the response nor the error holds the value of a Secret.
 func (s *httpSender) send(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (Result, error) {
-	var secrets redactor
+	var secrets outbound.Redactor
 	result, err := s.exchange(ctx, task, spec, &secrets)
-	result.Response = secrets.redact(result.Response)
-	return result, secrets.redactError(err)
+	result.Response = secrets.Redact(result.Response)
+	return result, secrets.RedactError(err)
 }
 
-func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (Result, error) {
+func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *outbound.Redactor) (Result, error) {
 	if err := s.resolve(ctx, &task, secrets); err != nil {
 		return Result{}, unavailable(err) // all requests of the action need the Secret
 	}
@@ -81,9 +73,7 @@ func (s *httpSender) exchange(ctx context.Context, task Task, spec *v1alpha1.HTT
 	if task.IsDryRun {
 		return Result{Response: request.preview(secrets)}, nil
 	}
-	if proxy, err := s.proxies.of(request.URL); err == nil {
-		addSecrets(proxy, secrets)
-	}
+	s.transports.AddProxySecrets(request.URL, secrets)
 	received, err := s.roundTrip(ctx, request, secrets)
 	if _, ok := errors.AsType[*Failure](err); ok { // of a token
 		return Result{}, err
@@ -116,12 +106,12 @@ type outgoing struct {
 	*http.Request
 
 	body   []byte
-	via    *transport
+	via    *outbound.Transport
 	tokens *tokenSource // nil for a request without a token
 }
 
 // prepare renders the request of an action, and authorizes it but for its token.
-func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *redactor) (*outgoing, error) {
+func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *outbound.Redactor) (*outgoing, error) {
 	request, body, headers, err := s.render(ctx, task, spec)
 	if err != nil {
 		return nil, err
@@ -130,7 +120,7 @@ func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTP
 	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
 		return nil, unavailable(err)
 	}
-	via, err := s.transport(ctx, task.Rule.Namespace, spec.TLS)
+	via, err := s.transports.For(ctx, task.Rule.Namespace, spec.TLS)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -142,31 +132,31 @@ func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTP
 }
 
 // preview describes the request for a dry run, without secrets, and without its token, which is not fetched.
-func (o *outgoing) preview(secrets *redactor) string {
-	parts := []string{dryRun + o.Method + " " + secrets.redact(o.URL.Redacted())}
+func (o *outgoing) preview(secrets *outbound.Redactor) string {
+	parts := []string{dryRun + o.Method + " " + secrets.Redact(o.URL.Redacted())}
 	if o.tokens != nil {
 		o.Header.Set("Authorization", "Bearer <token of "+o.tokens.kind+">")
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Header)) {
 		if name != "User-Agent" && name != "Traceparent" {
-			value := secrets.redact(strings.Join(o.Header[name], ", "))
+			value := secrets.Redact(strings.Join(o.Header[name], ", "))
 			parts = append(parts, name+": "+oneline.Of(value, maxPreviewBytes))
 		}
 	}
 	if len(o.body) > 0 {
-		parts = append(parts, "body: "+secrets.redact(string(o.body)))
+		parts = append(parts, "body: "+secrets.Redact(string(o.body)))
 	}
 	return oneline.Of(strings.Join(parts, "; "), maxTextBytes)
 }
 
 // resolve adds the Secrets that an action names to the input of its templates. Its errors are retryable: a Secret can be corrected.
-func (s *httpSender) resolve(ctx context.Context, task *Task, secrets *redactor) error {
+func (s *httpSender) resolve(ctx context.Context, task *Task, secrets *outbound.Redactor) error {
 	if len(task.Action.Secrets) == 0 {
 		return nil
 	}
 	values := make(map[string]string, len(task.Action.Secrets))
 	for _, name := range slices.Sorted(maps.Keys(task.Action.Secrets)) {
-		value, err := s.secrets.entry(ctx, task.Rule.Namespace, task.Action.Secrets[name])
+		value, err := s.secrets.Entry(ctx, task.Rule.Namespace, task.Action.Secrets[name])
 		switch {
 		case err != nil:
 			return fmt.Errorf("secrets.%s: %w", name, err)
@@ -174,9 +164,9 @@ func (s *httpSender) resolve(ctx context.Context, task *Task, secrets *redactor)
 			return fmt.Errorf("secrets.%s: the entry must be UTF-8, and at most %d bytes", name, maxSecretBytes)
 		}
 		values[name] = string(value)
-		secrets.add(values[name])
+		secrets.Add(values[name])
 	}
-	task.Input = task.Input.WithSecrets(values, secrets.add)
+	task.Input = task.Input.WithSecrets(values, secrets.Add)
 	return nil
 }
 
@@ -203,7 +193,7 @@ func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPA
 	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
 		return nil, nil, nil, permanent(errors.New("url: is not a valid URL")) // without the URL, which may hold a password
 	}
-	if err := checkHost(request.URL.Hostname(), s.proxies.allowed); err != nil {
+	if err := s.transports.CheckHost(request.URL.Hostname()); err != nil {
 		return nil, nil, nil, permanent(err)
 	}
 	request.Header = header
@@ -225,7 +215,8 @@ var errHeaderValue = errors.New("the value contains a character that is invalid 
 
 // authorize sets the headers of a request, and signs it. Its errors are retryable: a Secret can be corrected.
 func (s *httpSender) authorize(
-	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string, secrets *redactor,
+	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
+	secrets *outbound.Redactor,
 ) error {
 	request.Header.Set("User-Agent", "netbox-event-operator")
 	tracing.ToHeader(ctx, request.Header)
@@ -237,12 +228,12 @@ func (s *httpSender) authorize(
 		request.Header.Set(wanted.Name, headers[i])
 	}
 	if spec.SigningSecretRef != nil {
-		key, err := s.secrets.entry(ctx, task.Rule.Namespace, *spec.SigningSecretRef)
+		key, err := s.secrets.Entry(ctx, task.Rule.Namespace, *spec.SigningSecretRef)
 		if err != nil {
 			return fmt.Errorf("signing: %w", err)
 		}
 		signature := netbox.Sign(key, body)
-		secrets.add(signature) // from which a weak key could be guessed
+		secrets.Add(signature) // from which a weak key could be guessed
 		request.Header.Set(netbox.SignatureHeader, signature)
 	}
 	return nil
@@ -256,4 +247,13 @@ func isHeaderValue(text string) bool {
 		}
 	}
 	return true
+}
+
+// transportError returns the failure of a request to a host that got no response.
+func transportError(host string, err error) error {
+	described := outbound.Describe(host, err)
+	if outbound.IsForbidden(err) {
+		return permanent(described)
+	}
+	return unavailable(described)
 }

@@ -120,7 +120,7 @@ func TestResponses(t *testing.T) {
 			if test.timeout > 0 {
 				task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: test.timeout}
 			}
-			runner := newRunner(t, func(options *action.Options) { options.Clock = testingclock.NewFakePassiveClock(now) })
+			runner := newRunner(t, func(options *settings) { options.Clock = testingclock.NewFakePassiveClock(now) })
 			begin := time.Now()
 			response, err := do(t, runner, task)
 			expect(t, err, test.want, test.wantErr)
@@ -279,7 +279,7 @@ func TestSecrets(t *testing.T) {
 		spec.HTTP.Headers = []v1alpha1.HTTPHeader{{Name: "Authorization", Value: "${secrets.auth}"}}
 		task := newTask(t, device(t, namespace, "leaf1"), spec, secretOf("auth", "authorization"))
 		now := testingclock.NewFakePassiveClock(time.Now())
-		runner := newRunner(t, func(options *action.Options) { options.Clock = now })
+		runner := newRunner(t, func(options *settings) { options.Clock = now })
 		got := func() string {
 			if _, err := do(t, runner, task); err != nil {
 				t.Error(err)
@@ -345,7 +345,7 @@ func TestForbiddenAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runner := newRunner(t, func(options *action.Options) { options.SinkAllowCIDRs = nil })
+	runner := newRunner(t, func(options *settings) { options.AllowCIDRs = nil })
 	for _, host := range []string{
 		"127.0.0.1", "localhost", "LOCALHOST", "0.0.0.0", "[::1]", "[::]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]",
 		"[::127.0.0.1]", "169.254.169.254", "[64:ff9b::a9fe:a9fe]", "[fe80::1%25lo]", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1",

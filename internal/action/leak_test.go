@@ -24,7 +24,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
 const passPhrase = "Correct horse battery staple/+&é\"<"
@@ -228,8 +227,8 @@ actions:
 - {name: use, dependsOn: [do], log: {message: "${results.do}"}}
 `)
 					sent = nil
-					runner := newRunner(t, relay.through(proxyPassword), func(options *action.Options) {
-						options.SinkAllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+					runner := newRunner(t, relay.through(proxyPassword), func(options *settings) {
+						options.AllowCIDRs = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 					})
 					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 					defer cancel()

@@ -47,7 +47,7 @@ func newMirrorNamespace(t *testing.T) string {
 // newMirrorRunner returns a Runner to which all events are in the past.
 func newMirrorRunner(t *testing.T) *action.Runner {
 	t.Helper()
-	return newRunner(t, func(options *action.Options) {
+	return newRunner(t, func(options *settings) {
 		options.Clock = clocktesting.NewFakePassiveClock(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
 	})
 }
@@ -413,7 +413,7 @@ func TestMirror(t *testing.T) {
 		}
 		old := changeSite(t, namespace, "updated", 801, 4, "two")
 		mirror(t, task, old, "skipped: ConfigMap NAMESPACE/one is of a newer event")
-		wrong := newRunner(t, func(options *action.Options) {
+		wrong := newRunner(t, func(options *settings) {
 			options.Clock = clocktesting.NewFakePassiveClock(old.Spec.Timestamp.Time)
 		})
 		_, err := do(t, wrong, withEvent(task, old)) // of a NetBox whose clock was ahead
@@ -565,7 +565,7 @@ func TestMirrorWithoutEvents(t *testing.T) {
 		t.Run(reason, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) }))
 			defer server.Close()
-			runner := newRunner(t, func(options *action.Options) { options.Config = &rest.Config{Host: server.URL, QPS: -1} })
+			runner := newRunner(t, func(options *settings) { options.Config = &rest.Config{Host: server.URL, QPS: -1} })
 			_, err := do(t, runner, task)
 			expect(t, err, retry, "the events of dcim.site 801: ")
 			if failure, ok := errors.AsType[*action.Failure](err); !ok || !failure.Unavailable {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 // response is the response of a sink.
@@ -43,15 +44,11 @@ func read(received *http.Response) response {
 }
 
 // status returns the code of the response and its name.
-func (r response) status() string { return statusText(r.StatusCode) }
-
-func statusText(code int) string {
-	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
-}
+func (r response) status() string { return outbound.Status(r.StatusCode) }
 
 // summary returns the status and the beginning of the body, without secrets.
-func (r response) summary(secrets *redactor) string {
-	text := secrets.redact(r.text)
+func (r response) summary(secrets *outbound.Redactor) string {
+	text := secrets.Redact(r.text)
 	if text = oneline.Of(text[:min(len(text), 2*maxResponseBytes)], maxResponseBytes); text != "" {
 		return r.status() + ": " + text
 	}
@@ -128,7 +125,7 @@ func (s *httpSender) check(ctx context.Context, task Task, r response) error {
 }
 
 // keep returns the members of a response that later actions use, without secrets.
-func keep(task Task, r response, secrets *redactor) ([]byte, error) {
+func keep(task Task, r response, secrets *outbound.Redactor) ([]byte, error) {
 	if !task.Action.HasResult() {
 		return nil, nil
 	}
@@ -139,7 +136,7 @@ func keep(task Task, r response, secrets *redactor) ([]byte, error) {
 	kept, err := task.Action.Keep(map[string]any{
 		variableResponse: map[string]any{"status": r.StatusCode, "headers": headers, "body": r.body()},
 	})
-	if err != nil || secrets.isEmpty() {
+	if err != nil || secrets.IsEmpty() {
 		return kept, err
 	}
 	var decoded map[string]any
@@ -148,7 +145,7 @@ func keep(task Task, r response, secrets *redactor) ([]byte, error) {
 	}
 	members, _ := decoded[variableResponse].(map[string]any)
 	for name, member := range members {
-		members[name] = secrets.value(member, task.Action.NamesMember)
+		members[name] = secrets.RedactValue(member, task.Action.NamesMember)
 	}
 	return task.Action.Keep(decoded)
 }

@@ -211,7 +211,7 @@ func TestUnreadableSecret(t *testing.T) {
 }
 
 // respondingWith connects to an API server with one response to all requests except discovery.
-func respondingWith(t *testing.T, status int, body string) func(*action.Options) {
+func respondingWith(t *testing.T, status int, body string) func(*settings) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -222,15 +222,15 @@ func respondingWith(t *testing.T, status int, body string) func(*action.Options)
 	return connectingTo(t, server.URL)
 }
 
-func connectingTo(t *testing.T, url string) func(*action.Options) {
+func connectingTo(t *testing.T, url string) func(*settings) {
 	t.Helper()
-	return func(options *action.Options) {
+	return func(options *settings) {
 		config := &rest.Config{Host: url}
 		direct, err := client.New(config, client.Options{Scheme: plane.Client.Scheme(), Mapper: options.Mapper})
 		if err != nil {
 			t.Fatal(err)
 		}
-		options.Config, options.Secrets, options.Events = config, direct, direct
+		options.Config, options.API, options.Events = config, direct, direct
 	}
 }
 
@@ -242,7 +242,7 @@ func TestUnavailableAPI(t *testing.T) {
 	silent, _ := newRawSink(t, func(net.Conn, string) {})
 	for _, test := range []struct {
 		reason string
-		api    func(*action.Options)
+		api    func(*settings)
 		want   bool // is it unavailable
 		result outcome
 	}{
@@ -308,7 +308,7 @@ func (m *hangingMapper) RESTMapping(kind schema.GroupKind, versions ...string) (
 func TestDiscoveryHangs(t *testing.T) {
 	namespace := newNamespace(t)
 	mapper := &hangingMapper{until: make(chan struct{})}
-	runner := newRunner(t, func(options *action.Options) { mapper.RESTMapper, options.Mapper = options.Mapper, mapper })
+	runner := newRunner(t, func(options *settings) { mapper.RESTMapper, options.Mapper = options.Mapper, mapper })
 	task := newTask(t, device(t, namespace, "leaf1"), newApply(t, configMap(`"data": {"a": "${data.name}"}`)))
 	task.Rule.Spec.Retry.Timeout = metav1.Duration{Duration: 20 * time.Millisecond}
 	before := runtime.NumGoroutine()

@@ -22,7 +22,6 @@ import (
 	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/action"
 )
 
 // authority signs certificates.
@@ -194,7 +193,7 @@ func TestTLS(t *testing.T) {
 	t.Run("rotated", func(t *testing.T) {
 		secret := newTLSSecret(t, namespace, "rotated", certificate, key)
 		now := testingclock.NewFakePassiveClock(time.Now())
-		runner := newRunner(t, func(options *action.Options) { options.Clock = now })
+		runner := newRunner(t, func(options *settings) { options.Clock = now })
 		spec := newRequest(server.URL)
 		spec.HTTP.TLS = &v1alpha1.HTTPTLS{CASecretRef: &v1alpha1.SecretKeyReference{Name: "ca", Key: "ca.crt"}, ClientCertSecretRef: &v1alpha1.SecretReference{Name: "rotated"}}
 		task := newTask(t, device(t, namespace, "leaf1"), spec)

@@ -24,6 +24,7 @@ import (
 	"k8s.io/utils/lru"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 const (
@@ -134,15 +135,15 @@ func (s *httpSender) serviceAccountTokens(namespace, name, audience string) *tok
 
 // clientCredentials returns the source of the tokens that a client gets at a token endpoint.
 func (s *httpSender) clientCredentials(
-	ctx context.Context, namespace string, spec *v1alpha1.OAuth2, via *transport, secrets *redactor,
+	ctx context.Context, namespace string, spec *v1alpha1.OAuth2, via *outbound.Transport, secrets *outbound.Redactor,
 ) (*tokenSource, error) {
-	entry, err := s.secrets.entry(ctx, namespace, spec.ClientSecretRef)
+	entry, err := s.secrets.Entry(ctx, namespace, spec.ClientSecretRef)
 	if err != nil {
 		return nil, fmt.Errorf("auth.oauth2.clientSecretRef: %w", err)
 	}
 	secret := string(entry)
-	secrets.add(secret)
-	secrets.add(base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(spec.ClientID) + ":" + url.QueryEscape(secret))))
+	secrets.Add(secret)
+	secrets.Add(base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(spec.ClientID) + ":" + url.QueryEscape(secret))))
 	config := &clientcredentials.Config{ClientID: spec.ClientID, ClientSecret: secret, TokenURL: spec.TokenURL, Scopes: spec.Scopes}
 	client := &http.Client{
 		Transport:     bounded{via},
@@ -159,11 +160,11 @@ func (s *httpSender) clientCredentials(
 		}
 		return token.AccessToken, lifetime, nil
 	}
-	return newTokenSource("oauth2", fetch, namespace, spec.TokenURL, spec.ClientID, secret, strings.Join(spec.Scopes, " "), via.id), nil
+	return newTokenSource("oauth2", fetch, namespace, spec.TokenURL, spec.ClientID, secret, strings.Join(spec.Scopes, " "), via.ID()), nil
 }
 
 // bounded is a transport that reads no more of a body than maxBodyBytes.
-type bounded struct{ via *transport }
+type bounded struct{ via *outbound.Transport }
 
 // RoundTrip sends a request.
 func (b bounded) RoundTrip(request *http.Request) (*http.Response, error) {

@@ -31,7 +31,7 @@ func newWaiter(t *testing.T, template string, wait v1alpha1.ApplyWait, verbs ...
 	t.Helper()
 	w := &waiter{t: t, namespace: plane.Namespace(t), clock: clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))}
 	grant(t, w.namespace, serviceAccount, w.namespace, "batch", "jobs", verbs...)
-	w.runner = newRunner(t, func(options *action.Options) { options.Clock = w.clock })
+	w.runner = newRunner(t, func(options *settings) { options.Clock = w.clock })
 	event := device(t, w.namespace, "leaf1")
 	plane.Create(t, event)
 	spec := newApply(t, template)
@@ -304,7 +304,7 @@ func TestWait(t *testing.T) {
 func TestWaitInOutage(t *testing.T) {
 	w := newWaiter(t, job(`"name": "a"`), jobWait, "create", "patch", "get")
 	outage, config := plane.NewOutage(t)
-	w.runner = newRunner(t, func(options *action.Options) { options.Config, options.Clock = config, w.clock })
+	w.runner = newRunner(t, func(options *settings) { options.Config, options.Clock = config, w.clock })
 	w.task.Rule.Spec.Retry.Timeout.Duration = 500 * time.Millisecond
 	_, err := w.start()
 	expect(t, err, done)

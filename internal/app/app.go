@@ -37,6 +37,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/ingest"
 	"github.com/netbox-events/netbox-event-operator/internal/journal"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
 )
@@ -288,21 +289,27 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Metrics: shared.backlog,
 		Clock:   clock.RealClock{},
 	}
+	secrets := outbound.NewSecrets(inner.GetAPIReader(), clock.RealClock{})
+	transports := outbound.NewTransports(outbound.Options{
+		Secrets:    secrets,
+		Proxy:      &options.Proxy,
+		AllowCIDRs: options.SinkAllowCIDRs,
+		Clock:      clock.RealClock{},
+	})
 	engine := event.NewEngine(event.Options{
 		Events:     events,
 		Namespaces: options.WatchNamespaces,
 		Rules:      inner.GetClient(),
 		Compiled:   shared.compiled,
 		Actions: action.NewRunner(action.Options{
-			Config:         config,
-			Mapper:         inner.GetRESTMapper(),
-			Secrets:        inner.GetAPIReader(),
-			Accounts:       inner.GetClient(),
-			Events:         inner.GetClient(),
-			SinkAllowCIDRs: options.SinkAllowCIDRs,
-			Proxy:          &options.Proxy,
-			Clock:          clock.RealClock{},
-			Log:            log.WithName("rule"),
+			Config:     config,
+			Mapper:     inner.GetRESTMapper(),
+			Secrets:    secrets,
+			Transports: transports,
+			Accounts:   inner.GetClient(),
+			Events:     inner.GetClient(),
+			Clock:      clock.RealClock{},
+			Log:        log.WithName("rule"),
 		}),
 		Tally:    tally,
 		Status:   shared.events,

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 
-	"github.com/netbox-events/netbox-event-operator/internal/action"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 // Options are the command-line options.
@@ -31,7 +31,7 @@ type Options struct {
 	// StateDir is the directory of the journal of events in progress, which the next process reads after a crash; empty means no journal.
 	StateDir string
 	// Proxy is the proxy of http actions, from the environment of the process. The connection to the API server uses none.
-	Proxy action.Proxy
+	Proxy outbound.Proxy
 	// SinkAllowCIDRs are the loopback, link-local and cloud metadata addresses that http actions may connect to.
 	SinkAllowCIDRs []netip.Prefix
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/net/http/httpproxy"
 	"k8s.io/client-go/rest"
 
-	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/app"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 // TestWithoutProxy checks that the connection to the API server does not use the proxy of http actions, but that of a kubeconfig.
@@ -30,7 +30,7 @@ func TestWithoutProxy(t *testing.T) {
 }
 
 func TestInvalidProxy(t *testing.T) {
-	options := app.Options{Proxy: action.Proxy{Config: httpproxy.Config{HTTPSProxy: "http://user:pa55@:x"}}}
+	options := app.Options{Proxy: outbound.Proxy{Config: httpproxy.Config{HTTPSProxy: "http://user:pa55@:x"}}}
 	err := app.Run(t.Context(), plane.Config, options, logr.Discard())
 	if err == nil || !strings.HasPrefix(err.Error(), "HTTPS_PROXY is not the URL of a proxy") || strings.Contains(err.Error(), "pa55") {
 		t.Errorf("error: %v", err)

@@ -30,6 +30,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 // hidden are words that no place may show. The sinks get them, and repeat them.
@@ -141,13 +142,19 @@ onFailure:
 		defer mu.Unlock()
 		lines = append(lines, line)
 	}, funcr.Options{Verbosity: 1})
-	runner := action.NewRunner(action.Options{
-		Config: plane.Config, Secrets: plane.Client, Accounts: plane.Client, Events: plane.Client, Log: log, Clock: clock.RealClock{},
-		SinkAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Proxy: &action.Proxy{
+	reader := outbound.NewSecrets(plane.Client, clock.RealClock{})
+	transports := outbound.NewTransports(outbound.Options{
+		Secrets: reader,
+		Proxy: &outbound.Proxy{
 			Config:                httpproxy.Config{HTTPProxy: strings.Replace(server.URL, "//", "//operator:pr0xy-passw0rd@", 1)},
 			AllowsUnresolvedHosts: true,
 		},
+		AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Clock:      clock.RealClock{},
+	})
+	runner := action.NewRunner(action.Options{
+		Config: plane.Config, Secrets: reader, Transports: transports, Accounts: plane.Client, Events: plane.Client,
+		Log: log, Clock: clock.RealClock{},
 	})
 	spans := tracetest.NewInMemoryExporter()
 	counted, _ := startWith(t, plane.Config, namespace, 0, nil, func(options *event.Options) {

@@ -1,4 +1,4 @@
-package action
+package outbound
 
 import (
 	"net/netip"

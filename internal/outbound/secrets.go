@@ -1,4 +1,4 @@
-package action
+package outbound
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/secretkeys"
 )
 
-// RBAC of http actions:
+// RBAC of outbound connections:
 // +kubebuilder:rbac:groups="",resources=secrets;configmaps,verbs=get
 
 // Secrets and ConfigMaps are cached briefly, because the many deliveries of a bulk edit need the same.
@@ -25,22 +25,24 @@ const (
 	maxSecrets = 256
 )
 
-// secretReader reads Secrets, and ConfigMaps with certificates.
-type secretReader struct {
+// Secrets reads Secrets, and ConfigMaps with certificates. It is safe for concurrent use.
+type Secrets struct {
 	api    client.Reader
 	cached *cache.LRUExpireCache
 }
 
-func newSecretReader(api client.Reader, clock clock.PassiveClock) *secretReader {
-	return &secretReader{api: api, cached: cache.NewLRUExpireCacheWithClock(maxSecrets, clock)}
+// NewSecrets returns a reader of Secrets and ConfigMaps of the API server. The reader of the API should have no cache.
+func NewSecrets(api client.Reader, clock clock.PassiveClock) *Secrets {
+	return &Secrets{api: api, cached: cache.NewLRUExpireCacheWithClock(maxSecrets, clock)}
 }
 
-func (s *secretReader) get(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+// Get returns a Secret, which the caller must not change. It may be some seconds old.
+func (s *Secrets) Get(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	return readObject(ctx, s, "Secret", namespace, name, &corev1.Secret{})
 }
 
 // readObject reads an object, whose type its kind determines.
-func readObject[T client.Object](ctx context.Context, s *secretReader, kind, namespace, name string, into T) (T, error) {
+func readObject[T client.Object](ctx context.Context, s *Secrets, kind, namespace, name string, into T) (T, error) {
 	key := kind + " " + namespace + "/" + name
 	if cached, ok := s.cached.Get(key); ok {
 		return cached.(T), nil
@@ -56,8 +58,8 @@ func readObject[T client.Object](ctx context.Context, s *secretReader, kind, nam
 	return into, nil
 }
 
-// configMapEntry returns an entry of a ConfigMap.
-func (s *secretReader) configMapEntry(ctx context.Context, namespace string, ref v1alpha1.ConfigMapKeyReference) ([]byte, error) {
+// ConfigMapEntry returns an entry of a ConfigMap.
+func (s *Secrets) ConfigMapEntry(ctx context.Context, namespace string, ref v1alpha1.ConfigMapKeyReference) ([]byte, error) {
 	configMap, err := readObject(ctx, s, "ConfigMap", namespace, ref.Name, &corev1.ConfigMap{})
 	if err != nil {
 		return nil, err
@@ -71,9 +73,9 @@ func (s *secretReader) configMapEntry(ctx context.Context, namespace string, ref
 	return nil, fmt.Errorf("ConfigMap %s has no entry %s", ref.Name, ref.Key)
 }
 
-// entry returns an entry of a Secret without trailing white space, which editors and echo add.
-func (s *secretReader) entry(ctx context.Context, namespace string, ref v1alpha1.SecretKeyReference) ([]byte, error) {
-	secret, err := s.get(ctx, namespace, ref.Name)
+// Entry returns an entry of a Secret without trailing white space, which editors and echo add. An empty entry is an error.
+func (s *Secrets) Entry(ctx context.Context, namespace string, ref v1alpha1.SecretKeyReference) ([]byte, error) {
+	secret, err := s.Get(ctx, namespace, ref.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -1,20 +1,56 @@
-package action
+package outbound
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 )
 
-// describeTransportError returns a fixed text for an error of a request, with what to do. The error's own text may hold what the sink
-// sent, such as headers of the request that it repeats, or the names in its certificate.
-func describeTransportError(err error) string {
+// Describe returns an error for an error of a Transport, with the host and a fixed text that says what to do. The error's own text may hold
+// what the server sent, such as headers of the request that it repeats, or the names in its certificate.
+func Describe(host string, err error) error {
+	if forbidden, ok := errors.AsType[*forbiddenError](err); ok {
+		return fmt.Errorf("%s: %w", host, forbidden)
+	}
+	if through, ok := errors.AsType[*proxyError](err); ok {
+		return &textError{host + ": " + through.describe(), err}
+	}
+	return &textError{host + ": " + describe(err), err}
+}
+
+// IsForbidden reports whether the error of a request is that the operator must not connect to its host. A retry would fail too.
+func IsForbidden(err error) bool {
+	_, ok := errors.AsType[*forbiddenError](err)
+	return ok
+}
+
+// Status returns a code of HTTP and its standard name. A server may have sent any other name.
+func Status(code int) string {
+	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
+}
+
+// textError replaces the text of an error.
+type textError struct {
+	text string
+	err  error
+}
+
+// Error returns the replacement.
+func (e *textError) Error() string { return e.text }
+
+// Unwrap returns the error.
+func (e *textError) Unwrap() error { return e.err }
+
+// describe returns a fixed text for an error of a connection.
+func describe(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return "certificate signed by unknown authority; set tls.caConfigMapRef or tls.caSecretRef to the certificate of that authority"
 	}
@@ -59,8 +95,8 @@ func describeTransportError(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "it closed the connection before it answered; check its log"
 	case strings.Contains(err.Error(), "response headers exceeded"):
-		return "the headers of its answer exceeded 64 KiB; check that the URL is that of a server that accepts webhooks"
+		return "the headers of its answer exceeded 64 KiB; check that the URL is that of the intended server"
 	default:
-		return "its answer is malformed, or not HTTP; check that the URL is that of a server that accepts webhooks"
+		return "its answer is malformed, or not HTTP; check that the URL is that of the intended server"
 	}
 }

@@ -1,4 +1,4 @@
-package action
+package outbound
 
 import (
 	"encoding/json"
@@ -16,18 +16,21 @@ const (
 	// ellipsis marks where a text was cut.
 	ellipsis = "…"
 	// maxRedactedBytes bounds the text that is searched for secrets: the rest is cut off.
-	maxRedactedBytes = 4 * maxResponseBytes
-	redactedText     = "[redacted]"
+	maxRedactedBytes = 1 << 10
 )
 
-// redactor removes secrets from texts of sinks and of libraries: more users may read events and logs than Secrets.
-type redactor struct {
+// Redacted replaces a secret in a text.
+const Redacted = "[redacted]"
+
+// Redactor removes secrets from texts of servers and of libraries: more users may read events and logs than Secrets. The zero value has no
+// secrets.
+type Redactor struct {
 	// whole are redacted as a whole, fragments also in part. Both are in lower case.
 	whole, fragments []string
 }
 
-// add adds a secret, its words, and the forms that it has in a request.
-func (r *redactor) add(secret string) {
+// Add adds a secret, its words, and the forms that it has in a request.
+func (r *Redactor) Add(secret string) {
 	quoted, _ := json.Marshal(secret) //nolint:errchkjson // a string
 	path := url.PathEscape(secret)
 	for _, form := range []string{
@@ -50,19 +53,20 @@ func (r *redactor) add(secret string) {
 	}
 }
 
-// redact replaces the secrets in the beginning of a text, and each part of them from fragmentBytes on.
-func (r *redactor) redact(text string) string {
-	if r.isEmpty() {
+// Redact replaces the secrets in a text, and each part of them from 8 bytes on. If there are any, it cuts the text after 1 KiB.
+func (r *Redactor) Redact(text string) string {
+	if r.IsEmpty() {
 		return text
 	}
 	return r.replace(text[:min(len(text), maxRedactedBytes)], len(text) > maxRedactedBytes)
 }
 
-func (r *redactor) isEmpty() bool { return len(r.whole)+len(r.fragments) == 0 }
+// IsEmpty reports whether there are no secrets.
+func (r *Redactor) IsEmpty() bool { return len(r.whole)+len(r.fragments) == 0 }
 
-// value replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects, except for known ones: a
-// word of a pass phrase may be a common key.
-func (r *redactor) value(value any, isKnown func(key string) bool) any {
+// RedactValue replaces the secrets in the texts and numbers of a decoded JSON value, and in the keys of its objects, except for known ones:
+// a word of a pass phrase may be a common key. It changes the lists of the value.
+func (r *Redactor) RedactValue(value any, isKnown func(key string) bool) any {
 	switch value := value.(type) {
 	case string:
 		return r.replace(value, false)
@@ -72,7 +76,7 @@ func (r *redactor) value(value any, isKnown func(key string) bool) any {
 		return r.number(value, strconv.FormatFloat(value, 'f', -1, 64))
 	case []any:
 		for i, element := range value {
-			value[i] = r.value(element, isKnown)
+			value[i] = r.RedactValue(element, isKnown)
 		}
 		return value
 	case map[string]any:
@@ -81,7 +85,7 @@ func (r *redactor) value(value any, isKnown func(key string) bool) any {
 			if !isKnown(key) {
 				key = r.replace(key, false)
 			}
-			redacted[key] = r.value(member, isKnown)
+			redacted[key] = r.RedactValue(member, isKnown)
 		}
 		return redacted
 	default:
@@ -89,15 +93,15 @@ func (r *redactor) value(value any, isKnown func(key string) bool) any {
 	}
 }
 
-func (r *redactor) number(value any, text string) any {
+func (r *Redactor) number(value any, text string) any {
 	if r.replace(text, false) != text {
-		return redactedText
+		return Redacted
 	}
 	return value
 }
 
 // replace replaces the secrets in a text, and the end of a text that is cut: what is left of a secret there may be too short to be found.
-func (r *redactor) replace(text string, cut bool) string {
+func (r *Redactor) replace(text string, cut bool) string {
 	folded := lower(text)
 	secret := make([]bool, len(text))
 	for _, whole := range r.whole {
@@ -126,19 +130,19 @@ func (r *redactor) replace(text string, cut bool) string {
 		case !secret[at]:
 			redacted.WriteByte(text[at])
 		case at == 0 || !secret[at-1]:
-			redacted.WriteString(redactedText)
+			redacted.WriteString(Redacted)
 		}
 	}
 	return redacted.String()
 }
 
-// redactError replaces the secrets in the text of an error. Where it was cut, which an ellipsis marks, that includes the beginning of one.
-func (r *redactor) redactError(err error) error {
-	if err == nil || r.isEmpty() {
+// RedactError replaces the secrets in the text of an error. Where it was cut, which an ellipsis marks, that includes the beginning of one.
+func (r *Redactor) RedactError(err error) error {
+	if err == nil || r.IsEmpty() {
 		return err
 	}
 	text := err.Error()
-	parts := strings.SplitAfter(r.redact(text), ellipsis)
+	parts := strings.SplitAfter(r.Redact(text), ellipsis)
 	for i, part := range parts {
 		if before, isCut := strings.CutSuffix(part, ellipsis); isCut {
 			parts[i] = r.withoutRest(before) + ellipsis
@@ -151,14 +155,14 @@ func (r *redactor) redactError(err error) error {
 }
 
 // withoutRest replaces a part of a secret at the end of a text that is too short to be redacted elsewhere.
-func (r *redactor) withoutRest(text string) string {
+func (r *Redactor) withoutRest(text string) string {
 	for length := fragmentBytes - 1; length >= minRestBytes; length-- {
 		if len(text) < length {
 			continue
 		}
 		before, rest := text[:len(text)-length], lower(text[len(text)-length:])
 		if slices.ContainsFunc(slices.Concat(r.fragments, r.whole), func(secret string) bool { return strings.Contains(secret, rest) }) {
-			return before + redactedText
+			return before + Redacted
 		}
 	}
 	return text

@@ -1,4 +1,4 @@
-package action
+package outbound
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Proxy is the proxy of http actions and their token requests.
+// Proxy is the proxy of outbound connections.
 type Proxy struct {
 	// Config is as in HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 	Config httpproxy.Config
@@ -93,7 +93,7 @@ func (p *proxies) check(ctx context.Context, host string) error {
 	name = strings.TrimSuffix(name, ".")
 	for _, local := range localNames {
 		if name == local || strings.HasSuffix(name, "."+local) {
-			return forbid("%.100s is a forbidden host (this machine, or %s), also through a proxy; use another sink", host, cloudMetadata)
+			return forbid("%.100s is a forbidden host (this machine, or %s), also through a proxy; use another host", host, cloudMetadata)
 		}
 	}
 	if _, err := netip.ParseAddr(name); err == nil {
@@ -134,18 +134,20 @@ func (p *proxies) lookup(ctx context.Context, name string) error {
 var errUnresolved = errors.New("its name cannot be resolved here, and the proxy might resolve it to a forbidden address; " +
 	"add it to the cluster's DNS, to NO_PROXY, or start the operator with --proxy-unresolved-hosts")
 
-// addSecrets adds the credentials of a proxy to the secrets of a request: a proxy may repeat them in its answer.
-func addSecrets(proxy *url.URL, secrets *redactor) {
-	if proxy == nil || proxy.User == nil {
+// AddProxySecrets adds the credentials of the proxy for a URL, if there is one, to the secrets of a request: a proxy may repeat them in its
+// answer.
+func (t *Transports) AddProxySecrets(target *url.URL, secrets *Redactor) {
+	proxy, err := t.proxies.of(target)
+	if err != nil || proxy == nil || proxy.User == nil {
 		return
 	}
 	user := proxy.User.Username()
 	password, _ := proxy.User.Password()
 	if password == "" {
-		secrets.add(user)
+		secrets.Add(user)
 	}
-	secrets.add(password)
-	secrets.add(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
+	secrets.Add(password)
+	secrets.Add(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
 }
 
 // connectError is the answer of a proxy that did not connect to a host.
@@ -153,7 +155,7 @@ type connectError struct{ status int }
 
 // Error says what the proxy answered, without its own text.
 func (e *connectError) Error() string {
-	text := "the proxy answered with " + statusText(e.status)
+	text := "the proxy answered with " + Status(e.status)
 	switch e.status {
 	case http.StatusProxyAuthRequired:
 		return text + "; correct the user name and the password in the proxy's URL"
@@ -178,7 +180,7 @@ type proxyError struct {
 	err   error
 }
 
-// Error returns the text of the error, which may hold what a sink or a proxy sent.
+// Error returns the text of the error, which may hold what a server or a proxy sent.
 func (e *proxyError) Error() string { return e.err.Error() }
 
 // Unwrap returns the error.
@@ -196,11 +198,11 @@ func (e *proxyError) describe() string {
 	case ok && op.Op == "proxyconnect" && isUnverified(op.Err):
 		return "the certificate of the proxy " + e.proxy + " cannot be verified; replace it, or name its CA in SSL_CERT_FILE of the operator"
 	case ok && op.Op == "proxyconnect":
-		return "the proxy " + e.proxy + ": " + describeTransportError(op.Err)
+		return "the proxy " + e.proxy + ": " + describe(op.Err)
 	case ok && strings.HasPrefix(op.Op, "socks"):
 		return "the proxy " + e.proxy + " did not connect to it; check that the host is up, and that the proxy can connect to it"
 	default:
-		return describeTransportError(e.err) + " (through the proxy " + e.proxy + ")"
+		return describe(e.err) + " (through the proxy " + e.proxy + ")"
 	}
 }
 

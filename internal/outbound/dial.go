@@ -1,4 +1,4 @@
-package action
+package outbound
 
 import (
 	"fmt"
@@ -78,7 +78,7 @@ func embeddedIPv4(address netip.Addr) (embedded []netip.Addr) {
 	return nil
 }
 
-// forbiddenError is the error of a host that http actions must not connect to.
+// forbiddenError is the error of a host that the operator must not connect to.
 type forbiddenError struct{ text string }
 
 // Error returns the text of the error.
@@ -141,7 +141,7 @@ func checkAddress(address netip.Addr, allowed []netip.Prefix) error {
 	}
 	for _, f := range forbidden {
 		if contains(f.prefix) {
-			return forbid("%s is a forbidden address (%s); use another sink, or start the operator with --sink-allow-cidrs=%s",
+			return forbid("%s is a forbidden address (%s); use another host, or start the operator with --sink-allow-cidrs=%s",
 				address, f.kind, netip.PrefixFrom(address, address.BitLen()))
 		}
 	}
