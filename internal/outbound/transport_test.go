@@ -82,7 +82,7 @@ func TestTransports(t *testing.T) {
 
 	for want, spec := range map[string]*v1alpha1.HTTPTLS{
 		"tls.caSecretRef: entry text of Secret ca has no PEM certificate":  fromSecret("text"),
-		"tls.caSecretRef: entry none of Secret ca":                         fromSecret("none"),
+		"tls.caSecretRef: Secret ca has no entry none":                     fromSecret("none"),
 		"tls.caConfigMapRef: ConfigMap ca has no entry none":               fromConfigMap("none"),
 		"tls.clientCertSecretRef: Secret none does not exist in namespace": {ClientCertSecretRef: &v1alpha1.SecretReference{Name: "none"}},
 	} {
