@@ -16,6 +16,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/eventspec"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/netboxapi"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
@@ -112,9 +113,9 @@ func (o *Oracle) changesOf(
 			return changes, nil
 		}
 	}
-	answer, err := o.ask(ctx, source, "log "+key, func(ctx context.Context, netbox *netboxapi.Client) (any, error) {
+	answer, err := o.ask(ctx, source, "log "+key, func(ctx context.Context, client *netboxapi.Client) (any, error) {
 		changes := loggedChanges{objects: map[loggedObject]bool{}, readAt: o.clock.Now()}
-		rows, err := netbox.ChangesOf(ctx, request)
+		rows, err := client.ChangesOf(ctx, request)
 		for _, row := range rows {
 			changes.objects[loggedObject{row.ObjectType, row.ObjectID}] = true
 		}
@@ -127,7 +128,8 @@ func (o *Oracle) changesOf(
 	return answer.(loggedChanges), nil
 }
 
-// Lookup returns the answer to a query in JSON, nil for null. It is made once for a change set.
+// Lookup returns the answer to a query in JSON, nil for null. It is made once for a change set. Values under the names in the source's redact
+// are left out.
 func (o *Oracle) Lookup(ctx context.Context, event *v1alpha1.NetBoxEvent, query rule.Query) ([]byte, error) {
 	source, err := o.sourceOf(ctx, event)
 	if err != nil {
@@ -148,15 +150,18 @@ func (o *Oracle) Lookup(ctx context.Context, event *v1alpha1.NetBoxEvent, query 
 	if cached, ok := o.answers.Get(key); ok {
 		return cached.([]byte), nil
 	}
-	answer, err := o.ask(ctx, source, key, func(ctx context.Context, netbox *netboxapi.Client) (any, error) {
+	answer, err := o.ask(ctx, source, key, func(ctx context.Context, client *netboxapi.Client) (any, error) {
 		var answer json.RawMessage
 		var err error
 		if query.GraphQL != "" {
-			answer, err = netbox.GraphQL(ctx, query.GraphQL, query.Variables)
+			answer, err = client.GraphQL(ctx, query.GraphQL, query.Variables)
 		} else {
-			answer, err = netbox.Get(ctx, query.Path)
+			answer, err = client.Get(ctx, query.Path)
 		}
-		return []byte(answer), err
+		if err != nil || answer == nil {
+			return []byte(nil), err
+		}
+		return netbox.Redact(answer, source.Spec.Redact)
 	})
 	if err != nil {
 		return nil, err
@@ -185,11 +190,11 @@ func (o *Oracle) ask(
 	result := o.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), questionTimeout)
 		defer cancel()
-		netbox, err := o.clients.For(ctx, source)
+		client, err := o.clients.For(ctx, source)
 		if err != nil {
 			return nil, err
 		}
-		answer, err := question(ctx, netbox)
+		answer, err := question(ctx, client)
 		o.noteOutage(name, err)
 		return answer, err
 	})
