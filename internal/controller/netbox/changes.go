@@ -2,6 +2,7 @@ package netbox
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,9 @@ const eventCreated, eventUpdated, eventDeleted = "created", "updated", "deleted"
 // changeKey identifies a change: all that one request did to one object.
 type changeKey struct{ requestID, objectType, objectID string }
 
-func keyOf(row *netboxapi.Row) changeKey { return changeKey{row.RequestID, row.ObjectType, row.ObjectID} }
+func keyOf(row *netboxapi.Row) changeKey {
+	return changeKey{row.RequestID, row.ObjectType, row.ObjectID}
+}
 
 // change is the rows of the change log with one changeKey. NetBox sends one webhook for them.
 type change struct {
@@ -33,6 +36,8 @@ type change struct {
 	before, after, latest json.RawMessage
 	// isSettled means that there is nothing left to do: it has an event, or none is wanted.
 	isSettled bool
+	// isWhole means that all its rows were read, although there are later ones.
+	isWhole bool
 	// isMissing means that no event of it was found.
 	isMissing bool
 }
@@ -100,6 +105,8 @@ type window struct {
 	end     time.Time
 	entries []entry
 	changes map[changeKey]*change
+	// requests has the changes of each request.
+	requests map[string][]*change
 	// deleted are the objects of rows that are deletions.
 	deleted map[objectKey]bool
 }
@@ -114,7 +121,9 @@ type entry struct {
 type objectKey struct{ objectType, objectID string }
 
 func newWindow(cursor netboxapi.Cursor) *window {
-	return &window{position: cursor, changes: map[changeKey]*change{}, deleted: map[objectKey]bool{}}
+	return &window{
+		position: cursor, changes: map[changeKey]*change{}, requests: map[string][]*change{}, deleted: map[objectKey]bool{},
+	}
 }
 
 // add adds rows in ascending order. It leaves out those up to the position, and returns the changes that are new in the window.
@@ -128,6 +137,7 @@ func (w *window) add(rows []netboxapi.Row) (added []*change) {
 		if found == nil {
 			found = &change{}
 			w.changes[keyOf(row)] = found
+			w.requests[row.RequestID] = append(w.requests[row.RequestID], found)
 			added = append(added, found)
 		}
 		found.add(row)
@@ -157,7 +167,7 @@ func (w *window) bytes() (length int) {
 // due returns up to limit changes that are not settled, have all their rows in the window, and whose newest row is not younger than lag, in
 // the order of their newest rows.
 //
-// Before the end of the log, a change has all its rows if the log was read for overlap beyond its newest one.
+// Before the end of the log, a change has all its rows if the log was read for overlap beyond its newest one, or if it is whole.
 func (w *window) due(now time.Time, lag time.Duration, limit int) []*change {
 	latest := earliest(w.newest.Add(-overlap), now.Add(-lag))
 	if !w.end.IsZero() {
@@ -169,7 +179,7 @@ func (w *window) due(now time.Time, lag time.Duration, limit int) []*change {
 		if len(due) == limit {
 			break
 		}
-		if !found.isSettled && entry.cursor == found.last && !found.time.After(latest) {
+		if !found.isSettled && entry.cursor == found.last && (found.isWhole || !found.time.After(latest)) {
 			due = append(due, found)
 		}
 	}
@@ -187,9 +197,9 @@ func (w *window) oldest() *change {
 }
 
 // trim removes the rows at the beginning of the window whose changes are settled, not younger than a time, and have no later rows. It returns
-// the last of them.
-func (w *window) trim(horizon time.Time) (last entry, ok bool) {
-	trimmed, newest := 0, netboxapi.Cursor{}
+// them.
+func (w *window) trim(horizon time.Time) (trimmed []entry) {
+	var newest netboxapi.Cursor
 	for i, entry := range w.entries {
 		if !entry.change.isSettled || entry.change.time.After(horizon) {
 			break
@@ -198,29 +208,24 @@ func (w *window) trim(horizon time.Time) (last entry, ok bool) {
 			newest = entry.change.last
 		}
 		if newest == entry.cursor {
-			trimmed = i + 1
+			trimmed = w.entries[:i+1]
 		}
 	}
-	if trimmed == 0 {
-		return entry{}, false
-	}
-	for _, entry := range w.entries[:trimmed] {
+	for _, entry := range trimmed {
+		request := entry.change.requestID
 		delete(w.changes, entry.change.changeKey)
+		w.requests[request] = slices.DeleteFunc(w.requests[request], func(c *change) bool { return c == entry.change })
+		if len(w.requests[request]) == 0 {
+			delete(w.requests, request)
+		}
 	}
-	last = w.entries[trimmed-1]
-	w.entries = w.entries[trimmed:]
-	return last, true
+	w.entries = w.entries[len(trimmed):]
+	return trimmed
 }
 
 // of returns the changes of a request that are not settled.
 func (w *window) of(requestID string) []*change {
-	var changes []*change
-	for _, found := range w.changes {
-		if found.requestID == requestID && !found.isSettled {
-			changes = append(changes, found)
-		}
-	}
-	return changes
+	return slices.DeleteFunc(slices.Clone(w.requests[requestID]), func(c *change) bool { return c.isSettled })
 }
 
 func earliest(a, b time.Time) time.Time {

@@ -54,7 +54,7 @@ func (s *sightings) received(event *v1alpha1.NetBoxEvent) {
 	}
 	receivedAt := event.Spec.Delivery.ReceivedAt.Time
 	s.counts.arrived++
-	s.counts.arrive(receivedAt)
+	s.counts.excuse(receivedAt)
 	if !eventspec.HasChange(&event.Spec) || event.Spec.Branch != "" || len(s.events) >= maxSightings {
 		return
 	}
@@ -82,8 +82,8 @@ func isLogged(event *v1alpha1.NetBoxEvent) bool {
 	}
 }
 
-// arrive records that webhooks came until a time.
-func (r *receiving) arrive(at time.Time) {
+// excuse leaves changes up to a time out of what is missed.
+func (r *receiving) excuse(at time.Time) {
 	if at.After(r.lastArrival) {
 		r.lastArrival = at
 	}
@@ -124,7 +124,15 @@ func (s *sightings) miss(c *change) {
 func (s *sightings) excuse(until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counts.arrive(until)
+	s.counts.excuse(until)
+}
+
+// arrived records that an event was found that came by webhook.
+func (s *sightings) arrived(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.arrived++
+	s.counts.excuse(at)
 }
 
 // receiving returns the counts.
@@ -143,15 +151,15 @@ func (s *sightings) turn(on bool) {
 	}
 }
 
-// suspects returns the sightings that were received up to a time and should be in the change log, and forgets the others of that age.
-func (s *sightings) suspects(until time.Time) map[changeKey]sighting {
+// suspects returns the sightings that were received between two times and should be in the change log, and forgets the others and older ones.
+func (s *sightings) suspects(since, until time.Time) map[changeKey]sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	suspects := map[changeKey]sighting{}
 	for key, sighting := range s.events {
 		switch {
 		case sighting.receivedAt.After(until):
-		case sighting.isExpected:
+		case sighting.isExpected && sighting.receivedAt.After(since):
 			suspects[key] = sighting
 		default:
 			delete(s.events, key)
