@@ -174,7 +174,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	}
 	sweep := sweep{
 		Reconciler: r, source: &source, gone: gone, behind: behind,
-		plan: retention.New(policyOf(source), r.Clock.Now(), maxExcess),
+		plan: retention.New(policyOf(&source), r.Clock.Now(), maxExcess),
 	}
 	more, err := sweep.run(ctx)
 	if err != nil {
