@@ -238,7 +238,7 @@ func (c *Client) FirstAfter(ctx context.Context, since time.Time) (Cursor, error
 	return c.newest(ctx, status, url.Values{"time_before": {timestamp(since)}})
 }
 
-// firstAfterUnordered looks at the last page, as the newest row comes first.
+// firstAfterUnordered looks at the last rows, as the newest one comes first.
 func (c *Client) firstAfterUnordered(ctx context.Context, status Status, query url.Values) (Cursor, error) {
 	const lastRows = 100
 	found, err := c.rows(ctx, status, query, 1)
@@ -251,15 +251,20 @@ func (c *Client) firstAfterUnordered(ctx context.Context, status Status, query u
 	if found.Count == nil {
 		return Cursor{}, c.malformed("a page has no count")
 	}
-	query.Set("offset", strconv.FormatInt(max(*found.Count-lastRows, 0), 10))
-	if found, err = c.rows(ctx, status, query, lastRows); err != nil {
-		return Cursor{}, err
+	first := found.Rows[0].Cursor()
+	for offset, more := max(*found.Count-lastRows, 0), true; more; offset += int64(len(found.Rows)) {
+		query.Set("offset", strconv.FormatInt(offset, 10))
+		if found, err = c.rows(ctx, status, query, lastRows); err != nil {
+			return Cursor{}, err
+		}
+		for _, row := range found.Rows {
+			if row.Cursor().Compare(first) < 0 {
+				first = row.Cursor()
+			}
+		}
+		more = found.hasMore() && offset < *found.Count+lastRows
 	}
-	if len(found.Rows) == 0 {
-		return Cursor{}, c.malformed("the last page has no rows")
-	}
-	first := slices.MinFunc(found.Rows, func(a, b Row) int { return a.Cursor().Compare(b.Cursor()) })
-	return Cursor{ID: first.Cursor().ID - 1}, nil
+	return Cursor{ID: first.ID - 1}, nil
 }
 
 // Last returns the position after the newest row; the zero Cursor if there is none.
