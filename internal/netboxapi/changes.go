@@ -97,8 +97,8 @@ func (c *Client) logStatus(ctx context.Context) (Status, error) {
 	return status, nil
 }
 
-// checkOrder fails unless the rows are after a cursor and in ascending order: a server that ignores what it was asked for would be asked for
-// the same rows for ever.
+// checkOrder fails unless the rows are after a cursor and in ascending order: a server that ignores what it was asked for would be asked
+// for the same rows for ever.
 func (c *Client) checkOrder(after Cursor, rows []Row) error {
 	for _, row := range rows {
 		if row.Cursor().Compare(after) <= 0 {
@@ -126,14 +126,26 @@ func (c *Client) rows(ctx context.Context, status Status, query url.Values, limi
 			continue
 		case kind == KindTimeout:
 			c.setPageSize(max(size/2, 1))
-		case err == nil && size == c.pageSize():
+		case kind == "" && size == c.pageSize():
 			c.setPageSize(min(2*size, maxPageRows))
 		}
-		if len(found.Rows) > size {
-			return page{}, c.malformed("the page of the change log has more rows than were asked for")
+		if err != nil {
+			return page{}, err
 		}
-		return found, err
+		return found, c.checkPage(status, found, size)
 	}
+}
+
+func (c *Client) checkPage(status Status, found page, size int) error {
+	if len(found.Rows) > size {
+		return c.malformed("the page of the change log has more rows than were asked for")
+	}
+	for _, row := range found.Rows {
+		if cursor := row.Cursor(); (status.Flavor == NetBox) != (cursor.ID > 0) {
+			return c.malformed(fmt.Sprintf("the id %.40q of a row of the change log is not one of %s", row.ID, status.Flavor))
+		}
+	}
+	return nil
 }
 
 func (c *Client) pageSize() int {

@@ -23,6 +23,7 @@ import (
 func TestNew(t *testing.T) {
 	for _, test := range []struct{ url, token, want string }{
 		{"https://netbox.example.com", testToken, "Token " + testToken},
+		{"https://netbox.example.com/", testToken, "Token " + testToken},
 		{"http://example.com:8000/netbox/", " " + testToken + "\n", "Token " + testToken},
 		{"https://netbox.example.com", "nbt_key.secret", "Bearer nbt_key.secret"},
 		{"netbox.example.com", testToken, ""},
@@ -275,8 +276,9 @@ func echoes(secret string) map[string]string {
 		fmt.Fprintf(&code, `\u%04x`, b)
 	}
 	return map[string]string{
-		"plain": secret, "upper case": strings.ToUpper(secret), "a part": secret[4:24], "twice": secret + secret, "percent": percent.String(),
-		"percent twice": strings.ReplaceAll(percent.String(), "%", "%25"), "JSON": code.String(), "JSON twice": strings.ReplaceAll(code.String(), `\`, `\\`),
+		"plain": secret, "upper case": strings.ToUpper(secret), "a part": secret[4:24], "twice": secret + secret,
+		"percent": percent.String(), "percent twice": strings.ReplaceAll(percent.String(), "%", "%25"),
+		"JSON": code.String(), "JSON twice": strings.ReplaceAll(code.String(), `\`, `\\`),
 		"HTML":            "&#" + strings.Trim(strings.Join(strings.Fields(fmt.Sprint([]byte(secret))), ";&#"), "[]") + ";",
 		"in an HTML page": "<p>" + html.EscapeString(secret) + "</p>",
 	}

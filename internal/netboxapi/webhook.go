@@ -95,8 +95,8 @@ func (c *Client) WebhookByID(ctx context.Context, id int64) (*Webhook, error) {
 
 func byID(path string, id int64) string { return path + strconv.FormatInt(id, 10) + "/" }
 
-// CreateWebhook creates a webhook and returns it as NetBox has it. The kind of the error is KindExists if the name is taken, even by a webhook
-// that the token may not see.
+// CreateWebhook creates a webhook and returns it as NetBox has it. The kind of the error is KindExists if the name is taken, even by a
+// webhook that the token may not see.
 func (c *Client) CreateWebhook(ctx context.Context, webhook Webhook) (*Webhook, error) {
 	if err := c.needEventRules(ctx); err != nil {
 		return nil, err
