@@ -82,7 +82,7 @@ func New(options Options) (*Client, error) {
 		return nil, errors.New("the path of the URL of NetBox must be like /netbox, without dots and double slashes")
 	}
 	token := strings.TrimSpace(options.Token)
-	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+	if len(token) < fragmentBytes || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		return nil, errors.New("the token must be the text of one token of NetBox's REST API, such as nbt_<key>.<token>, and nothing else")
 	}
 	client := &Client{

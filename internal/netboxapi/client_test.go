@@ -32,6 +32,7 @@ func TestNew(t *testing.T) {
 		{"https://netbox.example.com/?a=b", testToken, ""},
 		{"https://netbox.example.com/a/../b", testToken, ""},
 		{"https://netbox.example.com", "", ""},
+		{"https://netbox.example.com", "short", ""},
 		{"https://netbox.example.com", "two tokens", ""},
 		{"https://netbox.example.com", "a\nb: c", ""},
 	} {

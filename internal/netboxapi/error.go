@@ -321,13 +321,17 @@ func flatten(value any, depth int) string {
 		return value
 	case []any:
 		for _, item := range value[:min(len(value), maxItems)] {
-			parts = append(parts, flatten(item, depth+1))
+			if text := flatten(item, depth+1); text != "" {
+				parts = append(parts, text)
+			}
 		}
 		return strings.Join(parts, " ")
 	case map[string]any:
 		names := slices.Sorted(maps.Keys(value))
 		for _, name := range names[:min(len(names), maxItems)] {
-			parts = append(parts, name+": "+flatten(value[name], depth+1))
+			if text := flatten(value[name], depth+1); text != "" {
+				parts = append(parts, name+": "+text)
+			}
 		}
 		return strings.Join(parts, "; ")
 	default:

@@ -3,6 +3,7 @@ package netboxapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"reflect"
 	"slices"
@@ -134,6 +135,9 @@ func (r *EventRule) UnmarshalJSON(text []byte) error {
 	}
 	if err := json.Unmarshal(text, &wire); err != nil {
 		return err
+	}
+	if wire.ID <= 0 || wire.Name == "" {
+		return errors.New("an event rule has no id or name")
 	}
 	*r = EventRule{
 		ID: wire.ID, Name: wire.Name, Description: wire.Description, Enabled: wire.Enabled,

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// TestLive drives a real NetBox of 4.4 or later. It needs a superuser's token, and removes what it makes.
+// TestLive drives a real NetBox of 4.4 or later. It needs a superuser's token, and removes what it makes. Of Nautobot, it only
+// reads the change log.
 func TestLive(t *testing.T) {
 	base, token := os.Getenv("NETBOX_URL"), os.Getenv("NETBOX_TOKEN")
 	if base == "" || token == "" {
@@ -25,8 +26,12 @@ func TestLive(t *testing.T) {
 	}
 	ctx := t.Context()
 	status, err := client.Status(ctx)
-	if err != nil || status.Flavor != NetBox {
-		t.Fatalf("Status: %+v, %v", status, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status.Flavor == Nautobot {
+		testLiveLog(t, client)
+		return
 	}
 	types, err := client.ObjectTypes(ctx)
 	if err != nil {
@@ -162,5 +167,37 @@ func TestLive(t *testing.T) {
 	}
 	if _, err := wrong.GraphQL(ctx, "{x}", nil); KindOf(err) != KindUnauthorized {
 		t.Errorf("a wrong token for GraphQL: %v", err)
+	}
+}
+
+// testLiveLog reads the changes of the last hour in small pages and in one.
+func testLiveLog(t *testing.T, client *Client) {
+	t.Helper()
+	ctx := t.Context()
+	start, err := client.FirstAfter(ctx, time.Now().Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, more, err := client.Changes(ctx, start, maxPageRows)
+	if err != nil || more || len(want) == 0 {
+		t.Fatalf("%d rows, %v, %v: make between 1 and %d changes before this test", len(want), more, err, maxPageRows)
+	}
+	var got []Row
+	for more, after := true, start; more; {
+		var rows []Row
+		if rows, more, err = client.Changes(ctx, after, 3); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, rows...)
+		after = got[len(got)-1].Cursor()
+	}
+	if asText(t, got) != asText(t, want) {
+		t.Errorf("got %d rows, want %d", len(got), len(want))
+	}
+	if last, err := client.Last(ctx); err != nil || last != got[len(got)-1].Cursor() {
+		t.Errorf("Last: %v, %v", last, err)
+	}
+	if rows, err := client.ChangesOf(ctx, want[0].RequestID); err != nil || len(rows) == 0 || rows[0].ID != want[0].ID {
+		t.Errorf("ChangesOf: %v, %v", rows, err)
 	}
 }
