@@ -90,9 +90,9 @@ type webhookState struct {
 	inputs   [sha256.Size]byte
 	checkAt  time.Time
 	failures int
-	// version is NetBox's at the last successful check of it, and types are its object types as of typesAt. refused are those that it did not
-	// take for an event rule.
-	version string
+	// netbox identifies the NetBox and its version, and types are its object types as of typesAt. refused are those that it did not take for
+	// an event rule.
+	netbox  string
 	types   []netboxapi.ObjectType
 	typesAt time.Time
 	refused map[string]bool
@@ -307,13 +307,13 @@ func (r *WebhookReconciler) askStatus(ctx context.Context, source *v1alpha1.NetB
 	if err != nil {
 		return err
 	}
-	version := string(status.Flavor) + " " + status.Version
-	if version != state.version {
-		state.version, state.types, state.refused = version, nil, map[string]bool{}
+	text := fmt.Sprintf("%s %s answers at %s", status.Flavor, status.Version, hostOf(source.Spec.NetBox.URL))
+	if text != state.netbox {
+		state.netbox, state.types, state.refused = text, nil, map[string]bool{}
 	}
 	state.status.version = status.Version
-	state.status.reachable = newCondition(source, v1alpha1.ConditionNetBoxReachable, metav1.ConditionTrue, v1alpha1.ReasonReachable, "%s answers at %s", version,
-		hostOf(source.Spec.NetBox.URL))
+	state.status.reachable = newCondition(source, v1alpha1.ConditionNetBoxReachable, metav1.ConditionTrue, v1alpha1.ReasonReachable,
+		"%s", text)
 	return nil
 }
 
@@ -327,7 +327,8 @@ func (r *WebhookReconciler) configure(ctx context.Context, source *v1alpha1.NetB
 	selected, err := keeper.keep(ctx, wanted)
 	keeper.report(ctx)
 	if err != nil {
-		state.status.configured = newCondition(source, v1alpha1.ConditionWebhookConfigured, metav1.ConditionFalse, webhookReasonOf(err), "%v", err)
+		state.status.configured = newCondition(source, v1alpha1.ConditionWebhookConfigured, metav1.ConditionFalse, webhookReasonOf(err),
+			"%v", err)
 		return err
 	}
 	state.status.key, state.status.objectTypes = wanted.key.Name, int32(len(selected.types)) //nolint:gosec // at most some thousands
@@ -351,8 +352,8 @@ func describeWebhook(source *v1alpha1.NetBoxSource, state *webhookState, selecte
 		text += fmt.Sprintf("; this NetBox has no event rules for %s", joined(selected.unknown))
 	}
 	if selected.isWebhookLeftOut {
-		text += fmt.Sprintf("; %s is left out, because its events hold the secrets of webhooks: add %s to spec.redact, or list the type by its name",
-			webhookType, secretField)
+		text += fmt.Sprintf("; %s is left out, because its events hold the secrets of webhooks: add %s to spec.redact, or list it by "+
+			"its name", webhookType, secretField)
 	}
 	if state.corrected != "" {
 		text += "; " + state.corrected
@@ -395,7 +396,9 @@ func (r *WebhookReconciler) forget(source types.NamespacedName) {
 }
 
 // setFinalizer adds or removes the finalizer. The API server refuses it with a conflict if the source has changed since it was read.
-func (r *WebhookReconciler) setFinalizer(ctx context.Context, source *v1alpha1.NetBoxSource, change func(client.Object, string) bool) error {
+func (r *WebhookReconciler) setFinalizer(
+	ctx context.Context, source *v1alpha1.NetBoxSource, change func(client.Object, string) bool,
+) error {
 	before := source.DeepCopy()
 	if !change(source, v1alpha1.FinalizerNetBox) {
 		return nil

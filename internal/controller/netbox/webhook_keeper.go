@@ -220,8 +220,8 @@ func kept(object netboxObject, differ []string) error {
 	if len(differ) == 0 {
 		return nil
 	}
-	return &setUpError{v1alpha1.ReasonRefused, fmt.Sprintf("NetBox did not keep %s of %s %d as they were sent: check what changes them there, such as a plugin",
-		strings.Join(differ, ", "), object.kind, object.id)}
+	return &setUpError{v1alpha1.ReasonRefused, fmt.Sprintf("NetBox did not keep %s of %s %d as they were sent: check what changes them "+
+		"there, such as a plugin", strings.Join(differ, ", "), object.kind, object.id)}
 }
 
 // noteMade remembers that an object was made, and that the one with the id in the status was deleted in NetBox.

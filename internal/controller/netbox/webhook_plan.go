@@ -92,24 +92,23 @@ func (o netboxObject) hasMark(uid types.UID) bool {
 	return mark != nil && mark[1] == string(uid)
 }
 
-// isOwned reports whether an object with the name of a source is the source's: it has the source's mark; or none at all, and the id that the
-// source's status has, so that somebody changed its description.
+// isOwned reports whether a source owns an object with its name: it has the source's mark; or no mark, but the id in the source's status,
+// because somebody changed its description.
 func (o netboxObject) isOwned(uid types.UID, statusID int64) bool {
 	return o.hasMark(uid) || o.id == statusID && !ownedPattern.MatchString(o.description) && !retainedPattern.MatchString(o.description)
 }
 
-// claim returns an error for which isNameTaken is true unless a source owns an object with its name, or may adopt it: it was kept for a new source.
+// claim returns an error for which isNameTaken is true, unless a source owns an object with its name, or may adopt one that was kept.
 func (o netboxObject) claim(uid types.UID, statusID int64) error {
 	if o.isOwned(uid, statusID) || retainedPattern.MatchString(o.description) {
 		return nil
 	}
 	if owned := ownedPattern.FindStringSubmatch(o.description); owned != nil {
-		return &setUpError{v1alpha1.ReasonNameTaken, fmt.Sprintf("the name %s is taken in NetBox: %s %d belongs to the NetBoxSource with uid %s, of another "+
-			"operator or an earlier one of this name; delete that %s in NetBox if the source is gone, or rename this source",
-			o.name, o.kind, o.id, owned[1], o.kind)}
+		return nameTaken("the name %s is taken in NetBox: %s %d belongs to the NetBoxSource with uid %s, of another operator or an earlier one "+
+			"of this name; delete that %s in NetBox if the source is gone, or rename this source", o.name, o.kind, o.id, owned[1], o.kind)
 	}
-	return &setUpError{v1alpha1.ReasonNameTaken, fmt.Sprintf("the name %s is taken in NetBox: %s %d was not made by this operator, and is left alone; rename or "+
-		"delete it in NetBox", o.name, o.kind, o.id)}
+	return nameTaken("the name %s is taken in NetBox: %s %d was not made by this operator, and is left alone; rename or delete it in NetBox",
+		o.name, o.kind, o.id)
 }
 
 // setUpError is a reason why the webhook cannot be set up, other than an error of a client.
@@ -132,8 +131,12 @@ func webhookReasonOf(err error) string {
 
 // hiddenName returns the error for a name that NetBox says is taken, by an object that the token may not see.
 func hiddenName(kind, name string) error {
-	return &setUpError{v1alpha1.ReasonNameTaken, fmt.Sprintf("the name %s is taken in NetBox by %s that the token may not see: let it view all whose name begins "+
-		"with %s, or delete that %s in NetBox", name, article(kind), namePrefix, kind)}
+	return nameTaken("the name %s is taken in NetBox by another %s, which the token may not see: let it view all whose name begins with %s, "+
+		"or delete that %s in NetBox", name, kind, namePrefix, kind)
+}
+
+func nameTaken(format string, args ...any) error {
+	return &setUpError{v1alpha1.ReasonNameTaken, fmt.Sprintf(format, args...)}
 }
 
 // isNameTaken reports whether an object of NetBox has the name of a source, and is not the source's.
@@ -142,14 +145,7 @@ func isNameTaken(err error) bool {
 	return ok && failure.reason == v1alpha1.ReasonNameTaken
 }
 
-func article(kind string) string {
-	if kind == "event rule" {
-		return "an event rule"
-	}
-	return "a " + kind
-}
-
-// desired is what the webhook and the event rule of a source should be. Ids, and the fields of the webhook that people set, are for a new one.
+// desired is what the webhook and the event rule of a source should be. Fields that people may set have the values for a new webhook.
 type desired struct {
 	// url is that of NetBox.
 	url     string
@@ -168,7 +164,8 @@ func planWebhook(source *v1alpha1.NetBoxSource, key []byte, objectTypes []string
 			HTTPContentType: "application/json", Secret: string(key), SSLVerification: true,
 		},
 		rule: netboxapi.EventRule{
-			Name: objectName(name), Description: ownedMark(name, source.UID), Enabled: true, ObjectTypes: objectTypes, Events: netboxEvents(spec.Events),
+			Name: objectName(name), Description: ownedMark(name, source.UID), Enabled: true, ObjectTypes: objectTypes,
+			Events: netboxEvents(spec.Events),
 		},
 	}
 }
@@ -203,14 +200,13 @@ func netboxEvents(events []string) []string {
 	return names
 }
 
-// driftedFields returns those of the fields which differ from what they should be that were changed in NetBox: the operator wanted the same before.
-// newly names the fields for which it did not.
+// driftedFields returns those of the fields that differ which were changed in NetBox: of newly, the operator wanted something else before.
 func driftedFields(differ, newly []string) []string {
 	return slices.DeleteFunc(slices.Clone(differ), func(field string) bool { return slices.Contains(newly, field) })
 }
 
-// signingKey returns the key of a Secret that NetBox is to sign with: the one that ref names, or that with the last name. It fails if NetBox
-// could not hold it as it is.
+// signingKey returns the key of a Secret that NetBox is to sign with: the one that ref names, or that with the last name. It fails if
+// NetBox could not keep it as it is.
 func signingKey(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) (secretkeys.Key, error) {
 	keys, err := secretkeys.Of(secret, ref)
 	if err != nil {
@@ -219,8 +215,8 @@ func signingKey(secret *corev1.Secret, ref *v1alpha1.SecretKeysReference) (secre
 	key := keys[len(keys)-1]
 	text := string(key.Value)
 	unusable := func(format string, args ...any) (secretkeys.Key, error) {
-		return secretkeys.Key{}, fmt.Errorf("spec.secretRef: entry %s of Secret %s cannot be the webhook's secret in NetBox: %s", key.Name, ref.Name,
-			fmt.Sprintf(format, args...))
+		return secretkeys.Key{}, fmt.Errorf("spec.secretRef: entry %s of Secret %s cannot be the webhook's secret in NetBox: %s", key.Name,
+			ref.Name, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case !utf8.Valid(key.Value), strings.ContainsRune(text, 0):

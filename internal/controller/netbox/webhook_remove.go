@@ -163,7 +163,9 @@ func (r *WebhookReconciler) reportLeft(ctx context.Context, source *v1alpha1.Net
 }
 
 // finishRemoval removes the finalizer.
-func (r *WebhookReconciler) finishRemoval(ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState) (reconcile.Result, error) {
+func (r *WebhookReconciler) finishRemoval(
+	ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState,
+) (reconcile.Result, error) {
 	if err := r.setFinalizer(ctx, source, controllerutil.RemoveFinalizer); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}

@@ -47,7 +47,9 @@ func statusOf(source *v1alpha1.NetBoxSource) webhookStatus {
 }
 
 // newCondition returns a condition of a source.
-func newCondition(source *v1alpha1.NetBoxSource, name string, status metav1.ConditionStatus, reason, format string, args ...any) *metav1.Condition {
+func newCondition(
+	source *v1alpha1.NetBoxSource, name string, status metav1.ConditionStatus, reason, format string, args ...any,
+) *metav1.Condition {
 	return &metav1.Condition{
 		Type: name, Status: status, Reason: reason, ObservedGeneration: source.Generation,
 		Message: oneline.Of(fmt.Sprintf(format, args...), maxConditionBytes),
@@ -131,7 +133,7 @@ func NewWebhookMetrics(registry prometheus.Registerer) *WebhookMetrics {
 	m := &WebhookMetrics{
 		drift: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_netbox_drift_total",
-			Help: "Fields of webhooks and event rules in NetBox that others changed, and webhooks and event rules that others deleted, all of which " +
+			Help: "Fields of webhooks and event rules in NetBox that others changed, and webhooks and event rules that others deleted, and that " +
 				"were put right, by source (namespace/name). Reported by the leader alone.",
 		}, []string{"source"}),
 	}
