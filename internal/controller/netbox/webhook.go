@@ -183,20 +183,20 @@ func (r *WebhookReconciler) keep(ctx context.Context, source *v1alpha1.NetBoxSou
 		r.forget(client.ObjectKeyFromObject(source))
 		return reconcile.Result{}, r.writeStatus(ctx, source, webhookStatus{})
 	}
-	wanted, err := r.wanted(ctx, source)
+	inputs, err := r.inputs(ctx, source)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	now := r.Clock.Now()
-	if inputs := wanted.id(source); inputs != state.inputs || !now.Before(state.checkAt) {
-		if inputs != state.inputs {
+	if id := inputs.id(source); id != state.inputs || !now.Before(state.checkAt) {
+		if id != state.inputs {
 			state.failures = 0
 		}
-		pause := r.check(ctx, source, state, wanted)
+		pause := r.check(ctx, source, state, inputs)
 		if ctx.Err() != nil {
 			return reconcile.Result{}, ctx.Err()
 		}
-		state.inputs, state.checkAt = inputs, now.Add(pause)
+		state.inputs, state.checkAt = id, now.Add(pause)
 	}
 	if err := r.writeStatus(ctx, source, state.status); err != nil {
 		return reconcile.Result{}, err
@@ -208,8 +208,8 @@ func (r *WebhookReconciler) keep(ctx context.Context, source *v1alpha1.NetBoxSou
 	return reconcile.Result{RequeueAfter: next}, nil
 }
 
-// wanted is what a check needs from Kubernetes.
-type wanted struct {
+// webhookInputs is what a check needs from Kubernetes.
+type webhookInputs struct {
 	client    *netboxapi.Client
 	clientErr error
 	// key signs the deliveries; its name is empty for a source without secretRef.
@@ -219,48 +219,48 @@ type wanted struct {
 	patterns []string
 }
 
-// wanted reads what a check needs. It fails only if the cache does.
-func (r *WebhookReconciler) wanted(ctx context.Context, source *v1alpha1.NetBoxSource) (wanted, error) {
-	var w wanted
-	w.client, w.clientErr = r.Clients.For(ctx, source)
+// inputs reads what a check needs. It fails only if the cache does.
+func (r *WebhookReconciler) inputs(ctx context.Context, source *v1alpha1.NetBoxSource) (webhookInputs, error) {
+	var in webhookInputs
+	in.client, in.clientErr = r.Clients.For(ctx, source)
 	webhook := managed(source)
 	if webhook == nil {
-		return w, nil
+		return in, nil
 	}
 	if ref := source.Spec.SecretRef; ref != nil {
 		secret, err := r.Secrets.Get(ctx, source.Namespace, ref.Name)
 		if err != nil {
-			w.keyErr = fmt.Errorf("spec.secretRef: %w", err)
+			in.keyErr = fmt.Errorf("spec.secretRef: %w", err)
 		} else {
-			w.key, w.keyErr = signingKey(secret, ref)
+			in.key, in.keyErr = signingKey(secret, ref)
 		}
 	}
-	w.patterns = webhook.ObjectTypes
+	in.patterns = webhook.ObjectTypes
 	switch {
-	case len(w.patterns) == 0:
-		w.patterns = []string{v1alpha1.AllObjectTypes}
+	case len(in.patterns) == 0:
+		in.patterns = []string{v1alpha1.AllObjectTypes}
 	case isFromRules(source):
 		var rules v1alpha1.NetBoxEventRuleList
 		if err := r.Cached.List(ctx, &rules, client.InNamespace(source.Namespace)); err != nil {
-			return w, err
+			return in, err
 		}
-		w.patterns = rulePatterns(rules.Items, source.Name)
+		in.patterns = rulePatterns(rules.Items, source.Name)
 	}
-	return w, nil
+	return in, nil
 }
 
-// id identifies what is wanted for a generation of a source, in this process.
-func (w wanted) id(source *v1alpha1.NetBoxSource) [sha256.Size]byte {
-	return sha256.Sum256(fmt.Appendf(nil, "%d %p %v %q %q %v %q", source.Generation, w.client, w.clientErr, w.key.Name, w.key.Value, w.keyErr,
-		w.patterns))
+// id identifies the inputs for a generation of a source, in this process.
+func (in webhookInputs) id(source *v1alpha1.NetBoxSource) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "%d %p %v %q %q %v %q", source.Generation, in.client, in.clientErr, in.key.Name, in.key.Value, in.keyErr,
+		in.patterns))
 }
 
 // check asks NetBox, and makes the webhook and its event rule what they should be. It returns the pause until the next check.
-func (r *WebhookReconciler) check(ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState, wanted wanted) time.Duration {
+func (r *WebhookReconciler) check(ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState, inputs webhookInputs) time.Duration {
 	before := state.status
-	err := wanted.clientErr
+	err := inputs.clientErr
 	if err == nil {
-		state.client = wanted.client
+		state.client = inputs.client
 		err = r.askStatus(ctx, source, state)
 	}
 	switch {
@@ -271,7 +271,7 @@ func (r *WebhookReconciler) check(ctx context.Context, source *v1alpha1.NetBoxSo
 				"not checked, because NetBox is not reachable: %v", err)
 		}
 	case managed(source) != nil:
-		err = r.configure(ctx, source, state, wanted)
+		err = r.configure(ctx, source, state, inputs)
 	}
 	if ctx.Err() != nil {
 		state.status.reachable, state.status.configured = before.reachable, before.configured
@@ -318,20 +318,20 @@ func (r *WebhookReconciler) askStatus(ctx context.Context, source *v1alpha1.NetB
 }
 
 // configure makes the webhook and its event rule what they should be, and sets the condition.
-func (r *WebhookReconciler) configure(ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState, wanted wanted) error {
+func (r *WebhookReconciler) configure(ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState, inputs webhookInputs) error {
 	r.Metrics.drift.WithLabelValues(client.ObjectKeyFromObject(source).String()) // shows 0 before the first one
 	keeper := &keeper{
-		WebhookReconciler: r, source: source, state: state, client: wanted.client,
+		WebhookReconciler: r, source: source, state: state, client: inputs.client,
 		wasConfirmed: isConfirmed(state.status.configured, source.Generation),
 	}
-	selected, err := keeper.keep(ctx, wanted)
+	selected, err := keeper.keep(ctx, inputs)
 	keeper.report(ctx)
 	if err != nil {
 		state.status.configured = newCondition(source, v1alpha1.ConditionWebhookConfigured, metav1.ConditionFalse, webhookReasonOf(err),
 			"%v", err)
 		return err
 	}
-	state.status.key, state.status.objectTypes = wanted.key.Name, int32(len(selected.types)) //nolint:gosec // at most some thousands
+	state.status.key, state.status.objectTypes = inputs.key.Name, int32(len(selected.types)) //nolint:gosec // at most some thousands
 	state.status.configured = newCondition(source, v1alpha1.ConditionWebhookConfigured, metav1.ConditionTrue, v1alpha1.ReasonConfigured, "%s",
 		describeWebhook(source, state, selected))
 	return nil

@@ -32,15 +32,15 @@ type keeper struct {
 }
 
 // keep makes the webhook and the event rule what they should be, and returns the object types.
-func (k *keeper) keep(ctx context.Context, wanted wanted) (selection, error) {
-	if wanted.keyErr != nil {
-		return selection{}, &setUpError{v1alpha1.ReasonKeyUnusable, wanted.keyErr.Error()}
+func (k *keeper) keep(ctx context.Context, inputs webhookInputs) (selection, error) {
+	if inputs.keyErr != nil {
+		return selection{}, &setUpError{v1alpha1.ReasonKeyUnusable, inputs.keyErr.Error()}
 	}
-	selected, err := k.selectTypes(ctx, wanted.patterns)
+	selected, err := k.selectTypes(ctx, inputs.patterns)
 	if err != nil {
 		return selection{}, err
 	}
-	want := planWebhook(k.source, wanted.key.Value, selected.types)
+	want := planWebhook(k.source, inputs.key.Value, selected.types)
 	if err := k.keepWebhook(ctx, want); err != nil {
 		return selection{}, err
 	}
@@ -52,7 +52,7 @@ func (k *keeper) keep(ctx context.Context, wanted wanted) (selection, error) {
 			break
 		}
 		k.state.refused[refused] = true
-		if selected, err = k.selectTypes(ctx, wanted.patterns); err != nil {
+		if selected, err = k.selectTypes(ctx, inputs.patterns); err != nil {
 			break
 		}
 		want.rule.ObjectTypes = selected.types
