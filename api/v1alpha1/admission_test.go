@@ -159,6 +159,9 @@ func TestNobodyGainsRights(t *testing.T) {
 		eight     = signing("a", "b", "a", "c", "d", "e", "f", "g", "h", "h", "b")
 		nine      = signing("a", "b", "c", "d", "e", "f", "g", "h", "i")
 	)
+	calling := func(token, more string) string {
+		return `{"unsigned":"Accept","netbox":{"url":"https://a","tokenSecretRef":{"name":"` + token + `","key":"k"},` + more + `}}`
+	}
 	failing := func(spec string) string { // as an action of onFailure
 		return `{"serviceAccountName":"provisioner","actions":[{"name":"say","log":{"message":"m"}}],"onFailure":` + strings.TrimPrefix(spec, `{"actions":`)
 	}
@@ -272,6 +275,27 @@ func TestNobodyGainsRights(t *testing.T) {
 		{reason: "source, unsigned", kind: "NetBoxSource", spec: `{"unsigned":"Accept"}`},
 		{reason: "source", kind: "NetBoxSource", spec: signed, rights: may("get sink")},
 		{reason: "source, no right", kind: "NetBoxSource", spec: signed, rights: may("get other"), message: noSecret},
+		{
+			reason: "source, a token and a CA", kind: "NetBoxSource", spec: calling("sink", `"tls":{"caSecretRef":{"name":"ca","key":"k"}}`),
+			rights: may("get sink", "get ca"),
+		},
+		{reason: "source, no right to its token", kind: "NetBoxSource", spec: calling("sink", `"lookups":"Allow"`), message: noSecret},
+		{
+			reason: "source, no right to its CA", kind: "NetBoxSource", spec: calling("token", `"tls":{"caSecretRef":{"name":"sink","key":"k"}}`),
+			rights: may("get token"), message: noSecret,
+		},
+		{
+			reason: "source, no right to its certificate", kind: "NetBoxSource", spec: calling("token", `"tls":{"clientCertSecretRef":{"name":"sink"}}`),
+			rights: may("get token"), message: noSecret,
+		},
+		{
+			reason: "source, no right to its ConfigMap", kind: "NetBoxSource", spec: calling("token", `"tls":{"caConfigMapRef":{"name":"sink","key":"k"}}`),
+			rights: may("get token"), message: noMap,
+		},
+		{
+			reason: "source, its token sent elsewhere", kind: "NetBoxSource", before: calling("sink", `"lookups":"Allow"`),
+			spec: `{"spec":{"netbox":{"url":"https://b"}}}`, message: noSecret,
+		},
 		{reason: "source, its own default path", kind: "NetBoxSource", spec: `{"unsigned":"Accept","path":"/webhook/` + namespace + `/x"}`},
 		{reason: "source, a path that is no default", kind: "NetBoxSource", spec: `{"unsigned":"Accept","path":"/webhook/other/x/y"}`},
 		{

@@ -71,6 +71,16 @@ func TestSourceRules(t *testing.T) {
 		"an age of nothing":            {`{"unsigned":"Accept","maxAge":"0s"}`, "must be longer than 0s"},
 		"a rate":                       {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":1,"burst":1}}`, ""},
 		"a rate of nothing":            {`{"unsigned":"Accept","rateLimit":{"requestsPerSecond":0,"burst":1}}`, "requestsPerSecond"},
+		"a NetBox":                     {netbox(``), ""},
+		"a NetBox with a base path":    {netbox(`"url":"https://example.com/netbox/"`), ""},
+		"a NetBox of another scheme":   {netbox(`"url":"ftp://netbox"`), "must be an http or https URL"},
+		"a NetBox with a password":     {netbox(`"url":"https://u:p@netbox"`), "must be an http or https URL"},
+		"a webhook":                    {netbox(`"webhook":{"url":"https://n/webhook/a","objectTypes":["dcim.site","ipam.*"],"events":["created"]}`), ""},
+		"a webhook of all and one":     {netbox(`"webhook":{"url":"https://n/a","objectTypes":["*","dcim.site"]}`), "remove the others"},
+		"a webhook of an odd type":     {netbox(`"webhook":{"url":"https://n/a","objectTypes":["Sites"]}`), "spec.netbox.webhook.objectTypes"},
+		"a webhook with a template":    {netbox(`"webhook":{"url":"https://n/{{ a }}"}`), "must be an http or https URL"},
+		"a backfill":                   {netbox(`"backfill":{}`), ""},
+		"a backfill beyond retention":  {netbox(`"backfill":{"maxAge":"73h"}`), "netbox.backfill.maxAge must not be longer"},
 		"a retention that never ends":  {`{"unsigned":"Accept","retention":{"succeededTTL":"forever"}}`, "succeededTTL"},
 	} {
 		made := object(t, "NetBoxSource", namespace, "", test.spec)
@@ -80,6 +90,14 @@ func TestSourceRules(t *testing.T) {
 			t.Errorf("%s: %v, want %q", reason, err, test.message)
 		}
 	}
+}
+
+// netbox returns a source with spec.netbox.
+func netbox(more string) string {
+	if !strings.Contains(more, `"url":"`) || strings.HasPrefix(more, `"webhook"`) {
+		more = strings.Trim(`"url":"https://netbox",`+more, ",")
+	}
+	return `{"unsigned":"Accept","netbox":{"tokenSecretRef":{"name":"a","key":"b"},` + more + `}}`
 }
 
 func TestSourceDefaults(t *testing.T) {
@@ -122,6 +140,8 @@ func TestEventRules(t *testing.T) {
 		"a timestamp that Go would not parse": {"10:00:00.000000Z", "10:00:00Z", "spec.timestamp"},
 		"a digest of another kind":            {`"bodySHA256": "0`, `"bodySHA256": "g`, "spec.delivery.bodySHA256"},
 		"a signature that nobody checked":     {"Verified", "Perhaps", "spec.delivery.signature"},
+		"from the change log":                 {`"signature": "Verified"`, `"origin": "ChangeLog", "dataReadAt": "2026-11-23T10:00:00.000000Z"`, ""},
+		"from elsewhere":                      {`"bodyBytes"`, `"origin": "Rumour", "bodyBytes"`, "spec.delivery.origin"},
 		"a trace":                             {`"bodyBytes"`, `"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "bodyBytes"`, ""},
 		"no trace":                            {`"bodyBytes"`, `"traceparent": "00-0af7", "bodyBytes"`, "spec.delivery.traceparent"},
 	} {

@@ -128,6 +128,19 @@ func branch(object Object) string {
 	return fields{object: object, faults: new([]Fault)}.child("active_branch").scalar("name")
 }
 
+// Redact returns a JSON value of NetBox as Decode keeps data: without what is under a name in redact, at any depth, and with the numbers
+// that Kubernetes cannot represent as strings. It fails as Decode does.
+func Redact(value []byte, redact []string) ([]byte, error) {
+	const before, after = `{"data":`, `}`
+	body := slices.Concat([]byte(before), value, []byte(after))
+	found, err := scan(body, redact)
+	if err != nil {
+		return nil, err
+	}
+	edited := apply(body, slices.Concat(found.redacted, found.stringified))
+	return edited[len(before) : len(edited)-len(after)], nil
+}
+
 // members decodes an object that scan has validated.
 func members(body []byte) (Object, error) {
 	var object Object

@@ -443,3 +443,16 @@ func TestDecodeObjectType(t *testing.T) {
 		}
 	}
 }
+
+func TestRedact(t *testing.T) {
+	got, err := netbox.Redact([]byte(` [{"ssid": "a", "auth_psk": "secret", "x": {"auth_psk": ""}, "n": 123456789012345678901234567890}]`), []string{"auth_psk"})
+	want := ` [{"ssid": "a", "auth_psk": "[redacted]", "x": {"auth_psk": ""}, "n": "123456789012345678901234567890"}]`
+	if err != nil || string(got) != want {
+		t.Errorf("%s, %v", got, err)
+	}
+	for _, bad := range []string{`1}`, ``, `{"a": NaN}`} {
+		if got, err := netbox.Redact([]byte(bad), nil); err == nil {
+			t.Errorf("%s is taken as %s", bad, got)
+		}
+	}
+}

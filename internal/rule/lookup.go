@@ -2,7 +2,6 @@ package rule
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,9 +19,9 @@ const variableLookups = "lookups"
 type Query struct {
 	// Path begins with /api/ and may have a query, for example /api/dcim/devices/7/. It is empty for GraphQL.
 	Path string
-	// GraphQL is the text of the query, and Variables is a JSON object, or nil.
+	// GraphQL is the text of the query, and Variables are its variables, or nil.
 	GraphQL   string
-	Variables []byte
+	Variables map[string]any
 }
 
 // Lookup is a compiled lookup. It is safe for concurrent use.
@@ -75,8 +74,8 @@ func (l *Lookup) Query(ctx context.Context, in *Input) (Query, error) {
 	if err != nil {
 		return Query{}, fmt.Errorf("graphql.variables%w", err)
 	}
-	query.Variables, err = json.Marshal(rendered)
-	return query, err
+	query.Variables, _ = rendered.(map[string]any) // as in the template
+	return query, nil
 }
 
 // WithLookups returns the Input with the answers to lookups, by their names, in JSON; nil is null.

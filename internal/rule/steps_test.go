@@ -66,6 +66,35 @@ func TestSteps(t *testing.T) {
 			"spec.actions[a].when: 1:1: undeclared reference to 'secrets'",
 		},
 		{"a response before there is one", `{actions: [{name: a, when: response.status == 200, http: {url: "https://a"}}]}`, "spec.actions[a].when: 1:1: undeclared reference to 'response'"},
+		{
+			"lookups", `{lookups: [{name: d, path: "/api/dcim/devices/${data.id}/?a=${event.objectName}"}, {name: q, graphql: {query: "{a}", variables: {id: ["${data.id}"]}}}], ` +
+				`actions: [{name: a, when: 'lookups.d.name == lookups["q"].b', log: {message: "${lookups.?d.?x.orValue(1)}"}}]}`, "",
+		},
+		{
+			"a lookup that there is not", `{lookups: [{name: d, path: /api/a/}], actions: [{name: a, log: {message: "${lookups.e.name}"}}]}`,
+			"spec.actions[a].log.message: ${lookups.e.name}: lookups.e is not declared; add it to spec.lookups, which has [d]",
+		},
+		{
+			"all lookups", `{lookups: [{name: d, path: /api/a/}], actions: [{name: a, log: {message: "${lookups}"}}]}`,
+			"spec.actions[a].log.message: ${lookups}: lookups must be followed by the name of one, as in lookups.device",
+		},
+		{"no lookups", `{actions: [{name: a, when: lookups.d == 1, log: {message: x}}]}`, "spec.actions[a].when: 1:1: undeclared reference to 'lookups'"},
+		{
+			"a lookup before the lookups", `{match: {cel: lookups.d == 1}, lookups: [{name: d, path: /api/a/}], actions: [{name: a, log: {message: x}}]}`,
+			"spec.match.cel: 1:1: undeclared reference to 'lookups'",
+		},
+		{
+			"a path of another NetBox", `{lookups: [{name: d, path: "//evil/api/"}], actions: [{name: a, log: {message: x}}]}`,
+			"spec.lookups[d].path: must begin with /api/",
+		},
+		{
+			"a path that leaves the API", `{lookups: [{name: d, path: "/api/../admin/"}], actions: [{name: a, log: {message: x}}]}`,
+			`spec.lookups[d].path: the path "/api/../admin/" has a segment "..", which is not allowed`,
+		},
+		{
+			"a broken variable", `{lookups: [{name: d, graphql: {query: "{a}", variables: {id: "${data.}"}}}], actions: [{name: a, log: {message: x}}]}`,
+			"spec.lookups[d].graphql.variables.id: ${data.}: 1:6: Syntax error",
+		},
 		{"a key of results", `{limit: {concurrency: 1, key: results.a}, actions: [{name: a, log: {message: x}}]}`, "spec.limit.key: 1:1: undeclared reference to 'results'"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {

@@ -30,10 +30,13 @@ type answers struct {
 // absent is why the actions on a change that is not in the change log are skipped.
 const absent = "the change is not in NetBox's change log: NetBox rolled it back, or it changed nothing"
 
+// asks reports whether NetBox is asked before the rule's actions.
+func (d *attempts) asks() bool { return d.rule.Spec.Confirm || len(d.rule.Spec.Lookups) > 0 }
+
 // ask asks NetBox what the rule wants to know before its actions: whether it logged the changes, and the lookups. It returns false for
 // ready if the action must not be attempted now, and false for goOn if the work on the event must stop.
 func (d *attempts) ask(state *v1alpha1.ActionStatus) (ready, goOn bool, err error) {
-	if !d.rule.Spec.Confirm && len(d.rule.Spec.Lookups) == 0 {
+	if !d.asks() {
 		return true, true, nil
 	}
 	found, end, err := d.prepare(state)

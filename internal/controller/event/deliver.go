@@ -406,7 +406,8 @@ func (e *invalidError) Error() string { return "the rule is not accepted: " + e.
 // execute the action, and false for goOn if the work on the event must stop.
 func (d *attempts) applyWhen(state *v1alpha1.ActionStatus) (execute, goOn bool, err error) {
 	isNet := d.group != nil && d.rule.Spec.Group.Net
-	if state.Attempts > 0 || state.WaitingSince != nil || !isNet && delivery.SpecOf(d.rule, state.Name).When == "" {
+	wasTrue := state.Attempts > 0 && !d.asks() // NetBox may have failed to answer before when was evaluated
+	if wasTrue || state.WaitingSince != nil || !isNet && delivery.SpecOf(d.rule, state.Name).When == "" {
 		return true, true, nil
 	}
 	found, end, err := d.prepare(state)
