@@ -251,12 +251,14 @@ func (r *WebhookReconciler) inputs(ctx context.Context, source *v1alpha1.NetBoxS
 
 // id identifies the inputs for a generation of a source, in this process.
 func (in webhookInputs) id(source *v1alpha1.NetBoxSource) [sha256.Size]byte {
-	return sha256.Sum256(fmt.Appendf(nil, "%d %p %v %q %q %v %q", source.Generation, in.client, in.clientErr, in.key.Name, in.key.Value, in.keyErr,
-		in.patterns))
+	return sha256.Sum256(fmt.Appendf(nil, "%d %p %v %q %q %v %q", source.Generation, in.client, in.clientErr, in.key.Name, in.key.Value,
+		in.keyErr, in.patterns))
 }
 
 // check asks NetBox, and makes the webhook and its event rule what they should be. It returns the pause until the next check.
-func (r *WebhookReconciler) check(ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState, inputs webhookInputs) time.Duration {
+func (r *WebhookReconciler) check(
+	ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState, inputs webhookInputs,
+) time.Duration {
 	before := state.status
 	err := inputs.clientErr
 	if err == nil {
