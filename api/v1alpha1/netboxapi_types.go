@@ -208,6 +208,8 @@ const (
 
 	// ReasonChangesArrive means that changes that NetBox logged arrived.
 	ReasonChangesArrive = "ChangesArrive"
+	// ReasonNothingLogged means that NetBox has logged no change yet that it should have sent.
+	ReasonNothingLogged = "NothingLogged"
 	// ReasonNothingArrives means that NetBox logged changes, and that none of them arrived.
 	ReasonNothingArrives = "NothingArrives"
 )
