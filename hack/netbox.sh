@@ -165,7 +165,7 @@ end() {
   for i in {0..150}; do
     running "$1" || return 0
     case $i in
-    0 | 50) kill "$pid" 2>/dev/null || true ;;
+    0 | 10) kill "$pid" 2>/dev/null || true ;;
     150) kill -KILL "$pid" 2>/dev/null || true ;;
     esac
     sleep 0.1
