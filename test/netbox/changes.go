@@ -431,9 +431,6 @@ func (c *Changes) make(kind string) (map[string]any, *object, error) {
 		}
 	case "ipam.vlan":
 		body["name"], body["vid"] = name, 1+c.number%4094
-		if on, err = c.some("dcim.site", c.random.IntN(2)); err == nil && len(on) > 0 {
-			body["site"] = on[0].id
-		}
 	case "ipam.prefix":
 		body["prefix"] = c.address(32)
 		if on, err = c.some("ipam.vlan", c.random.IntN(2)); err == nil && len(on) > 0 {

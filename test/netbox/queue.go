@@ -47,12 +47,16 @@ func (n *NetBox) Queue(ctx context.Context) (Queue, error) {
 	return Queue{Waiting: counts[0], Running: counts[1], Scheduled: counts[2], Failed: counts[3]}, nil
 }
 
-// Drain waits until no job waits or runs: all webhooks of earlier changes were tried once.
+// Drain waits until no job waits or runs: all webhooks of earlier changes were tried once. RQ takes a job from the queue a moment before it
+// counts it as running, therefore the counts have to be zero for half a second.
 func (n *NetBox) Drain(ctx context.Context) error {
-	for {
+	for idle := 0; idle < 5; idle++ {
 		queue, err := n.Queue(ctx)
-		if err != nil || queue.Waiting+queue.Running == 0 {
+		if err != nil {
 			return err
+		}
+		if queue.Waiting+queue.Running > 0 {
+			idle = -1
 		}
 		select {
 		case <-ctx.Done():
@@ -60,6 +64,7 @@ func (n *NetBox) Drain(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+	return nil
 }
 
 // FlushQueue drops all waiting jobs, as a loss of Redis would. NetBox does not know of it.
