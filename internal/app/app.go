@@ -116,6 +116,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		retention: expiry.NewMetrics(metrics.Registry),
 		backlog:   sourcestatus.NewBacklogMetrics(metrics.Registry),
 		webhooks:  netbox.NewWebhookMetrics(metrics.Registry),
+		changeLog: netbox.NewChangeLogMetrics(metrics.Registry),
 		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
@@ -205,6 +206,7 @@ type shared struct {
 	retention *expiry.Metrics
 	backlog   *sourcestatus.BacklogMetrics
 	webhooks  *netbox.WebhookMetrics
+	changeLog *netbox.ChangeLogMetrics
 	journal   *journal.Journal // may be nil
 }
 
@@ -323,6 +325,18 @@ func setUpEvents(
 		Metrics: shared.backlog,
 		Clock:   clock.RealClock{},
 	}
+	changeLog := &netbox.ChangeLog{
+		Cached:   inner.GetClient(),
+		Status:   inner.GetClient(),
+		Clients:  connections.netboxes,
+		Events:   shared.events,
+		Metadata: eventMetadata,
+		Accept:   rule.NewAcceptCache(),
+		Recorder: inner.GetEventRecorder("netbox-event-operator"),
+		Metrics:  shared.changeLog,
+		Clock:    clock.RealClock{},
+		Log:      log.WithName("changelog"),
+	}
 	engine := event.NewEngine(event.Options{
 		Events:     events,
 		Namespaces: options.WatchNamespaces,
@@ -338,11 +352,13 @@ func setUpEvents(
 			Clock:      clock.RealClock{},
 			Log:        log.WithName("rule"),
 		}),
+		NetBox:   netbox.NewOracle(inner.GetClient(), connections.netboxes, clock.RealClock{}),
 		Tally:    tally,
 		Status:   shared.events,
 		Journal:  shared.journal,
 		Metrics:  shared.metrics,
 		Tracer:   shared.tracer,
+		Received: changeLog.Received,
 		Changed:  backlog.Changed,
 		Finished: retentionReconciler.Finished,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
@@ -350,6 +366,7 @@ func setUpEvents(
 		Log:      log.WithName("event"),
 	})
 	backlog.Events, backlog.Synced = engine, engine.Synced
+	changeLog.Pending = engine.Pending
 	ruleReconciler := &rulestatus.Reconciler{
 		Rules:    inner.GetAPIReader(),
 		Cached:   inner.GetClient(),
@@ -369,6 +386,7 @@ func setUpEvents(
 	}
 	return errors.Join(
 		backlog.SetupWithManager(inner),
+		changeLog.SetupWithManager(inner),
 		ruleReconciler.SetupWithManager(inner),
 		engine.SetupWithManager(ctx, inner, inner.GetCache()),
 		replayReconciler.SetupWithManager(inner),

@@ -66,8 +66,8 @@ func (k *keeper) keep(ctx context.Context, inputs webhookInputs) (selection, err
 }
 
 const (
-	// typesTTL is how long the object types of a NetBox are used.
-	typesTTL = time.Hour
+	// objectTypesTTL is how long the object types of a NetBox are used.
+	objectTypesTTL = time.Hour
 	// maxRefusedTypes is the number of object types that NetBox may refuse in one check, with an answer for each.
 	maxRefusedTypes = 20
 )
@@ -75,7 +75,7 @@ const (
 // selectTypes returns the object types that patterns select in this NetBox.
 func (k *keeper) selectTypes(ctx context.Context, patterns []string) (selection, error) {
 	source, state := k.source, k.state
-	if now := k.Clock.Now(); state.types == nil || now.Sub(state.typesAt) >= typesTTL {
+	if now := k.Clock.Now(); state.types == nil || now.Sub(state.typesAt) >= objectTypesTTL {
 		known, err := k.client.ObjectTypes(ctx)
 		if err != nil {
 			return selection{}, err
