@@ -67,6 +67,13 @@ func (n *fakeNetBox) writes() (writes []string, count int) {
 	return writes, count
 }
 
+// count returns the number of requests since the last call of writes.
+func (n *fakeNetBox) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.requests)
+}
+
 func (n *fakeNetBox) isBefore(version string) bool {
 	parse := func(version string) (major, minor int) {
 		_, _ = fmt.Sscanf(version, "%d.%d", &major, &minor)
@@ -166,7 +173,7 @@ func (n *fakeNetBox) serveObjects(w http.ResponseWriter, r *http.Request, kind s
 		}
 		results := []any{}
 		for _, object := range objects {
-			if object["name"] == r.URL.Query().Get("name") && !n.hidden[fmt.Sprint(object["name"])] {
+			if object["name"] == r.URL.Query().Get("name") && !n.hidden[kind+fmt.Sprint(object["name"])] {
 				results = append(results, object)
 			}
 		}
@@ -176,7 +183,7 @@ func (n *fakeNetBox) serveObjects(w http.ResponseWriter, r *http.Request, kind s
 	id, _ := strconv.ParseInt(rest[0], 10, 64)
 	object := objects[id]
 	switch {
-	case object == nil || n.hidden[fmt.Sprint(object["name"])]:
+	case object == nil || n.hidden[kind+fmt.Sprint(object["name"])]:
 		answer(w, http.StatusNotFound, map[string]string{"detail": "No " + kind + " matches the given query."})
 	case r.Method == http.MethodDelete:
 		delete(objects, id)
