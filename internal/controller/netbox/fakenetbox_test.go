@@ -188,7 +188,9 @@ func (n *fakeNetBox) serveObjects(w http.ResponseWriter, r *http.Request, kind s
 	case r.Method == http.MethodDelete:
 		delete(objects, id)
 		if kind == "webhooks" {
-			maps.DeleteFunc(n.objects["event-rules"], func(_ int64, rule map[string]any) bool { return fmt.Sprint(rule["action_object_id"]) == rest[0] })
+			maps.DeleteFunc(n.objects["event-rules"], func(_ int64, rule map[string]any) bool {
+				return fmt.Sprint(rule["action_object_id"]) == rest[0]
+			})
 		}
 		w.WriteHeader(http.StatusNoContent)
 	default:

@@ -15,6 +15,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -55,7 +56,8 @@ func TestTakenNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.check()
-		o.expect(v1alpha1.ConditionWebhookConfigured, "False NameTaken", "belongs to the NetBoxSource with uid 1b4e28ba-2fa1-11d2-883f-0016d3cca427")
+		o.expect(v1alpha1.ConditionWebhookConfigured, "False NameTaken",
+			"belongs to the NetBoxSource with uid 1b4e28ba-2fa1-11d2-883f-0016d3cca427")
 		expectUntouched()
 
 		o.delete()
@@ -82,7 +84,8 @@ func TestRetain(t *testing.T) {
 		o.reconcile(0)
 		kept, rule := o.inNetBox()
 		if o.source() != nil || kept == nil || rule == nil || !slices.Equal(before.Drift(*kept), []string{"description"}) ||
-			!slices.Equal(ruleBefore.Drift(*rule), []string{"description"}) || !strings.HasSuffix(kept.Description, "kept when the source was deleted") {
+			!slices.Equal(ruleBefore.Drift(*rule), []string{"description"}) ||
+			!strings.HasSuffix(kept.Description, "kept when the source was deleted") {
 			t.Errorf("source %v, webhook %+v, event rule %+v", o.source(), kept, rule)
 		}
 		o.reconcile(0)
@@ -101,7 +104,8 @@ func TestRetain(t *testing.T) {
 		o.reconcile(0)
 		o.expectNothing()
 		source := o.source()
-		if len(source.Finalizers) > 0 || source.Status.NetBox.WebhookID != 0 || source.Status.NetBox.Version == "" || len(source.Status.Conditions) != 1 {
+		if len(source.Finalizers) > 0 || source.Status.NetBox.WebhookID != 0 || source.Status.NetBox.Version == "" ||
+			len(source.Status.Conditions) != 1 {
 			t.Errorf("after spec.netbox.webhook was removed: finalizers %v, status %+v", source.Finalizers, source.Status)
 		}
 		o.change(func(s *v1alpha1.NetBoxSource) { s.Spec.NetBox = nil })
@@ -128,21 +132,19 @@ func TestRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
 		refuse          func(*fakeNetBox)
 		status, message string
-		// reachable is the status of the condition NetBoxReachable; True if it is empty.
-		reachable string
 	}{
-		"view webhooks":   {refuse: deny("GET webhooks"), status: "False PermissionMissing", message: "view on extras.webhook"},
-		"add webhooks":    {refuse: deny("POST webhooks"), status: "False PermissionMissing", message: "add on extras.webhook"},
-		"view rules":      {refuse: deny("GET event-rules"), status: "False PermissionMissing", message: "view on extras.eventrule"},
-		"add rules":       {refuse: deny("POST event-rules"), status: "False PermissionMissing", message: "add on extras.eventrule"},
-		"hidden webhook":  {refuse: hide("webhooks"), status: "False NameTaken", message: "another webhook, which the token may not see"},
-		"hidden rule":     {refuse: hide("event-rules"), status: "False NameTaken", message: "another event rule, which the token may not see"},
-		"old":             {refuse: func(n *fakeNetBox) { n.version = "3.6.9" }, status: "False UnsupportedVersion", message: "set up the webhook by hand"},
-		"types unknown":   {refuse: func(n *fakeNetBox) { n.types = map[string]bool{"a.b": true} }, status: "False Refused", message: "correct the list"},
-		"502":             {refuse: down(http.StatusBadGateway), status: "Unknown Unreachable", message: "answered 502", reachable: "False Unreachable"},
-		"HTML":            {refuse: down(http.StatusOK), status: "Unknown Unreachable", message: "instead of JSON", reachable: "False Unreachable"},
-		"too many (429)":  {refuse: down(http.StatusTooManyRequests), status: "Unknown Unreachable", message: "429", reachable: "False Unreachable"},
-		"something is up": {refuse: func(*fakeNetBox) {}, status: "True Configured", message: "2 object types"},
+		"view webhooks":      {deny("GET webhooks"), "False PermissionMissing", "view on extras.webhook"},
+		"add webhooks":       {deny("POST webhooks"), "False PermissionMissing", "add on extras.webhook"},
+		"view rules":         {deny("GET event-rules"), "False PermissionMissing", "view on extras.eventrule"},
+		"add rules":          {deny("POST event-rules"), "False PermissionMissing", "add on extras.eventrule"},
+		"hidden webhook":     {hide("webhooks"), "False NameTaken", "another webhook, which the token may not see"},
+		"hidden rule":        {hide("event-rules"), "False NameTaken", "another event rule, which the token may not see"},
+		"old":                {func(n *fakeNetBox) { n.version = "3.6.9" }, "False UnsupportedVersion", "set up the webhook by hand"},
+		"types unknown":      {func(n *fakeNetBox) { n.types = map[string]bool{"a.b": true} }, "False Refused", "correct the list"},
+		"502":                {down(http.StatusBadGateway), "Unknown Unreachable", "answered 502"},
+		"HTML":               {down(http.StatusOK), "Unknown Unreachable", "instead of JSON"},
+		"too many (429)":     {down(http.StatusTooManyRequests), "Unknown Unreachable", "429"},
+		"nothing is refused": {func(*fakeNetBox) {}, "True Configured", "2 object types"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("NETBOX_TOKEN", "")
@@ -156,8 +158,8 @@ func TestRefusals(t *testing.T) {
 			})
 			o.reconcile(0)
 			o.expect(v1alpha1.ConditionWebhookConfigured, test.status, test.message)
-			if test.reachable != "" {
-				o.expect(v1alpha1.ConditionNetBoxReachable, test.reachable, test.message)
+			if test.status == "Unknown Unreachable" {
+				o.expect(v1alpha1.ConditionNetBoxReachable, "False Unreachable", test.message)
 			} else {
 				o.expect(v1alpha1.ConditionNetBoxReachable, "True Reachable", "NetBox ")
 			}
@@ -177,6 +179,38 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%d requests in a minute after many failures", count)
 			}
 		})
+	}
+}
+
+// TestRefusedChanges says which permissions are missing for changes and deletions, and goes on when they are there.
+func TestRefusedChanges(t *testing.T) {
+	t.Setenv("NETBOX_TOKEN", "")
+	for kind, model := range map[string]string{"webhooks": "extras.webhook", "event-rules": "extras.eventrule"} {
+		n := newFakeNetBox(t, "4.7.3")
+		o := newOperator(t, n.URL, "right", nil)
+		o.reconcile(0)
+		n.set(func() {
+			for _, object := range n.objects[kind] {
+				object["description"] = "changed"
+			}
+			n.denied["PATCH "+kind], n.denied["DELETE "+kind] = true, true
+		})
+		o.restart() // it checks at once
+		o.reconcile(0)
+		o.expect(v1alpha1.ConditionWebhookConfigured, "False PermissionMissing", "change on "+model)
+		n.set(func() { delete(n.denied, "PATCH "+kind) })
+		o.reconcile(5 * time.Second)
+		o.expectConfigured()
+		o.expectAsWanted("first")
+		o.delete()
+		o.reconcile(time.Second)
+		o.expect(v1alpha1.ConditionWebhookConfigured, "False RemovalFailed", "delete on "+model)
+		n.set(func() { delete(n.denied, "DELETE "+kind) })
+		o.reconcile(5 * time.Second)
+		o.expectNothing()
+		if o.source() != nil {
+			t.Error("the source still exists")
+		}
 	}
 }
 
@@ -287,8 +321,10 @@ func TestDeletionWhileNetBoxIsAway(t *testing.T) {
 		fail    func(*operator, *fakeNetBox)
 		message string
 	}{
-		"away":          {func(_ *operator, n *fakeNetBox) { n.set(func() { down(http.StatusBadGateway)(n) }) }, "answered 502"},
-		"no permission": {func(_ *operator, n *fakeNetBox) { n.set(func() { n.denied["DELETE event-rules"] = true }) }, "delete on extras.eventrule"},
+		"away": {func(_ *operator, n *fakeNetBox) { n.set(func() { down(http.StatusBadGateway)(n) }) }, "answered 502"},
+		"no permission": {
+			func(_ *operator, n *fakeNetBox) { n.set(func() { n.denied["DELETE webhooks"] = true }) }, "delete on extras.webhook",
+		},
 		"no token": {func(o *operator, _ *fakeNetBox) {
 			o.restart() // a process that never had the token
 			secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: o.name.Namespace, Name: "token"}}
@@ -408,7 +444,8 @@ func TestWatches(t *testing.T) {
 	rule.Spec.Actions = []v1alpha1.Action{{Name: "log", Log: &v1alpha1.LogAction{Message: "x"}}}
 	plane.Create(t, rule)
 	waitFor("dcim.site")
-	if err := plane.Client.Patch(t.Context(), rule, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"suspend":true}}`))); err != nil {
+	suspend := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"suspend":true}}`))
+	if err := plane.Client.Patch(t.Context(), rule, suspend); err != nil {
 		t.Fatal(err)
 	}
 	waitFor()
