@@ -219,7 +219,7 @@ start_netbox() {
   port=$(cat "$directory/port" 2>/dev/null || echo 0)
   if ! running web; then
     start web "$venv/bin/gunicorn" --pid "$directory/web.pid" --bind "127.0.0.1:$port" --workers 1 --threads 4 --timeout 120 \
-      --no-control-socket netbox.wsgi
+      --no-control-socket netbox_wsgi
     web=$started
   fi
   if ! running worker; then
