@@ -369,7 +369,7 @@ func (c *ChangeLog) write(ctx context.Context, source *v1alpha1.NetBoxSource, st
 	return err
 }
 
-// release removes what ChangeLog wrote about a source whose change log is not read any more.
+// release removes what ChangeLog wrote about a source whose change log is not read any more, except for the counts.
 func (c *ChangeLog) release(ctx context.Context, source *v1alpha1.NetBoxSource, state *logState) error {
 	state.sightings.turn(false)
 	state.cursorTime, state.window, state.settled, state.next = time.Time{}, nil, map[changeKey]bool{}, time.Time{}
@@ -377,8 +377,12 @@ func (c *ChangeLog) release(ctx context.Context, source *v1alpha1.NetBoxSource, 
 	if meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionChangeLogRead) == nil {
 		return nil
 	}
-	err := c.Status.Status().Apply(ctx,
-		apply.NetBoxSource(source.Name, source.Namespace).WithUID(source.UID).WithStatus(apply.NetBoxSourceStatus()),
+	counts := apply.NetBoxAPIStatus().WithMissed(0).WithPhantoms(0) // without any field, status.netbox would be null, which is invalid
+	if current := source.Status.NetBox; current != nil {
+		counts.WithMissed(current.Missed).WithPhantoms(current.Phantoms)
+	}
+	status := apply.NetBoxSourceStatus().WithNetBox(counts)
+	err := c.Status.Status().Apply(ctx, apply.NetBoxSource(source.Name, source.Namespace).WithUID(source.UID).WithStatus(status),
 		client.FieldOwner(ChangeLogFieldOwner), client.ForceOwnership)
 	return client.IgnoreNotFound(err)
 }

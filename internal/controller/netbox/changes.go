@@ -66,7 +66,8 @@ func (c *change) add(row *netboxapi.Row) {
 	}
 }
 
-func (c *change) bytes() int { return len(c.before) + len(c.after) + len(c.latest) }
+// bytes returns the length of the states that the change holds: after is latest, or absent.
+func (c *change) bytes() int { return len(c.before) + len(c.latest) }
 
 // settle drops what is only needed to make an event.
 func (c *change) settle() { c.isSettled, c.before, c.after, c.latest = true, nil, nil, nil }

@@ -29,7 +29,7 @@ const (
 	// batchSize is the number of changes that are processed at once, and whose objects are asked for together.
 	batchSize = 50
 	// maxWindowBytes bounds the states of objects that are kept until all rows of their changes are read.
-	maxWindowBytes = 32 << 20
+	maxWindowBytes = 16 << 20
 	// listFrom is the number of changes of one request from which on their events are listed instead of read one by one.
 	listFrom = 4
 	// typesTTL and unknownTypesTTL are how long the list of object types is used, the second if it lacks one.
@@ -297,7 +297,7 @@ func (r *reading) checkReset(ctx context.Context) (bool, error) {
 	if err != nil || newest.ID >= r.state.cursor.ID {
 		return false, err
 	}
-	cursor, err := r.netbox.FirstAfter(ctx, r.state.cursorTime)
+	cursor, err := r.netbox.FirstAfter(ctx, r.state.cursorTime.Add(time.Microsecond))
 	if err != nil {
 		return false, err
 	}
