@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,91 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestNetBox has the API server take every source on the page about NetBox's API, and looks for the reasons of conditions that the page has to
+// explain.
+func TestNetBox(t *testing.T) {
+	content, blocks := readPage(t, "netbox.md")
+	sources := 0
+	for _, block := range blocks {
+		if block.language != "yaml" {
+			continue
+		}
+		sources++
+		var shown v1alpha1.NetBoxSource
+		if err := yaml.UnmarshalStrict([]byte(block.text), &shown); err != nil {
+			t.Errorf("%v in\n%s", err, block.text)
+			continue
+		}
+		shown.Namespace = plane.Namespace(t)
+		if err := plane.Client.Create(t.Context(), &shown, client.FieldValidation("Strict")); err != nil {
+			t.Errorf("%v in\n%s", err, block.text)
+		}
+		if shown.Spec.Accept != nil {
+			if _, err := rule.CompileAccept(shown.Spec.Accept); err != nil {
+				t.Errorf("%v in\n%s", err, block.text)
+			}
+		}
+	}
+	if sources == 0 {
+		t.Error("the page has no source")
+	}
+	for _, name := range []string{
+		v1alpha1.ConditionNetBoxReachable, v1alpha1.ConditionWebhookConfigured, v1alpha1.ConditionChangeLogRead, v1alpha1.ConditionReceiving,
+		v1alpha1.ReasonReachable, v1alpha1.ReasonTokenUnreadable, v1alpha1.ReasonTokenRefused, v1alpha1.ReasonPermissionMissing,
+		v1alpha1.ReasonUnreachable, v1alpha1.ReasonRefused, v1alpha1.ReasonUnsupportedVersion, v1alpha1.ReasonConfigured,
+		v1alpha1.ReasonNameTaken, v1alpha1.ReasonKeyUnusable, v1alpha1.ReasonRemovalFailed, v1alpha1.ReasonUpToDate, v1alpha1.ReasonCatchingUp,
+		v1alpha1.ReasonChangesArrive, v1alpha1.ReasonNothingLogged, v1alpha1.ReasonNothingArrives, v1alpha1.ReasonChangeLogUnread,
+	} {
+		if !strings.Contains(content, name) {
+			t.Errorf("the page does not explain %s", name)
+		}
+	}
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	noSlug  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// TestLinks follows the links between the pages, to headings as GitHub names them.
+func TestLinks(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md", "../SECURITY.md") {
+		content, _ := readPage(t, page)
+		for _, found := range link.FindAllStringSubmatch(fence.ReplaceAllString(content, ""), -1) {
+			if strings.Contains(found[1], "://") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(found[1], "#")
+			target := page
+			if path != "" {
+				target = filepath.Join(filepath.Dir(page), path)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %v", page, err)
+				continue
+			}
+			if anchor != "" && !slices.Contains(anchorsOf(t, target), anchor) {
+				t.Errorf("%s: %s has no heading for #%s", page, target, anchor)
+			}
+		}
+	}
+}
+
+func anchorsOf(t *testing.T, page string) (anchors []string) {
+	t.Helper()
+	content, _ := readPage(t, page)
+	for _, found := range heading.FindAllStringSubmatch(fence.ReplaceAllString(content, ""), -1) {
+		slug := strings.ToLower(noSlug.ReplaceAllString(found[1], ""))
+		anchors = append(anchors, strings.ReplaceAll(slug, " ", "-"))
+	}
+	return anchors
+}
+
 // sparse are rules that leave out all that has a default.
 var sparse = []string{`
 apiVersion: netbox-events.io/v1alpha1
@@ -151,7 +237,7 @@ func TestThreeWayDiff(t *testing.T) {
 		}
 		manifests = append(manifests, strings.Split(string(content), "\n---\n")...)
 	}
-	for _, page := range []string{"../README.md", "rules.md", "recipes.md"} {
+	for _, page := range []string{"../README.md", "rules.md", "recipes.md", "netbox.md"} {
 		_, blocks := readPage(t, page)
 		for _, block := range blocks {
 			if block.language == "yaml" {

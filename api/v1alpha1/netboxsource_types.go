@@ -180,7 +180,8 @@ type Retention struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(ns|us|ms|s|m|h))+$') && duration(self) > duration('0s')",message="must be longer than 0s, for example 90s; the largest unit is h"
 	FailedTTL metav1.Duration `json:"failedTTL,omitzero"`
 	// maxEvents is the maximum number of finished events of the source, for example 5000; the oldest are deleted first. Events younger than
-	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again; the condition MaxEventsExceeded is then True.
+	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again, and so are those of changes that may be read again from
+	// NetBox's change log; the condition MaxEventsExceeded is then True.
 	// +optional
 	// +kubebuilder:default=5000
 	// +kubebuilder:validation:Minimum=1
@@ -224,12 +225,14 @@ const (
 	ReasonBelowMaxPending = "BelowMaxPending"
 
 	// ConditionMaxEventsExceeded is True while more finished events than spec.retention.maxEvents are kept because they are younger than
-	// spec.maxAge. It is absent without maxAge.
+	// spec.maxAge, or because their changes may be read again from NetBox's change log. It is absent without maxAge and netbox.backfill.
 	ConditionMaxEventsExceeded = "MaxEventsExceeded"
 
 	// ReasonYoungerThanMaxAge means that more events than spec.retention.maxEvents are younger than spec.maxAge.
 	ReasonYoungerThanMaxAge = "YoungerThanMaxAge"
-	// ReasonWithinMaxEvents means that the events younger than spec.maxAge are within spec.retention.maxEvents.
+	// ReasonChangeLogUnread means that more events than spec.retention.maxEvents are of changes that may be read again from the change log.
+	ReasonChangeLogUnread = "ChangeLogUnread"
+	// ReasonWithinMaxEvents means that the events that have to be kept are within spec.retention.maxEvents.
 	ReasonWithinMaxEvents = "WithinMaxEvents"
 )
 
@@ -237,7 +240,7 @@ const (
 type NetBoxSourceStatus struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
 	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
-	// reason YoungerThanMaxAge while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds NetBoxReachable,
+	// reason YoungerThanMaxAge or ChangeLogUnread while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds NetBoxReachable,
 	// WebhookConfigured, ChangeLogRead and Receiving.
 	// +optional
 	// +listType=map

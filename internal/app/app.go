@@ -31,6 +31,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/action"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/event"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/expiry"
+	"github.com/netbox-events/netbox-event-operator/internal/controller/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/replay"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/rulestatus"
 	"github.com/netbox-events/netbox-event-operator/internal/controller/sourcestatus"
@@ -114,6 +115,8 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		tracer:    tracer,
 		retention: expiry.NewMetrics(metrics.Registry),
 		backlog:   sourcestatus.NewBacklogMetrics(metrics.Registry),
+		webhooks:  netbox.NewWebhookMetrics(metrics.Registry),
+		changeLog: netbox.NewChangeLogMetrics(metrics.Registry),
 		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
@@ -202,6 +205,8 @@ type shared struct {
 	tracer    trace.Tracer // may be nil
 	retention *expiry.Metrics
 	backlog   *sourcestatus.BacklogMetrics
+	webhooks  *netbox.WebhookMetrics
+	changeLog *netbox.ChangeLogMetrics
 	journal   *journal.Journal // may be nil
 }
 
@@ -249,9 +254,20 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 		Status:  inner.GetClient(),
 		Clock:   clock.RealClock{},
 	}
+	connections := newConnections(inner, options)
+	webhookReconciler := &netbox.WebhookReconciler{
+		Cached:   inner.GetClient(),
+		Sources:  inner.GetClient(),
+		Clients:  connections.netboxes,
+		Secrets:  connections.secrets,
+		Recorder: inner.GetEventRecorder("netbox-event-operator"),
+		Metrics:  shared.webhooks,
+		Clock:    clock.RealClock{},
+	}
 	err = errors.Join(
 		sourceReconciler.SetupWithManager(inner),
-		setUpEvents(ctx, inner, options, shared, log),
+		webhookReconciler.SetupWithManager(inner),
+		setUpEvents(ctx, inner, options, connections, shared, log),
 	)
 	if err != nil {
 		return err
@@ -259,8 +275,28 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 	return inner.Start(ctx)
 }
 
+// connections connect to sinks and to NetBoxes.
+type connections struct {
+	secrets    *outbound.Secrets
+	transports *outbound.Transports
+	netboxes   *netbox.Clients
+}
+
+func newConnections(inner manager.Manager, options Options) connections {
+	secrets := outbound.NewSecrets(inner.GetAPIReader(), clock.RealClock{})
+	transports := outbound.NewTransports(outbound.Options{
+		Secrets:    secrets,
+		Proxy:      &options.Proxy,
+		AllowCIDRs: options.SinkAllowCIDRs,
+		Clock:      clock.RealClock{},
+	})
+	return connections{secrets: secrets, transports: transports, netboxes: netbox.NewClients(transports, secrets, clock.RealClock{})}
+}
+
 // setUpEvents adds the controllers of events, rules and retention to the inner manager.
-func setUpEvents(ctx context.Context, inner manager.Manager, options Options, shared shared, log logr.Logger) error {
+func setUpEvents(
+	ctx context.Context, inner manager.Manager, options Options, connections connections, shared shared, log logr.Logger,
+) error {
 	config, scheme := inner.GetConfig(), inner.GetScheme()
 	events, err := client.NewWithWatch(config, client.Options{
 		Scheme: scheme, Mapper: inner.GetRESTMapper(), HTTPClient: inner.GetHTTPClient(),
@@ -289,13 +325,18 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Metrics: shared.backlog,
 		Clock:   clock.RealClock{},
 	}
-	secrets := outbound.NewSecrets(inner.GetAPIReader(), clock.RealClock{})
-	transports := outbound.NewTransports(outbound.Options{
-		Secrets:    secrets,
-		Proxy:      &options.Proxy,
-		AllowCIDRs: options.SinkAllowCIDRs,
-		Clock:      clock.RealClock{},
-	})
+	changeLog := &netbox.ChangeLog{
+		Cached:   inner.GetClient(),
+		Status:   inner.GetClient(),
+		Clients:  connections.netboxes,
+		Events:   shared.events,
+		Metadata: eventMetadata,
+		Accept:   rule.NewAcceptCache(),
+		Recorder: inner.GetEventRecorder("netbox-event-operator"),
+		Metrics:  shared.changeLog,
+		Clock:    clock.RealClock{},
+		Log:      log.WithName("changelog"),
+	}
 	engine := event.NewEngine(event.Options{
 		Events:     events,
 		Namespaces: options.WatchNamespaces,
@@ -304,18 +345,20 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Actions: action.NewRunner(action.Options{
 			Config:     config,
 			Mapper:     inner.GetRESTMapper(),
-			Secrets:    secrets,
-			Transports: transports,
+			Secrets:    connections.secrets,
+			Transports: connections.transports,
 			Accounts:   inner.GetClient(),
 			Events:     inner.GetClient(),
 			Clock:      clock.RealClock{},
 			Log:        log.WithName("rule"),
 		}),
+		NetBox:   netbox.NewOracle(inner.GetClient(), connections.netboxes, clock.RealClock{}),
 		Tally:    tally,
 		Status:   shared.events,
 		Journal:  shared.journal,
 		Metrics:  shared.metrics,
 		Tracer:   shared.tracer,
+		Received: changeLog.Received,
 		Changed:  backlog.Changed,
 		Finished: retentionReconciler.Finished,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
@@ -323,6 +366,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 		Log:      log.WithName("event"),
 	})
 	backlog.Events, backlog.Synced = engine, engine.Synced
+	changeLog.Pending = engine.Pending
 	ruleReconciler := &rulestatus.Reconciler{
 		Rules:    inner.GetAPIReader(),
 		Cached:   inner.GetClient(),
@@ -342,6 +386,7 @@ func setUpEvents(ctx context.Context, inner manager.Manager, options Options, sh
 	}
 	return errors.Join(
 		backlog.SetupWithManager(inner),
+		changeLog.SetupWithManager(inner),
 		ruleReconciler.SetupWithManager(inner),
 		engine.SetupWithManager(ctx, inner, inner.GetCache()),
 		replayReconciler.SetupWithManager(inner),

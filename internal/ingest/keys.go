@@ -1,14 +1,17 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,6 +31,9 @@ const (
 	readInterval = time.Second
 	// readTimeout bounds one read of a Secret.
 	readTimeout = time.Second
+	// graceTime is how long a key is still accepted after it was replaced, for sources whose webhook the operator keeps: NetBox signs with it
+	// until the operator has carried the new key there.
+	graceTime = 5 * time.Minute
 )
 
 // keyring caches the signing keys of each source. Secrets are not watched.
@@ -55,10 +61,18 @@ func (k *keyring) verify(ctx context.Context, s *v1alpha1.NetBoxSource, body []b
 	}
 	// The signing key may be newer than the cached ones.
 	newer, err := held.read(ctx)
-	if err != nil || newer.version == keys.version {
+	if err != nil {
 		return "", err
 	}
-	name, _ := netbox.Verify(newer.list, body, signature)
+	if newer.version != keys.version {
+		if name, ok := netbox.Verify(newer.list, body, signature); ok {
+			return name, nil
+		}
+	}
+	if s.Spec.NetBox == nil || s.Spec.NetBox.Webhook == nil {
+		return "", nil
+	}
+	name, _ := netbox.Verify(held.replacedKeys(), body, signature)
 	return name, nil
 }
 
@@ -75,8 +89,11 @@ func (k *keyring) forSource(s *v1alpha1.NetBoxSource) *sourceKeys {
 	name := types.NamespacedName{Namespace: s.Namespace, Name: s.Name}
 	held := k.sources[name]
 	if held == nil || held.ref != *s.Spec.SecretRef {
-		held = &sourceKeys{keyring: k, namespace: s.Namespace, ref: *s.Spec.SecretRef}
-		k.sources[name] = held
+		next := &sourceKeys{keyring: k, namespace: s.Namespace, ref: *s.Spec.SecretRef}
+		if held != nil {
+			next.replaced = held.replacedBy(s)
+		}
+		held, k.sources[name] = next, next
 	}
 	return held
 }
@@ -90,8 +107,18 @@ type sourceKeys struct {
 	mu      sync.Mutex
 	reading chan struct{} // closed when the read in flight ends; nil if there is none
 	readAt  time.Time     // when the last read ended, successful or not
+	seenAt  time.Time     // when keys were last read successfully
 	keys    keys
 	err     error // set only if there are no cached keys
+	// replaced are the keys that were replaced by those of this reference, at most graceTime ago.
+	replaced []replacedKey
+}
+
+// replacedKey is a key that is accepted until a time.
+type replacedKey struct {
+	netbox.Key
+
+	until time.Time
 }
 
 type keys struct {
@@ -159,15 +186,74 @@ func (s *sourceKeys) startRead(ctx context.Context) {
 func (s *sourceKeys) setResult(secret *corev1.Secret, err error) {
 	switch {
 	case err == nil:
-		s.keys.version = string(secret.UID) + "/" + secret.ResourceVersion
-		s.keys.list, s.err = signingKeys(secret, &s.ref)
+		list, err := signingKeys(secret, &s.ref)
+		if s.replaced = s.replace(list, secret); err != nil {
+			s.replaced = nil
+		}
+		s.keys = keys{list: list, version: string(secret.UID) + "/" + secret.ResourceVersion}
+		s.err, s.seenAt = err, s.keyring.clock.Now()
 	case apierrors.IsNotFound(err):
-		s.keys, s.err = keys{}, fmt.Errorf("Secret %s/%s does not exist", s.namespace, s.ref.Name)
+		s.keys, s.replaced, s.err = keys{}, nil, fmt.Errorf("Secret %s/%s does not exist", s.namespace, s.ref.Name)
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err): // access may have been revoked on purpose
-		s.keys, s.err = keys{}, err
+		s.keys, s.replaced, s.err = keys{}, nil, err
 	case s.keys.list == nil:
 		s.err = fmt.Errorf("Secret %s/%s cannot be read: %w", s.namespace, s.ref.Name, err)
 	}
+}
+
+// replacedKeys returns the keys that were replaced, and are still accepted.
+func (s *sourceKeys) replacedKeys() []netbox.Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keys []netbox.Key
+	for _, key := range s.replaced {
+		if s.keyring.clock.Now().Before(key.until) {
+			keys = append(keys, key.Key)
+		}
+	}
+	return keys
+}
+
+// replacedBy returns the keys that a change of the source replaces, because it refers to other ones.
+func (s *sourceKeys) replacedBy(source *v1alpha1.NetBoxSource) []replacedKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.replace(nil, source)
+}
+
+// replace returns the replaced keys after an object was changed so that other keys are valid.
+func (s *sourceKeys) replace(valid []netbox.Key, changed metav1.Object) []replacedKey {
+	now := s.keyring.clock.Now()
+	isValid := func(key netbox.Key) bool {
+		return slices.ContainsFunc(valid, func(other netbox.Key) bool { return bytes.Equal(key.Value, other.Value) })
+	}
+	replaced := slices.DeleteFunc(s.replaced, func(key replacedKey) bool { return !now.Before(key.until) || isValid(key.Key) })
+	replacedAt := s.seenAt // or later
+	if changedAt := changeTime(changed); changedAt.After(replacedAt) {
+		replacedAt = changedAt
+	}
+	until := replacedAt.Add(graceTime)
+	if latest := now.Add(graceTime); until.After(latest) { // the clock of the API server is ahead
+		until = latest
+	}
+	for _, key := range s.keys.list {
+		if now.Before(until) && !isValid(key) {
+			replaced = append(replaced, replacedKey{key, until})
+		}
+	}
+	return replaced
+}
+
+// changeTime returns when an object was last changed, apart from its status; the zero time if that is not known. The keys of a source
+// without deliveries may have been read long before that.
+func changeTime(object metav1.Object) time.Time {
+	var last time.Time
+	for _, entry := range object.GetManagedFields() {
+		if entry.Subresource == "" && entry.Time != nil && entry.Time.After(last) {
+			last = entry.Time.Time
+		}
+	}
+	return last
 }
 
 // signingKeys returns the keys of a Secret that a reference selects.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
@@ -24,7 +25,9 @@ type slowSecrets struct {
 	key   string
 	err   error
 	takes time.Duration
-	reads atomic.Int32
+	// changed is when the Secret was changed.
+	changed time.Time
+	reads   atomic.Int32
 }
 
 func (s *slowSecrets) Get(ctx context.Context, _ client.ObjectKey, object client.Object, _ ...client.GetOption) error {
@@ -37,6 +40,7 @@ func (s *slowSecrets) Get(ctx context.Context, _ client.ObjectKey, object client
 	}
 	secret := object.(*corev1.Secret)
 	secret.ResourceVersion, secret.Data = key, map[string][]byte{"secret": []byte(key)}
+	secret.ManagedFields = []metav1.ManagedFieldsEntry{{Time: new(metav1.NewTime(s.changed))}}
 	return err
 }
 
@@ -87,5 +91,62 @@ func TestKeysAreRefreshedInBackground(t *testing.T) {
 		if _, err := ring.verify(t.Context(), source, nil, ""); err == nil {
 			t.Error("the keys of a deleted source are kept")
 		}
+	})
+}
+
+// TestReplacedKeysAreAcceptedForAWhile verifies deliveries that NetBox signed before the operator carried a new key to it.
+func TestReplacedKeysAreAcceptedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secrets := &slowSecrets{key: "first", changed: time.Now()}
+		ring := newKeyring(secrets, clock.RealClock{})
+		kept := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: "netbox", Name: "kept"}}
+		kept.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook"}
+		byHand := kept.DeepCopy()
+		byHand.Name = "by-hand"
+		kept.Spec.NetBox = &v1alpha1.NetBoxAPI{Webhook: &v1alpha1.ManagedWebhook{}}
+		expect := func(reason string, source *v1alpha1.NetBoxSource, key string, accepted bool) {
+			t.Helper()
+			name, err := ring.verify(t.Context(), source, []byte("body"), netbox.Sign([]byte(key), []byte("body")))
+			if want := map[bool]string{true: "secret"}[accepted]; name != want || err != nil && accepted {
+				t.Errorf("%s: key %q, %v; want %q", reason, name, err, want)
+			}
+		}
+		replace := func(key string) {
+			secrets.key, secrets.changed = key, time.Now()
+			time.Sleep(readInterval)
+		}
+		expect("the key", kept, "first", true)
+		expect("the key", byHand, "first", true)
+
+		time.Sleep(24 * time.Hour) // without deliveries
+		replace("second")
+		expect("NetBox does not have the new key yet", kept, "first", true)
+		expect("NetBox has the new key", kept, "second", true)
+		expect("people rotate keys by adding an entry", byHand, "first", false)
+		expect("any other key", kept, "other", false)
+		time.Sleep(graceTime - 2*readInterval)
+		expect("just before the end", kept, "first", true)
+		time.Sleep(readInterval)
+		expect("at the end", kept, "first", false)
+
+		replace("third")
+		time.Sleep(graceTime)
+		expect("a replaced key that was noticed late", kept, "second", false)
+
+		kept.Spec.SecretRef = &v1alpha1.SecretKeysReference{Name: "webhook-2"}
+		kept.ManagedFields = []metav1.ManagedFieldsEntry{{Time: new(metav1.Now())}}
+		secrets.key = "fourth"
+		expect("the source refers to another Secret", kept, "third", true)
+		expect("the source refers to another Secret", kept, "fourth", true)
+
+		time.Sleep(staleTime)
+		secrets.err = apierrors.NewNotFound(corev1.Resource("secrets"), "webhook-2")
+		expect("the Secret was deleted", kept, "third", false)
+		secrets.err = nil
+		replace("fifth")
+		for _, key := range []string{"third", "fourth"} {
+			expect("and made again", kept, key, false)
+		}
+		expect("and made again", kept, "fifth", true)
 	})
 }

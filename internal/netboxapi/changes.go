@@ -97,8 +97,8 @@ func (c *Client) logStatus(ctx context.Context) (Status, error) {
 	return status, nil
 }
 
-// checkOrder fails unless the rows are after a cursor and in ascending order: a server that ignores what it was asked for would be asked for
-// the same rows for ever.
+// checkOrder fails unless the rows are after a cursor and in ascending order: a server that ignores what it was asked for would be asked
+// for the same rows for ever.
 func (c *Client) checkOrder(after Cursor, rows []Row) error {
 	for _, row := range rows {
 		if row.Cursor().Compare(after) <= 0 {
@@ -126,14 +126,26 @@ func (c *Client) rows(ctx context.Context, status Status, query url.Values, limi
 			continue
 		case kind == KindTimeout:
 			c.setPageSize(max(size/2, 1))
-		case err == nil && size == c.pageSize():
+		case kind == "" && size == c.pageSize():
 			c.setPageSize(min(2*size, maxPageRows))
 		}
-		if len(found.Rows) > size {
-			return page{}, c.malformed("the page of the change log has more rows than were asked for")
+		if err != nil {
+			return page{}, err
 		}
-		return found, err
+		return found, c.checkPage(status, found, size)
 	}
+}
+
+func (c *Client) checkPage(status Status, found page, size int) error {
+	if len(found.Rows) > size {
+		return c.malformed("the page of the change log has more rows than were asked for")
+	}
+	for _, row := range found.Rows {
+		if cursor := row.Cursor(); (status.Flavor == NetBox) != (cursor.ID > 0) {
+			return c.malformed(fmt.Sprintf("the id %.40q of a row of the change log is not one of %s", row.ID, status.Flavor))
+		}
+	}
+	return nil
 }
 
 func (c *Client) pageSize() int {
@@ -238,7 +250,7 @@ func (c *Client) FirstAfter(ctx context.Context, since time.Time) (Cursor, error
 	return c.newest(ctx, status, url.Values{"time_before": {timestamp(since)}})
 }
 
-// firstAfterUnordered looks at the last page, as the newest row comes first.
+// firstAfterUnordered looks at the last rows, as the newest one comes first.
 func (c *Client) firstAfterUnordered(ctx context.Context, status Status, query url.Values) (Cursor, error) {
 	const lastRows = 100
 	found, err := c.rows(ctx, status, query, 1)
@@ -251,15 +263,20 @@ func (c *Client) firstAfterUnordered(ctx context.Context, status Status, query u
 	if found.Count == nil {
 		return Cursor{}, c.malformed("a page has no count")
 	}
-	query.Set("offset", strconv.FormatInt(max(*found.Count-lastRows, 0), 10))
-	if found, err = c.rows(ctx, status, query, lastRows); err != nil {
-		return Cursor{}, err
+	first := found.Rows[0].Cursor()
+	for offset, more := max(*found.Count-lastRows, 0), true; more; offset += int64(len(found.Rows)) {
+		query.Set("offset", strconv.FormatInt(offset, 10))
+		if found, err = c.rows(ctx, status, query, lastRows); err != nil {
+			return Cursor{}, err
+		}
+		for _, row := range found.Rows {
+			if row.Cursor().Compare(first) < 0 {
+				first = row.Cursor()
+			}
+		}
+		more = found.hasMore() && offset < *found.Count+lastRows
 	}
-	if len(found.Rows) == 0 {
-		return Cursor{}, c.malformed("the last page has no rows")
-	}
-	first := slices.MinFunc(found.Rows, func(a, b Row) int { return a.Cursor().Compare(b.Cursor()) })
-	return Cursor{ID: first.Cursor().ID - 1}, nil
+	return Cursor{ID: first.ID - 1}, nil
 }
 
 // Last returns the position after the newest row; the zero Cursor if there is none.

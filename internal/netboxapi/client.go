@@ -77,12 +77,12 @@ func New(options Options) (*Client, error) {
 	if base.User != nil || base.RawQuery != "" || base.Fragment != "" {
 		return nil, errors.New("the URL of NetBox must have no user, query or fragment")
 	}
-	if base.Path != "" && !isClean(strings.TrimSuffix(base.EscapedPath(), "/")) {
+	base.Path, base.RawPath = strings.TrimSuffix(base.Path, "/"), ""
+	if base.Path != "" && !isClean(base.Path) {
 		return nil, errors.New("the path of the URL of NetBox must be like /netbox, without dots and double slashes")
 	}
-	base.Path, base.RawPath = strings.TrimSuffix(base.Path, "/"), ""
 	token := strings.TrimSpace(options.Token)
-	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+	if len(token) < fragmentBytes || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		return nil, errors.New("the token must be the text of one token of NetBox's REST API, such as nbt_<key>.<token>, and nothing else")
 	}
 	client := &Client{
@@ -139,14 +139,14 @@ func (c *Client) call(ctx context.Context, r request, into any) error {
 
 // send sends a request and returns the body of an answer 2xx.
 func (c *Client) send(ctx context.Context, r request) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	if err := c.limiter.Wait(ctx); err != nil {
-		return nil, c.fail(c.transportError(r, err))
+		return nil, c.fail(&Error{Kind: KindTimeout, err: err, Message: "not sent: no time was left to wait for the rate limit of requests"})
 	}
 	if err := c.paused(); err != nil {
 		return nil, c.fail(err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	httpRequest, err := c.newRequest(ctx, r)
 	if err != nil {
 		return nil, err
@@ -213,8 +213,9 @@ func (c *Client) target(r request) (*url.URL, *Error) {
 	}
 	isGraphQL := relative == graphQLPath
 	if err != nil || !isClean(r.path) || !isClean(relative) || (!strings.HasPrefix(relative, apiPrefix) && !isGraphQL) {
-		return nil, &Error{Kind: KindInvalid, Message: fmt.Sprintf("the path %s is not one of NetBox's API: it must be like /api/dcim/devices/14/",
-			c.quote(r, r.path))}
+		return nil, &Error{
+			Kind: KindInvalid, Message: fmt.Sprintf("the path %s is not in NetBox's API: it must be like /api/dcim/devices/14/", c.quote(r, r.path)),
+		}
 	}
 	target := *c.base
 	target.Path = c.base.Path + relative

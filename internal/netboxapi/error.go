@@ -105,7 +105,7 @@ func (c *Client) transportError(r request, err error) *Error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		failure.Message = "the request to NetBox was cancelled"
-	case errors.Is(err, context.DeadlineExceeded), isNet && timeout.Timeout(), strings.Contains(err.Error(), "would exceed context deadline"):
+	case errors.Is(err, context.DeadlineExceeded), isNet && timeout.Timeout():
 		failure.Kind = KindTimeout
 		failure.Message = fmt.Sprintf("%s %s: NetBox at %s gave no complete answer within %s: %s", r.method, shortPath(r.path), c.base.Host,
 			requestTimeout, c.quote(r, described.Error()))
@@ -213,7 +213,7 @@ var refusals = []struct {
 	{"token expired", "the token has expired: change its expiry in NetBox, or make another"},
 	{"user inactive", "the user of the token is not active: activate the user in NetBox"},
 	{"is not permitted to authenticate using this token", "the token's allowed IPs do not include this operator: add its address in NetBox"},
-	{"client ip address could not be determined", "NetBox cannot tell this operator's address, which the token's allowed IPs need: fix its proxy"},
+	{"client ip address could not be determined", "NetBox cannot tell this operator's address, which the allowed IPs need: fix its proxy"},
 	{"invalid authorization header", "the token is malformed: copy it again into the Secret of spec.netbox.tokenSecretRef"},
 	{"invalid token header", "the token is malformed: copy it again into the Secret of spec.netbox.tokenSecretRef"},
 	{"credentials were not provided", "the token did not arrive: a proxy may have removed the Authorization header"},
@@ -236,7 +236,8 @@ func (c *Client) refusal(r request, failure *Error, header http.Header, body []b
 	}
 	failure.Kind = KindForbidden
 	if !isJSON(header) {
-		failure.Message = fmt.Sprintf("%s %s: answered 403 without JSON: a proxy before NetBox may refuse this operator", r.method, shortPath(r.path))
+		failure.Message = fmt.Sprintf("%s %s: answered 403 without JSON: a proxy before NetBox may refuse this operator", r.method,
+			shortPath(r.path))
 		return
 	}
 	failure.Message = fmt.Sprintf("%s %s: the token lacks %s%s", r.method, shortPath(r.path), permission(r.method, r.path), detail)
@@ -274,7 +275,8 @@ func (c *Client) invalid(r request, failure *Error, header http.Header, body []b
 	if names := nameErrors(body); failure.Status == http.StatusBadRequest && strings.Contains(names, "already exists") {
 		failure.Kind = KindExists
 	}
-	failure.Message = fmt.Sprintf("%s %s: NetBox refused the request (%d)%s", r.method, shortPath(r.path), failure.Status, c.detail(r, header, body))
+	failure.Message = fmt.Sprintf("%s %s: NetBox refused the request (%d)%s", r.method, shortPath(r.path), failure.Status,
+		c.detail(r, header, body))
 }
 
 func nameErrors(body []byte) string {
@@ -285,7 +287,7 @@ func nameErrors(body []byte) string {
 	return strings.Join(fields.Name, " ")
 }
 
-// detail returns what the body of an error says, quoted, after a colon; "" for what is neither JSON nor a short text, such as a page of HTML.
+// detail returns what the body of an error says, quoted, after a colon; "" for what is neither JSON nor a short text, such as HTML.
 func (c *Client) detail(r request, header http.Header, body []byte) string {
 	var value any
 	if !isJSON(header) || json.Unmarshal(body, &value) != nil {
@@ -319,13 +321,17 @@ func flatten(value any, depth int) string {
 		return value
 	case []any:
 		for _, item := range value[:min(len(value), maxItems)] {
-			parts = append(parts, flatten(item, depth+1))
+			if text := flatten(item, depth+1); text != "" {
+				parts = append(parts, text)
+			}
 		}
 		return strings.Join(parts, " ")
 	case map[string]any:
 		names := slices.Sorted(maps.Keys(value))
 		for _, name := range names[:min(len(names), maxItems)] {
-			parts = append(parts, name+": "+flatten(value[name], depth+1))
+			if text := flatten(value[name], depth+1); text != "" {
+				parts = append(parts, name+": "+text)
+			}
 		}
 		return strings.Join(parts, "; ")
 	default:

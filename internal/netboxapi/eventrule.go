@@ -3,6 +3,7 @@ package netboxapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"reflect"
 	"slices"
@@ -135,6 +136,9 @@ func (r *EventRule) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &wire); err != nil {
 		return err
 	}
+	if wire.ID <= 0 || wire.Name == "" {
+		return errors.New("an event rule has no id or name")
+	}
 	*r = EventRule{
 		ID: wire.ID, Name: wire.Name, Description: wire.Description, Enabled: wire.Enabled,
 		ObjectTypes: sorted(append(wire.ObjectTypes, wire.ContentTypes...)),
@@ -194,8 +198,8 @@ func (c *Client) EventRuleByID(ctx context.Context, id int64) (*EventRule, error
 	return rule, nil
 }
 
-// CreateEventRule creates an event rule and returns it as NetBox has it. The kind of the error is KindExists if the name is taken, even by a
-// rule that the token may not see.
+// CreateEventRule creates an event rule and returns it as NetBox has it. The kind of the error is KindExists if the name is taken, even by
+// a rule that the token may not see.
 func (c *Client) CreateEventRule(ctx context.Context, rule EventRule) (*EventRule, error) {
 	if err := c.needEventRules(ctx); err != nil {
 		return nil, err
@@ -211,8 +215,8 @@ func (c *Client) CreateEventRule(ctx context.Context, rule EventRule) (*EventRul
 	return created, nil
 }
 
-// UpdateEventRule changes the fields of an event rule in which it is not as wanted, and returns it as NetBox has it. It sends nothing if there
-// is no such field. The kind of the error is KindNotFound if the rule was deleted.
+// UpdateEventRule changes the fields of an event rule in which it is not as wanted, and returns it as NetBox has it. It sends nothing if
+// there is no such field. The kind of the error is KindNotFound if the rule was deleted.
 func (c *Client) UpdateEventRule(ctx context.Context, have, want EventRule) (*EventRule, error) {
 	status, err := c.known(ctx)
 	if err != nil {

@@ -16,8 +16,8 @@ type Queue struct {
 	Workers int64 `json:"workers"`
 }
 
-// Queues returns the queues with the numbers of their jobs. Only a superuser's token may ask for them: the kind of the error is KindForbidden
-// for others, and KindUnsupported before NetBox 4.3. NetBox's API does not list failed jobs, nor tell their errors.
+// Queues returns the queues with the numbers of their jobs. Only a superuser's token may ask for them: the kind of the error is
+// KindForbidden for others, and KindUnsupported before NetBox 4.3. NetBox's API does not list failed jobs, nor tell their errors.
 func (c *Client) Queues(ctx context.Context) ([]Queue, error) {
 	status, err := c.known(ctx)
 	if err != nil {

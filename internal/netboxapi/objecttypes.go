@@ -103,8 +103,8 @@ func (c *Client) objectTypes(ctx context.Context, path string) ([]ObjectType, er
 	return nil, c.malformed(fmt.Sprintf("the list of object types has more than %d pages", maxPages))
 }
 
-// addEventRules marks the types that event rules may have: the choices for the type of an event rule's action, which has had the same
-// restriction in NetBox 3.7 to 4.3 (extras/api/serializers). The types stay as they are where NetBox does not show the choices, or all types.
+// addEventRules marks the types that event rules may have: the choices for the type of an event rule's action, which has the same
+// restriction in NetBox 3.7 to 4.3 (extras/api/serializers). The types stay as they are where NetBox shows no choices, or all types.
 func (c *Client) addEventRules(ctx context.Context, types []ObjectType) error {
 	var options struct {
 		Actions struct {

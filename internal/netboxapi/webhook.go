@@ -2,6 +2,8 @@ package netboxapi
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -33,6 +35,20 @@ type Webhook struct {
 	SSLVerification bool `json:"ssl_verification"`
 	// CAFilePath is a file on NetBox's host with the CA certificates; the host's own if empty.
 	CAFilePath *string `json:"ca_file_path"`
+}
+
+// UnmarshalJSON decodes a webhook. It fails for one without id or name, which no later request could name.
+func (w *Webhook) UnmarshalJSON(text []byte) error {
+	type plain Webhook
+	var wire plain
+	if err := json.Unmarshal(text, &wire); err != nil {
+		return err
+	}
+	if wire.ID <= 0 || wire.Name == "" {
+		return errors.New("a webhook has no id or name")
+	}
+	*w = Webhook(wire)
+	return nil
 }
 
 // fields returns the fields that can be changed, by their names in the API.
@@ -95,8 +111,8 @@ func (c *Client) WebhookByID(ctx context.Context, id int64) (*Webhook, error) {
 
 func byID(path string, id int64) string { return path + strconv.FormatInt(id, 10) + "/" }
 
-// CreateWebhook creates a webhook and returns it as NetBox has it. The kind of the error is KindExists if the name is taken, even by a webhook
-// that the token may not see.
+// CreateWebhook creates a webhook and returns it as NetBox has it. The kind of the error is KindExists if the name is taken, even by a
+// webhook that the token may not see.
 func (c *Client) CreateWebhook(ctx context.Context, webhook Webhook) (*Webhook, error) {
 	if err := c.needEventRules(ctx); err != nil {
 		return nil, err

@@ -16,6 +16,10 @@ type Policy struct {
 	// MaxAge is the maximum age of a delivery that is accepted, 0 for no limit. Younger events are protected from all other limits: a request
 	// that is sent again is deduplicated by its event alone, and would otherwise be stored and processed again.
 	MaxAge time.Duration
+	// UnreadSince is the time up to which NetBox's change log was read, zero if it is not read. Events of later changes are protected for
+	// UnreadAge: a change is known to be stored by its event alone, and would otherwise be stored and processed again.
+	UnreadSince time.Time
+	UnreadAge   time.Duration
 }
 
 // clockSkew is the tolerated difference by which NetBox's clock, which determines the age of deliveries, is ahead of the API server's.
@@ -46,12 +50,16 @@ func (p Policy) expiry(event Event) time.Time {
 	return expiry
 }
 
-// protectedUntil returns the time from which the delivery of an event is too old to be accepted again.
+// protectedUntil returns the time from which the change of an event is too old to be accepted or read again, zero for no protection.
 func (p Policy) protectedUntil(event Event) time.Time {
-	if p.MaxAge == 0 {
+	longest := p.MaxAge
+	if !p.UnreadSince.IsZero() && event.Created.After(p.UnreadSince.Add(-clockSkew)) {
+		longest = max(longest, p.UnreadAge)
+	}
+	if longest == 0 {
 		return time.Time{}
 	}
-	return event.Created.Add(p.MaxAge + clockSkew)
+	return event.Created.Add(longest + clockSkew)
 }
 
 // Plan is one evaluation of all finished events of a source. See New.
@@ -65,7 +73,7 @@ type Plan struct {
 	first  time.Time    // Finished of the oldest kept event
 	next   time.Time    // next expiry of a kept event
 
-	protected      int       // kept events younger than MaxAge
+	protected      int       // kept events that policy protects
 	protectedFirst time.Time // Finished of the oldest of them
 	release        time.Time // next end of their protection
 }
@@ -135,7 +143,7 @@ func (p *Plan) Next() time.Time {
 	return p.next
 }
 
-// Protected returns the number of kept events younger than Policy.MaxAge, which may exceed Policy.MaxEvents.
+// Protected returns the number of kept events that are protected, which may exceed Policy.MaxEvents.
 func (p *Plan) Protected() int { return p.protected }
 
 func earlier(a, b time.Time) time.Time {

@@ -115,3 +115,27 @@ func TestMaxAge(t *testing.T) {
 		}
 	}
 }
+
+// TestUnread: the events of changes that may be read again from the change log are kept beyond MaxEvents.
+func TestUnread(t *testing.T) {
+	event := func(name string, age time.Duration) Event {
+		return Event{Name: name, Created: now.Add(-age), Finished: now.Add(-age)}
+	}
+	read, skewed, unread, tooOld := event("read", 3*time.Hour), event("skewed", 2*time.Hour+clockSkew/2), event("unread", time.Hour), event("old", 30*time.Hour)
+	for _, test := range []struct {
+		unreadSince time.Time
+		excess      []string
+	}{
+		{now.Add(-2 * time.Hour), []string{"old", "read"}},
+		{now.Add(-48 * time.Hour), []string{"old"}},
+		{time.Time{}, []string{"old", "read", "skewed"}},
+	} {
+		plan := New(Policy{
+			SucceededTTL: 72 * time.Hour, FailedTTL: 72 * time.Hour, MaxEvents: 1, UnreadSince: test.unreadSince, UnreadAge: 24 * time.Hour,
+		}, now, 10)
+		plan.Evaluate([]Event{read, skewed, unread, tooOld})
+		if excess, _ := plan.Excess(); !slices.Equal(names(excess), test.excess) {
+			t.Errorf("read until %s: the excess is %v, want %v", test.unreadSince, names(excess), test.excess)
+		}
+	}
+}

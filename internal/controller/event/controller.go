@@ -117,6 +117,8 @@ type Options struct {
 	// Journal detects events whose processing crashes the process; nil for none.
 	Journal *journal.Journal
 	Metrics *Metrics
+	// Received is called for each pending event once it is known. It must not block, and may be nil.
+	Received func(event *v1alpha1.NetBoxEvent)
 	// Changed is called for the source of each event that comes, is finished or is deleted. It may be nil.
 	Changed func(source types.NamespacedName)
 	// Finished is called for the source of each event that is finished. It may be nil.

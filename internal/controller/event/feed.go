@@ -67,6 +67,9 @@ func (f *feeder) Seen(ctx context.Context, object client.Object) {
 	f.adoptPlaces(client.ObjectKeyFromObject(event))
 	if entry != nil {
 		f.matches.Add(entry)
+		if f.Received != nil {
+			f.Received(event)
+		}
 		f.changed(types.NamespacedName{Namespace: event.Namespace, Name: event.Spec.SourceRef.Name})
 	}
 }

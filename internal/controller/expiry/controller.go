@@ -174,7 +174,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	}
 	sweep := sweep{
 		Reconciler: r, source: &source, gone: gone, behind: behind,
-		plan: retention.New(policyOf(&source.Spec), r.Clock.Now(), maxExcess),
+		plan: retention.New(policyOf(&source), r.Clock.Now(), maxExcess),
 	}
 	more, err := sweep.run(ctx)
 	if err != nil {
@@ -199,7 +199,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	return reconcile.Result{RequeueAfter: next}, client.IgnoreNotFound(r.report(ctx, &sweep))
 }
 
-func policyOf(spec *v1alpha1.NetBoxSourceSpec) retention.Policy {
+func policyOf(source *v1alpha1.NetBoxSource) retention.Policy {
+	spec := &source.Spec
 	policy := retention.Policy{
 		SucceededTTL: spec.Retention.SucceededTTL.Duration,
 		FailedTTL:    spec.Retention.FailedTTL.Duration,
@@ -208,7 +209,14 @@ func policyOf(spec *v1alpha1.NetBoxSourceSpec) retention.Policy {
 	if spec.MaxAge != nil {
 		policy.MaxAge = spec.MaxAge.Duration
 	}
+	if readsChangeLog(source) && source.Status.NetBox != nil && source.Status.NetBox.CursorTime != nil {
+		policy.UnreadSince, policy.UnreadAge = source.Status.NetBox.CursorTime.Time, spec.NetBox.Backfill.MaxAge.Duration
+	}
 	return policy
+}
+
+func readsChangeLog(source *v1alpha1.NetBoxSource) bool {
+	return source.Spec.NetBox != nil && source.Spec.NetBox.Backfill != nil
 }
 
 // begin returns the time until a source may be swept. If that is 0, it resets the counts; behind is the result of the last sweep.
@@ -304,18 +312,24 @@ func (r *Reconciler) report(ctx context.Context, sweep *sweep) error {
 		client.FieldOwner(fieldOwner), client.ForceOwnership)
 }
 
-// exceeded returns the condition MaxEventsExceeded; nil for a source without maxAge.
+// exceeded returns the condition MaxEventsExceeded; nil for a source whose events are not protected.
 func (s *sweep) exceeded() *metav1.Condition {
 	spec := &s.source.Spec
-	if spec.MaxAge == nil {
+	if spec.MaxAge == nil && !readsChangeLog(s.source) {
 		return nil
 	}
 	exceeded := &metav1.Condition{
 		Type: v1alpha1.ConditionMaxEventsExceeded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonWithinMaxEvents,
-		Message:            "the finished events younger than spec.maxAge are within spec.retention.maxEvents",
+		Message:            "the finished events that have to be kept are within spec.retention.maxEvents",
 		ObservedGeneration: s.source.Generation, LastTransitionTime: metav1.NewTime(s.Clock.Now()),
 	}
-	if s.plan.Protected() > int(spec.Retention.MaxEvents) {
+	switch {
+	case s.plan.Protected() <= int(spec.Retention.MaxEvents):
+	case spec.MaxAge == nil:
+		exceeded.Status, exceeded.Reason = metav1.ConditionTrue, v1alpha1.ReasonChangeLogUnread
+		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are kept because NetBox's change log was not yet read "+
+			"beyond their changes, which would be stored again; raise maxEvents, or see the condition ChangeLogRead", spec.Retention.MaxEvents)
+	default:
 		exceeded.Status, exceeded.Reason = metav1.ConditionTrue, v1alpha1.ReasonYoungerThanMaxAge
 		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are younger than %s (spec.maxAge) and are kept "+
 			"to deduplicate deliveries that are sent again; raise maxEvents, lower maxAge, or set spec.rateLimit",

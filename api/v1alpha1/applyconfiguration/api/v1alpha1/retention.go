@@ -32,7 +32,8 @@ type RetentionApplyConfiguration struct {
 	// failedTTL is the time for which an event is kept after it failed, for example 168h.
 	FailedTTL *v1.Duration `json:"failedTTL,omitempty"`
 	// maxEvents is the maximum number of finished events of the source, for example 5000; the oldest are deleted first. Events younger than
-	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again; the condition MaxEventsExceeded is then True.
+	// spec.maxAge are kept beyond it, to deduplicate deliveries that are sent again, and so are those of changes that may be read again from
+	// NetBox's change log; the condition MaxEventsExceeded is then True.
 	MaxEvents *int32 `json:"maxEvents,omitempty"`
 }
 
