@@ -101,7 +101,7 @@ func (n *fakeNetBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n.down(w, r)
 		return
 	}
-	if r.Header.Get("Authorization") == "Token wrong" {
+	if r.Header.Get("Authorization") == "Token wrong-token" {
 		answer(w, http.StatusForbidden, map[string]string{"detail": "Invalid v1 token"})
 		return
 	}

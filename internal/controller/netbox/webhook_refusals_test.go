@@ -149,7 +149,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("NETBOX_TOKEN", "")
 			n := newFakeNetBox(t, "4.7.3")
-			o := newOperator(t, n.URL, "right", func(s *v1alpha1.NetBoxSource) { s.Spec.NetBox.Webhook.ObjectTypes = []string{"dcim.*"} })
+			o := newOperator(t, n.URL, "right-token", func(s *v1alpha1.NetBoxSource) { s.Spec.NetBox.Webhook.ObjectTypes = []string{"dcim.*"} })
 			n.set(func() {
 				for _, objects := range n.objects { // for hide
 					objects[1] = map[string]any{"id": 1, "name": o.objectName() + " of others", "description": ""}
@@ -187,7 +187,7 @@ func TestRefusedChanges(t *testing.T) {
 	t.Setenv("NETBOX_TOKEN", "")
 	for kind, model := range map[string]string{"webhooks": "extras.webhook", "event-rules": "extras.eventrule"} {
 		n := newFakeNetBox(t, "4.7.3")
-		o := newOperator(t, n.URL, "right", nil)
+		o := newOperator(t, n.URL, "right-token", nil)
 		o.reconcile(0)
 		n.set(func() {
 			for _, object := range n.objects[kind] {
@@ -242,7 +242,7 @@ func TestTypesWithoutEventRules(t *testing.T) {
 	for i := range 25 {
 		n.types[fmt.Sprintf("auth.model%d", i)] = false
 	}
-	o := newOperator(t, n.URL, "right", func(s *v1alpha1.NetBoxSource) { s.Spec.NetBox.Webhook.ObjectTypes = []string{"*"} })
+	o := newOperator(t, n.URL, "right-token", func(s *v1alpha1.NetBoxSource) { s.Spec.NetBox.Webhook.ObjectTypes = []string{"*"} })
 	o.reconcile(0)
 	o.reconcile(5 * time.Second) // the number of refusals in one check is limited
 	o.expect(v1alpha1.ConditionWebhookConfigured, "True Configured", "4 object types")
@@ -257,7 +257,7 @@ func TestTypesWithoutEventRules(t *testing.T) {
 func TestRequestsAtRest(t *testing.T) {
 	t.Setenv("NETBOX_TOKEN", "")
 	n := newFakeNetBox(t, "4.7.3")
-	o := newOperator(t, n.URL, "right", nil)
+	o := newOperator(t, n.URL, "right-token", nil)
 	result := o.reconcile(0)
 	if result.RequeueAfter != 15*time.Second {
 		t.Errorf("the Secrets are read again after %s", result.RequeueAfter)
@@ -284,7 +284,7 @@ func TestRequestsAtRest(t *testing.T) {
 func TestKeys(t *testing.T) {
 	t.Setenv("NETBOX_TOKEN", "")
 	n := newFakeNetBox(t, "4.7.3")
-	o := newOperator(t, n.URL, "right", nil)
+	o := newOperator(t, n.URL, "right-token", nil)
 	o.reconcile(0)
 	o.setSecret("webhook", map[string][]byte{"secret": []byte("first"), "z": []byte(" padded")})
 	o.reconcile(15 * time.Second)
@@ -303,13 +303,13 @@ func TestKeys(t *testing.T) {
 		t.Errorf("the secret in NetBox is %q", webhook.Secret)
 	}
 
-	o.setSecret("token", map[string][]byte{"token": []byte("wrong")})
+	o.setSecret("token", map[string][]byte{"token": []byte("wrong-token")})
 	o.reconcile(15 * time.Second)
 	o.expect(v1alpha1.ConditionNetBoxReachable, "False TokenRefused", "NetBox does not know the token")
 	o.setSecret("token", map[string][]byte{})
 	o.reconcile(15 * time.Second)
 	o.expect(v1alpha1.ConditionNetBoxReachable, "False TokenUnreadable", "spec.netbox.tokenSecretRef: Secret token has no entry token")
-	o.setSecret("token", map[string][]byte{"token": []byte("right")})
+	o.setSecret("token", map[string][]byte{"token": []byte("right-token")})
 	o.reconcile(15 * time.Second)
 	o.expectConfigured()
 }
@@ -335,7 +335,7 @@ func TestDeletionWhileNetBoxIsAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newFakeNetBox(t, "4.7.3")
-			o := newOperator(t, n.URL, "right", nil)
+			o := newOperator(t, n.URL, "right-token", nil)
 			o.reconcile(0)
 			test.fail(o, n)
 			o.events()
@@ -361,7 +361,7 @@ func TestDeletionWhileNetBoxIsAway(t *testing.T) {
 	t.Run("nothing was made", func(t *testing.T) {
 		n := newFakeNetBox(t, "4.7.3")
 		down(http.StatusBadGateway)(n)
-		o := newOperator(t, n.URL, "right", nil)
+		o := newOperator(t, n.URL, "right-token", nil)
 		o.reconcile(0)
 		o.delete()
 		o.reconcile(0)
@@ -373,7 +373,7 @@ func TestDeletionWhileNetBoxIsAway(t *testing.T) {
 	})
 	t.Run("the token is deleted with the namespace", func(t *testing.T) {
 		n := newFakeNetBox(t, "4.7.3")
-		o := newOperator(t, n.URL, "right", nil)
+		o := newOperator(t, n.URL, "right-token", nil)
 		o.reconcile(0)
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: o.name.Namespace, Name: "token"}}
 		if err := plane.Client.Delete(t.Context(), secret); err != nil {
@@ -392,7 +392,7 @@ func TestDeletionWhileNetBoxIsAway(t *testing.T) {
 func TestStatusIsLost(t *testing.T) {
 	t.Setenv("NETBOX_TOKEN", "")
 	n := newFakeNetBox(t, "4.7.3")
-	o := newOperator(t, n.URL, "right", nil)
+	o := newOperator(t, n.URL, "right-token", nil)
 	o.reconcile(0)
 	source := o.source()
 	source.Status = v1alpha1.NetBoxSourceStatus{}
@@ -412,7 +412,7 @@ func TestStatusIsLost(t *testing.T) {
 func TestWatches(t *testing.T) {
 	t.Setenv("NETBOX_TOKEN", "")
 	n := newFakeNetBox(t, "4.7.3")
-	o := newOperator(t, n.URL, "right", func(s *v1alpha1.NetBoxSource) {
+	o := newOperator(t, n.URL, "right-token", func(s *v1alpha1.NetBoxSource) {
 		s.Spec.NetBox.Webhook.ObjectTypes = []string{v1alpha1.ObjectTypesFromRules}
 	})
 	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{

@@ -249,7 +249,7 @@ func forEachNetBox(t *testing.T, test func(t *testing.T, url, token string)) {
 	for _, version := range []string{"3.7.8", "4.0.11", "4.1.11", "4.7.3"} {
 		t.Run(version, func(t *testing.T) {
 			t.Setenv("NETBOX_TOKEN", "")
-			test(t, newFakeNetBox(t, version).URL, "right")
+			test(t, newFakeNetBox(t, version).URL, "right-token")
 		})
 	}
 	t.Run("live", func(t *testing.T) {
