@@ -794,9 +794,9 @@ func TestDiagnosis(t *testing.T) {
 	if err := plane.Client.Status().Update(t.Context(), source); err != nil {
 		t.Fatal(err)
 	}
-	w.netbox.set("/api/extras/webhooks/14/", map[string]any{"id": 14, "payload_url": "https://user:secret@elsewhere.example/x"})
+	w.netbox.set("/api/extras/webhooks/14/", map[string]any{"id": 14, "name": "w", "payload_url": "https://user:secret@elsewhere.example/x"})
 	w.netbox.set("/api/extras/event-rules/9/", map[string]any{
-		"id": 9, "enabled": false, "action_type": map[string]any{"value": "webhook"}, "action_object_type": "extras.webhook", "action_object_id": 14,
+		"id": 9, "name": "w", "enabled": false, "action_type": map[string]any{"value": "webhook"}, "action_object_type": "extras.webhook", "action_object_id": 14,
 	})
 	w.reconcile()
 	w.make("r1", "create", 1)
