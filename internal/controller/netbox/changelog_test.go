@@ -23,7 +23,9 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -33,6 +35,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 const (
@@ -418,6 +421,78 @@ func TestRestart(t *testing.T) {
 	w.expect("two leaders at once", "created 1", "updated 1", "deleted 2")
 }
 
+// TestRestartWithinLag: the webhooks came before the restart. Their events are listed once for a bulk edit, and read one by one otherwise.
+func TestRestartWithinLag(t *testing.T) {
+	w := newWorld(t, nil)
+	w.make("r0", "create", 99)
+	w.reconcile()
+	w.pass(time.Second)
+	for i := range 6 {
+		r := w.siteRow("bulk", "update", i+1)
+		w.netbox.log(r)
+		if i != 2 {
+			w.webhook(r, "updated")
+		}
+	}
+	single := w.siteRow("single", "update", 7)
+	w.netbox.log(single)
+	w.webhook(single, "updated")
+	w.restart()
+	counting := &countingStore{EventStore: w.events}
+	w.log.Events = counting
+	w.pass(late)
+	w.expectCondition("Receiving", "True ChangesArrive", "1 did not, and became events from the change log")
+	if counting.gets != 2 || counting.creations != 1 || w.source().Status.NetBox.Missed != 1 {
+		t.Errorf("%d events were read, and %d created", counting.gets, counting.creations)
+	}
+}
+
+// TestTooLarge: a change that cannot be stored does not hold up the others.
+func TestTooLarge(t *testing.T) {
+	w := newWorld(t, nil)
+	w.reconcile()
+	large := w.siteRow("r1", "update", 1)
+	large.postchange["comments"] = strings.Repeat("x", 2<<20)
+	w.netbox.log(large)
+	w.make("r2", "create", 2)
+	w.pass(lag + interval)
+	w.expect("the other one", "created 2")
+	w.expectNotice("ChangeNotStored dcim.site 1")
+}
+
+// TestController runs the controller in a manager.
+func TestController(t *testing.T) {
+	w := newWorld(t, nil)
+	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
+		Scheme: plane.Client.Scheme(), Logger: logr.Discard(), Metrics: metricsserver.Options{BindAddress: "0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.log.Cached, w.log.Status = mgr.GetClient(), mgr.GetClient()
+	if err := w.log.SetupWithManager(mgr); err != nil {
+		t.Fatal(err)
+	}
+	controlplane.Run(t, mgr)
+	wait := func(reason string, done func(*v1alpha1.NetBoxSource) bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !done(w.source()); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %+v", reason, w.source().Status)
+			}
+		}
+	}
+	wait("the first reading", func(s *v1alpha1.NetBoxSource) bool {
+		return meta.IsStatusConditionTrue(s.Status.Conditions, "ChangeLogRead")
+	})
+	source, value := w.source(), w.clock.Now().Add(-time.Hour).Format(time.RFC3339)
+	source.Annotations = map[string]string{v1alpha1.AnnotationBackfillSince: value}
+	if err := plane.Client.Update(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	wait("the annotation", func(s *v1alpha1.NetBoxSource) bool { return s.Status.NetBox.BackfillSince == value })
+}
+
 func TestFrom(t *testing.T) {
 	w := newWorld(t, nil)
 	at := w.clock.Now()
@@ -719,9 +794,9 @@ func TestDiagnosis(t *testing.T) {
 	if err := plane.Client.Status().Update(t.Context(), source); err != nil {
 		t.Fatal(err)
 	}
-	w.netbox.set("/api/extras/webhooks/14/", map[string]any{"id": 14, "payload_url": "https://user:secret@elsewhere.example/x"})
+	w.netbox.set("/api/extras/webhooks/14/", map[string]any{"id": 14, "name": "w", "payload_url": "https://user:secret@elsewhere.example/x"})
 	w.netbox.set("/api/extras/event-rules/9/", map[string]any{
-		"id": 9, "enabled": false, "action_type": map[string]any{"value": "webhook"}, "action_object_type": "extras.webhook", "action_object_id": 14,
+		"id": 9, "name": "w", "enabled": false, "action_type": map[string]any{"value": "webhook"}, "action_object_type": "extras.webhook", "action_object_id": 14,
 	})
 	w.reconcile()
 	w.make("r1", "create", 1)
