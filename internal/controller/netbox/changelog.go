@@ -101,7 +101,7 @@ type ChangeLog struct {
 	// Pending returns the number of pending events of a source.
 	Pending  func(source types.NamespacedName) int
 	Recorder events.EventRecorder
-	Metrics  *ChangeLogMetrics
+	Metrics  *Metrics
 	Clock    clock.PassiveClock
 	Log      logr.Logger
 
@@ -191,7 +191,7 @@ func (c *ChangeLog) Reconcile(ctx context.Context, request reconcile.Request) (r
 	var source v1alpha1.NetBoxSource
 	if err := c.Cached.Get(ctx, request.NamespacedName, &source); apierrors.IsNotFound(err) {
 		c.states.Delete(request.NamespacedName)
-		c.Metrics.forget(request.String())
+		c.Metrics.forgetChangeLog(request.String())
 		return reconcile.Result{}, nil
 	} else if err != nil {
 		return reconcile.Result{}, err
@@ -377,7 +377,7 @@ func (c *ChangeLog) write(ctx context.Context, source *v1alpha1.NetBoxSource, st
 func (c *ChangeLog) release(ctx context.Context, source *v1alpha1.NetBoxSource, state *logState) error {
 	state.sightings.turn(false)
 	state.cursorTime, state.window, state.settled, state.next = time.Time{}, nil, map[changeKey]bool{}, time.Time{}
-	c.Metrics.forget(client.ObjectKeyFromObject(source).String())
+	c.Metrics.forgetChangeLog(client.ObjectKeyFromObject(source).String())
 	if meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionChangeLogRead) == nil {
 		return nil
 	}

@@ -95,10 +95,11 @@ func (w *world) restart() {
 	transports := outbound.NewTransports(outbound.Options{
 		Secrets: secrets, AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Clock: w.clock,
 	})
+	metrics := controller.NewMetrics(prometheus.NewRegistry())
 	w.log = &controller.ChangeLog{
-		Cached: plane.Client, Status: plane.Client, Clients: controller.NewClients(transports, secrets, w.clock), Events: w.events,
+		Cached: plane.Client, Status: plane.Client, Clients: controller.NewClients(transports, secrets, metrics, w.clock), Events: w.events,
 		Metadata: metadata, Accept: rule.NewAcceptCache(), Pending: func(types.NamespacedName) int { return w.pending }, Recorder: w.recorder,
-		Metrics: controller.NewChangeLogMetrics(prometheus.NewRegistry()), Clock: w.clock, Log: logr.Discard(),
+		Metrics: metrics, Clock: w.clock, Log: logr.Discard(),
 	}
 }
 
