@@ -31,14 +31,15 @@ func NewChangeLogMetrics(registry prometheus.Registerer) *ChangeLogMetrics {
 		}, source),
 		upToDate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "netbox_events_netbox_changelog_up_to_date_timestamp_seconds",
-			Help: "Unix time at which NetBox's change log was last read to its end, by source. Reported by the leader alone.",
+			Help: "Unix time at which NetBox's change log was last read to its end, or at which this replica began to read it, by source. " +
+				"Reported by the leader alone.",
 		}, source),
 	}
 	registry.MustRegister(m.missed, m.phantoms, m.receiving, m.upToDate)
 	return m
 }
 
-// observe reports the condition Receiving, and when the change log was read to its end; zero for not yet.
+// observe reports the condition Receiving, and when the change log was read to its end, or the reading began.
 func (m *ChangeLogMetrics) observe(source string, receiving *metav1.Condition, upToDate time.Time) {
 	m.missed.WithLabelValues(source)
 	m.phantoms.WithLabelValues(source)
@@ -50,9 +51,7 @@ func (m *ChangeLogMetrics) observe(source string, receiving *metav1.Condition, u
 	default:
 		m.receiving.DeleteLabelValues(source)
 	}
-	if !upToDate.IsZero() {
-		m.upToDate.WithLabelValues(source).Set(float64(upToDate.Unix()))
-	}
+	m.upToDate.WithLabelValues(source).Set(float64(upToDate.Unix()))
 }
 
 // forget deletes the series of a source.
