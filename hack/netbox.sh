@@ -102,7 +102,10 @@ install_netbox() {
 }
 
 # random LENGTH: prints letters and digits.
-random() { "$venv/bin/python" -c "import secrets, string; print(''.join(secrets.choice(string.ascii_letters + string.digits) for _ in range($1)))"; }
+random() {
+  "$venv/bin/python" -c 'import secrets, string, sys
+print("".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(int(sys.argv[1]))))' "$1"
+}
 
 write_credentials() {
   cat <<EOF
@@ -143,7 +146,7 @@ make_template() {
 environment() {
   # shellcheck disable=SC1091 # written by write_credentials
   . "$directory/credentials"
-  export NETBOX_ROOT=$directory NETBOX_CONFIGURATION=netbox_configuration PYTHONPATH=$root/hack/netbox
+  export NETBOX_ROOT=$directory NETBOX_CONFIGURATION=netbox_configuration PYTHONPATH=$root/hack/netbox PYTHONDONTWRITEBYTECODE=1
 }
 
 pid_file() {
@@ -159,13 +162,14 @@ running() {
   tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$directory/" # the process id may be another program's by now
 }
 
-# end SERVICE: ends a service and waits for it. The second signal makes the worker give up its job.
+# end SERVICE: ends a service and waits for it. SIGINT makes PostgreSQL disconnect its clients, a second signal the worker give up its job.
 end() {
-  local i
+  local i signal=TERM
+  [ "$1" != postgres ] || signal=INT
   for i in {0..150}; do
     running "$1" || return 0
     case $i in
-    0 | 10) kill "$pid" 2>/dev/null || true ;;
+    0 | 10) kill -s "$signal" "$pid" 2>/dev/null || true ;;
     150) kill -KILL "$pid" 2>/dev/null || true ;;
     esac
     sleep 0.1
@@ -181,12 +185,14 @@ start() {
   echo "$started" >"$directory/$service.pid"
 }
 
-# await SERVICE COMMAND...: waits until the command succeeds, or dies if the service, which was just started, has ended.
+# await SERVICE COMMAND...: waits until the command succeeds, or dies if the service, which was just started, ends or takes 5 minutes.
 await() {
-  local service=$1
+  local service=$1 deadline=$((SECONDS + 300))
   shift
   until "$@"; do
-    kill -0 "$started" 2>/dev/null || die "$service does not start: $(tail -n 20 "$directory/$service.log")"
+    if [ "$SECONDS" -gt "$deadline" ] || ! kill -0 "$started" 2>/dev/null; then
+      die "$service does not start: $(tail -n 20 "$directory/$service.log")"
+    fi
     sleep 0.1
   done
 }
@@ -213,7 +219,7 @@ start_netbox() {
   port=$(cat "$directory/port" 2>/dev/null || echo 0)
   if ! running web; then
     start web "$venv/bin/gunicorn" --pid "$directory/web.pid" --bind "127.0.0.1:$port" --workers 1 --threads 4 --timeout 120 \
-      --no-control-socket netbox.wsgi
+      --no-control-socket netbox_wsgi
     web=$started
   fi
   if ! running worker; then
@@ -243,6 +249,7 @@ up() {
   prepare
   if [ -z "$directory" ]; then
     directory=$(mktemp -d "${TMPDIR:-/tmp}/netbox.XXXXXX")
+    trap 'down "$directory"; rm -rf "$directory"' EXIT
     chmod 711 "$directory"
   fi
   mkdir -p "$directory"/{media,reports,scripts}
@@ -258,6 +265,7 @@ up() {
   start_netbox
   grep -v NETBOX_SECRET "$directory/credentials"
   printf 'export NETBOX_URL=http://127.0.0.1:%s\nexport NETBOX_DIR=%q\n' "$(cat "$directory/port")" "$directory"
+  trap - EXIT
 }
 
 # prepare: fills the cache, and sets postgres and template. One process at a time changes the cache.
@@ -283,8 +291,8 @@ down() {
   done
 }
 
-case ${1:-} in
-up) up "${@:2}" ;;
-down) down "${@:2}" ;;
+case $#,${1:-} in
+[12],up) up "${@:2}" ;;
+[2-9],down) down "${@:2}" ;;
 *) die "usage: hack/netbox.sh up [DIRECTORY] | down DIRECTORY [SERVICE...]" ;;
 esac

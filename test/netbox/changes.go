@@ -331,11 +331,11 @@ func (c *Changes) disconnect(ctx context.Context) error {
 // tag replaces the tags of an object.
 func (c *Changes) tag(ctx context.Context) error {
 	return c.relate(ctx, "tag ", pick(c, taggable), "extras.tag", func(tags []int64) map[string]any {
-		list := make([]map[string]any, len(tags))
+		bodies := make([]map[string]any, len(tags))
 		for i, id := range tags {
-			list[i] = map[string]any{"id": id}
+			bodies[i] = map[string]any{"id": id}
 		}
-		return map[string]any{"tags": list}
+		return map[string]any{"tags": bodies}
 	})
 }
 
@@ -494,11 +494,10 @@ func (c *Changes) remove(deleted ...*object) {
 func (c *Changes) request(ctx context.Context, kind, method, path string, body, out any) (bool, error) {
 	id, err := c.client.send(ctx, method, path, body, out)
 	outcome := Committed
-	var refused *StatusError
 	switch {
 	case strings.HasSuffix(path, "?background=true"):
 		outcome = Background
-	case method == http.MethodDelete && errors.As(err, &refused) && refused.Status == http.StatusConflict:
+	case method == http.MethodDelete && isStatus(err, http.StatusConflict):
 		outcome, kind, err = RolledBack, "refused "+kind, nil
 	}
 	if err == nil {
@@ -510,12 +509,19 @@ func (c *Changes) request(ctx context.Context, kind, method, path string, body, 
 // fail makes a request that NetBox must refuse.
 func (c *Changes) fail(ctx context.Context, kind, method, path string, body any) error {
 	id, err := c.client.send(ctx, method, path, body, nil)
-	var refused *StatusError
-	if !errors.As(err, &refused) || refused.Status != http.StatusBadRequest {
-		return fmt.Errorf("%s: got %w, want status 400", kind, err)
+	if err == nil {
+		return fmt.Errorf("%s: NetBox accepted it", kind)
+	}
+	if !isStatus(err, http.StatusBadRequest) {
+		return err
 	}
 	c.Requests = append(c.Requests, Request{ID: id, Kind: kind, Outcome: RolledBack})
 	return nil
+}
+
+func isStatus(err error, status int) bool {
+	refused, ok := errors.AsType[*StatusError](err)
+	return ok && refused.Status == status
 }
 
 // some returns n random objects of a type, or errNone.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // NetBox is a running NetBox.
@@ -53,19 +54,19 @@ func Start(ctx context.Context) (*NetBox, error) {
 
 // Stop ends NetBox's programs and removes its directory.
 func (n *NetBox) Stop() error {
-	return errors.Join(n.run(context.Background(), "down", n.Directory), os.RemoveAll(n.Directory))
+	return errors.Join(run(exec.Command(n.script, "down", n.Directory)), os.RemoveAll(n.Directory))
 }
 
 // StopWorker ends the worker, which sends webhooks and runs background jobs. They queue until StartWorker.
 func (n *NetBox) StopWorker(ctx context.Context) error {
-	return n.run(ctx, "down", n.Directory, "worker")
+	return n.down(ctx, "worker")
 }
 
 // StartWorker starts the worker and waits until it is ready, which takes 5 to 20 seconds.
 func (n *NetBox) StartWorker(ctx context.Context) error { return n.up(ctx) }
 
 // StopWeb ends the web server, so that connections are refused.
-func (n *NetBox) StopWeb(ctx context.Context) error { return n.run(ctx, "down", n.Directory, "web") }
+func (n *NetBox) StopWeb(ctx context.Context) error { return n.down(ctx, "web") }
 
 // StartWeb starts the web server at the same URL and waits until it answers.
 func (n *NetBox) StartWeb(ctx context.Context) error { return n.up(ctx) }
@@ -88,9 +89,9 @@ func (n *NetBox) pid(service string) (int, error) {
 func (n *NetBox) up(ctx context.Context) error {
 	var output bytes.Buffer
 	command := exec.CommandContext(ctx, n.script, "up", n.Directory)
-	command.Stdout, command.Stderr = &output, os.Stderr
-	if err := command.Run(); err != nil {
-		return fmt.Errorf("starting NetBox: %w", err)
+	command.Stdout = &output
+	if err := run(command); err != nil {
+		return err
 	}
 	variables := map[string]string{}
 	for line := range strings.Lines(output.String()) {
@@ -102,11 +103,15 @@ func (n *NetBox) up(ctx context.Context) error {
 	return nil
 }
 
-func (n *NetBox) run(ctx context.Context, arguments ...string) error {
-	command := exec.CommandContext(ctx, n.script, arguments...)
+func (n *NetBox) down(ctx context.Context, service string) error {
+	return run(exec.CommandContext(ctx, n.script, "down", n.Directory, service))
+}
+
+func run(command *exec.Cmd) error {
 	command.Stderr = os.Stderr
+	command.WaitDelay = 10 * time.Second // for programs of the script that outlive it
 	if err := command.Run(); err != nil {
-		return fmt.Errorf("%s %s: %w", n.script, strings.Join(arguments, " "), err)
+		return fmt.Errorf("%s: %w", strings.Join(command.Args, " "), err)
 	}
 	return nil
 }

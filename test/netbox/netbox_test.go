@@ -84,8 +84,8 @@ func start(t *testing.T) (*netbox.NetBox, *receiver) {
 	return n, received
 }
 
-// TestChangeLog checks that each change has one webhook, and rows in the change log that fold to the same event. Only an update that changes
-// nothing has no row, and only object types without event rules have no webhook.
+// TestChangeLog checks that each change has one webhook, and rows in the change log that fold to the same event. Only an update that
+// changes nothing has no row, and only object types without event rules have no webhook.
 func TestChangeLog(t *testing.T) {
 	n, received := start(t)
 	changes := netbox.NewChanges(n.Client, 1)

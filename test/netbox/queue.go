@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Queue counts the jobs of NetBox's worker: webhooks that are not yet sent, and background jobs.
+// Queue counts the jobs of NetBox's worker: webhooks that are not yet sent, updates of its search index, and background jobs.
 type Queue struct {
 	// Waiting jobs were not started. FlushQueue drops them.
 	Waiting int

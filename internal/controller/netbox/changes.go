@@ -66,7 +66,8 @@ func (c *change) add(row *netboxapi.Row) {
 	}
 }
 
-func (c *change) bytes() int { return len(c.before) + len(c.after) + len(c.latest) }
+// bytes returns the length of the states that the change holds: after is latest, or absent.
+func (c *change) bytes() int { return len(c.before) + len(c.latest) }
 
 // settle drops what is only needed to make an event.
 func (c *change) settle() { c.isSettled, c.before, c.after, c.latest = true, nil, nil, nil }
@@ -196,8 +197,8 @@ func (w *window) oldest() *change {
 	return nil
 }
 
-// trim removes the rows at the beginning of the window whose changes are settled, not younger than a time, and have no later rows. It returns
-// them.
+// trim removes the rows at the beginning of the window whose changes are settled, not younger than a time, and have no later rows. It
+// returns them.
 func (w *window) trim(horizon time.Time) (trimmed []entry) {
 	var newest netboxapi.Cursor
 	for i, entry := range w.entries {

@@ -51,6 +51,8 @@ const (
 	minCheckBackoff, maxCheckBackoff = 5 * time.Second, 5 * time.Minute
 	// minAPIBackoff and maxAPIBackoff bound the backoff after an error of the API server.
 	minAPIBackoff, maxAPIBackoff = 100 * time.Millisecond, time.Minute
+	// staleInterval is the pause after a conflict: the cache had an older source than the API server.
+	staleInterval = 100 * time.Millisecond
 	// webhookWorkers is the number of concurrent reconciles: they mostly wait for NetBox.
 	webhookWorkers = 4
 )
@@ -170,7 +172,9 @@ func (r *WebhookReconciler) Reconcile(ctx context.Context, request reconcile.Req
 	case hasFinalizer && (managed(source) == nil || !source.DeletionTimestamp.IsZero()):
 		return r.remove(ctx, source, state)
 	case managed(source) != nil && !hasFinalizer:
-		if err := r.setFinalizer(ctx, source, controllerutil.AddFinalizer); err != nil {
+		if err := r.setFinalizer(ctx, source, controllerutil.AddFinalizer); apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: staleInterval}, nil
+		} else if err != nil {
 			return reconcile.Result{}, err
 		}
 	}

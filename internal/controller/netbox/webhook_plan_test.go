@@ -101,7 +101,8 @@ func FuzzSigningKey(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if text := string(key.Value); !utf8.ValidString(text) || utf8.RuneCountInString(text) > maxSecretLength || strings.TrimSpace(text) != text {
+		text := string(key.Value)
+		if !utf8.ValidString(text) || utf8.RuneCountInString(text) > maxSecretLength || strings.TrimSpace(text) != text {
 			t.Errorf("the key %q is taken as %q", value, text)
 		}
 	})

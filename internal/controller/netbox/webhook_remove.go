@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -166,7 +167,9 @@ func (r *WebhookReconciler) reportLeft(ctx context.Context, source *v1alpha1.Net
 func (r *WebhookReconciler) finishRemoval(
 	ctx context.Context, source *v1alpha1.NetBoxSource, state *webhookState,
 ) (reconcile.Result, error) {
-	if err := r.setFinalizer(ctx, source, controllerutil.RemoveFinalizer); err != nil {
+	if err := r.setFinalizer(ctx, source, controllerutil.RemoveFinalizer); apierrors.IsConflict(err) {
+		return reconcile.Result{RequeueAfter: staleInterval}, nil
+	} else if err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	state.status = webhookStatus{version: state.status.version, reachable: state.status.reachable}
