@@ -216,7 +216,7 @@ func (c *ChangeLog) Reconcile(ctx context.Context, request reconcile.Request) (r
 		state.generation = source.Generation
 	}
 	receiving := c.receiving(ctx, &source, state)
-	c.Metrics.observe(request.String(), &receiving, state.upToDate)
+	c.Metrics.observe(request.String(), &receiving, later(state.upToDate, state.startedAt))
 	err := c.write(ctx, &source, state, []metav1.Condition{state.read, receiving})
 	if apierrors.IsConflict(err) {
 		return reconcile.Result{RequeueAfter: writeConflictPause}, nil
@@ -394,6 +394,13 @@ func (c *ChangeLog) release(ctx context.Context, source *v1alpha1.NetBoxSource, 
 // warn makes a Kubernetes Event of a source.
 func (c *ChangeLog) warn(source *v1alpha1.NetBoxSource, reason, format string, args ...any) {
 	notice.Recorder{EventRecorder: c.Recorder}.Eventf(source, nil, corev1.EventTypeWarning, reason, "ReadChangeLog", format, args...)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func sinceOf(object client.Object) string {

@@ -42,14 +42,15 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, source),
 		upToDate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "netbox_events_netbox_changelog_up_to_date_timestamp_seconds",
-			Help: "Unix time at which NetBox's change log was last read to its end, by source. Reported by the leader alone.",
+			Help: "Unix time at which NetBox's change log was last read to its end, or at which this replica began to read it, by source. " +
+				"Reported by the leader alone.",
 		}, source),
 	}
 	registry.MustRegister(m.requests, m.drift, m.missed, m.phantoms, m.receiving, m.upToDate)
 	return m
 }
 
-// observe reports the condition Receiving, and when the change log was read to its end; zero for not yet.
+// observe reports the condition Receiving, and when the change log was read to its end, or the reading began.
 func (m *Metrics) observe(source string, receiving *metav1.Condition, upToDate time.Time) {
 	m.missed.WithLabelValues(source)
 	m.phantoms.WithLabelValues(source)
@@ -61,9 +62,7 @@ func (m *Metrics) observe(source string, receiving *metav1.Condition, upToDate t
 	default:
 		m.receiving.DeleteLabelValues(source)
 	}
-	if !upToDate.IsZero() {
-		m.upToDate.WithLabelValues(source).Set(float64(upToDate.Unix()))
-	}
+	m.upToDate.WithLabelValues(source).Set(float64(upToDate.Unix()))
 }
 
 // forgetChangeLog deletes the series of a source whose change log is not read any more.
