@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -248,6 +249,13 @@ func (s *scene) compareLate(requests []netbox.Request, events []v1alpha1.NetBoxE
 		s.result.Equal++
 		if reflect.DeepEqual(values(event.Spec.Data, "last_updated"), values(would.Spec.Data, "last_updated")) {
 			s.result.EqualData++
+		} else {
+			a, b := values(event.Spec.Data, "last_updated"), values(would.Spec.Data, "last_updated")
+			for k := range b {
+				if !reflect.DeepEqual(a[k], b[k]) {
+					fleet.Say("DATA %s %s %s %v: %.200v want %.200v", event.Name, event.Spec.Event, k, event.Spec.Delivery.DataReadAt != nil, a[k], b[k])
+				}
+			}
 		}
 	}
 	s.promises.Holds(s.result.Late > 0, "no webhook came late")
@@ -260,7 +268,7 @@ func difference(have, want *v1alpha1.NetBoxEventSpec) (names []string) {
 		"event": {have.Event, want.Event}, "objectType": {have.ObjectType, want.ObjectType}, "model": {have.Model, want.Model},
 		"objectID": {have.ObjectID, want.ObjectID}, "objectURL": {have.ObjectURL, want.ObjectURL},
 		"username": {have.Username, want.Username}, "requestID": {have.RequestID, want.RequestID},
-		"changedFields": {have.ChangedFields, want.ChangedFields},
+		"changedFields": {fieldsOf(have), fieldsOf(want)},
 		"prechange":     {snapshot(have, "prechange"), snapshot(want, "prechange")},
 		"postchange":    {snapshot(have, "postchange"), snapshot(want, "postchange")},
 	} {
@@ -273,14 +281,19 @@ func difference(have, want *v1alpha1.NetBoxEventSpec) (names []string) {
 	return names
 }
 
+// fieldsOf returns the changed fields without those that the change log does not have.
+func fieldsOf(spec *v1alpha1.NetBoxEventSpec) []string {
+	return slices.DeleteFunc(slices.Clone(spec.ChangedFields), isUnloggedField)
+}
+
+func isUnloggedField(name string) bool {
+	return slices.Contains([]string{"created", "last_updated", "path", "sort_path"}, name) || strings.HasPrefix(name, "_")
+}
+
 // snapshot returns a snapshot without the fields that the change log does not have.
 func snapshot(spec *v1alpha1.NetBoxEventSpec, name string) map[string]any {
 	fields, _ := decoded(spec.Snapshots[name].Raw).(map[string]any)
-	for field := range fields {
-		if slices.Contains([]string{"created", "last_updated", "path", "sort_path"}, field) || strings.HasPrefix(field, "_") {
-			delete(fields, field)
-		}
-	}
+	maps.DeleteFunc(fields, func(name string, _ any) bool { return isUnloggedField(name) })
 	return fields
 }
 

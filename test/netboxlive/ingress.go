@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -137,10 +138,13 @@ func newGate(target string) (*gate, error) {
 		return nil, err
 	}
 	g := &gate{counts: map[string]int{}}
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(to)
-		r.Out.Host = r.In.Host // NetBox writes its URLs with it
-	}}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Host = r.In.Host // NetBox writes its URLs with it
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // a replica that is killed breaks its requests
+	}
 	g.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
 		g.counts[r.Method+" "+idInPath.ReplaceAllString(r.URL.Path, "/N/")]++
@@ -157,6 +161,16 @@ func (g *gate) reset() map[string]int {
 	counts := g.counts
 	g.counts = map[string]int{}
 	return counts
+}
+
+// total is the number of requests since the last reset.
+func (g *gate) total() (total int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, count := range g.counts {
+		total += count
+	}
+	return total
 }
 
 // call is a request that the sink accepted.

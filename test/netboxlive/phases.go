@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -343,6 +342,7 @@ func (s *scene) withoutWebhooks(ctx context.Context) error {
 	if err := s.netbox.StopWorker(ctx); err != nil {
 		return err
 	}
+	s.changes.Background = false // NetBox refuses it without a worker
 	own, err := s.own(ctx)
 	if err != nil {
 		return err
@@ -354,26 +354,27 @@ func (s *scene) withoutWebhooks(ctx context.Context) error {
 	if err := s.changes.Run(ctx, s.options.changes/2); err != nil {
 		return err
 	}
-	if err := s.stored(ctx, s.unqueued(before)); err != nil {
+	if err := s.stored(ctx, s.changes.Requests[before:]); err != nil {
 		return err
 	}
 	if err := s.silent(ctx, "disabled"); err != nil {
 		return err
 	}
 	s.promises.None(s.ingress.count()-came, "webhooks came although the worker was down")
-	if err := s.netbox.FlushQueue(ctx); err != nil {
+	if err := errors.Join(s.netbox.FlushQueue(ctx), s.check(ctx)); err != nil {
 		return err
 	}
-	if err := s.check(ctx); err != nil {
+	if _, err := s.condition(ctx, v1alpha1.ConditionWebhookConfigured, metav1.ConditionTrue); err != nil {
 		return err
 	}
-	_, err = s.condition(ctx, v1alpha1.ConditionWebhookConfigured, metav1.ConditionTrue)
+	if err := s.netbox.StartWorker(ctx); err != nil {
+		return err
+	}
+	if err := s.changes.Run(ctx, 1); err != nil {
+		return err
+	}
+	_, err = s.condition(ctx, v1alpha1.ConditionReceiving, metav1.ConditionTrue)
 	return err
-}
-
-// unqueued returns the requests after the first n, without those that the worker has to do.
-func (s *scene) unqueued(n int) []netbox.Request {
-	return slices.DeleteFunc(slices.Clone(s.changes.Requests[n:]), func(r netbox.Request) bool { return r.Outcome == netbox.Background })
 }
 
 // silent waits until Receiving is False, and checks that its message has a text.
@@ -390,12 +391,18 @@ func (s *scene) silent(ctx context.Context, text string) error {
 
 // lateWebhooks makes changes whose webhooks come when their events were made from the change log.
 func (s *scene) lateWebhooks(ctx context.Context) error {
+	if err := s.drained(ctx); err != nil {
+		return err
+	}
+	if err := s.netbox.StopWorker(ctx); err != nil {
+		return err
+	}
 	began := time.Now()
 	before, came := len(s.changes.Requests), s.ingress.count()
 	if err := s.changes.Run(ctx, s.options.changes/2); err != nil {
 		return err
 	}
-	requests := s.unqueued(before)
+	requests := s.changes.Requests[before:]
 	if err := s.stored(ctx, requests); err != nil {
 		return err
 	}
@@ -410,6 +417,7 @@ func (s *scene) lateWebhooks(ctx context.Context) error {
 	if err := s.netbox.StartWorker(ctx); err != nil {
 		return err
 	}
+	s.changes.Background = true
 	if err := s.drained(ctx); err != nil {
 		return err
 	}
@@ -546,8 +554,17 @@ func (s *scene) atRest(ctx context.Context) error {
 		}
 	}
 	s.gate.reset()
-	fleet.Pause(ctx, s.options.rest)
-	s.result.RequestsPerHour, s.result.RequestKinds = perHour(s.gate.reset(), s.options.rest)
+	err := fleet.Wait(ctx, patience, "a reading of the change log", func(context.Context) (bool, error) { return s.gate.total() > 0, nil })
+	if err != nil {
+		return err
+	}
+	fleet.Pause(ctx, time.Second)
+	s.gate.reset()
+	fleet.Pause(ctx, s.options.rest+time.Second) // the next reading begins a minute after the end of this one
+	counts := s.gate.reset()
+	s.result.RequestsPerHour, s.result.RequestKinds = perHour(counts, s.options.rest)
+	const most = 600
+	s.promises.Holds(s.result.RequestsPerHour <= most, "%.0f requests to NetBox an hour at rest, want at most %d", s.result.RequestsPerHour, most)
 	return nil
 }
 
