@@ -62,7 +62,7 @@ func (s *Stub) Log(change Change) int {
 	return id
 }
 
-// Answer sets the answer to a GET of a path and query, and to any query in GraphQL for the path /graphql/. Other paths are answered with 404.
+// Answer sets the answer to requests of a path and query, for example /api/dcim/sites/?name=a. Other ones are answered with 404.
 func (s *Stub) Answer(pathAndQuery string, answer any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
