@@ -163,16 +163,6 @@ func (g *gate) reset() map[string]int {
 	return counts
 }
 
-// total is the number of requests since the last reset.
-func (g *gate) total() (total int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, count := range g.counts {
-		total += count
-	}
-	return total
-}
-
 // call is a request that the sink accepted.
 type call struct {
 	// rule is the last part of the URL.

@@ -7,8 +7,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +74,7 @@ func rows(r figures.NetBox) []string {
 		fmt.Sprintf("from nothing to Receiving=True\t%.1f s", r.SetUpSeconds),
 		fmt.Sprintf("fields put right\t%d", r.Drift),
 		fmt.Sprintf("requests that change NetBox\t%d, %d of them rolled back, %d in the background", r.Requests, r.RolledBack, r.Background),
+		"\t" + kinds(r.Kinds),
 		fmt.Sprintf("rows in the change log\t%d", r.Rows),
 		fmt.Sprintf("changes\t%d, %d of them wanted", r.Changes, r.Wanted),
 		fmt.Sprintf("webhooks that came\t%d, %d answered with 200, %d of these as stored before", r.Webhooks, r.Answered, r.Duplicates),
@@ -91,16 +90,25 @@ func rows(r figures.NetBox) []string {
 		fmt.Sprintf("not acted on\t%d", r.Unacted),
 		fmt.Sprintf("confirmed and acted on\t%d; skipped %d", r.Confirmed, r.Skipped),
 		fmt.Sprintf("lookups\t%d, %d of them of what is gone", r.Lookups, r.NullLookups),
-		fmt.Sprintf("webhooks that came late\t%d; events equal to them: %d, %d of them in data too", r.Late, r.Equal, r.EqualData),
+		fmt.Sprintf("webhooks that came late\t%d; events equal to them: %d, %d of them with equal data", r.Late, r.Equal, r.EqualData),
 		fmt.Sprintf("webhooks during the rotation of the key\t%d; refused %d", r.Rotation, r.Refused),
 		fmt.Sprintf("requests to NetBox an hour at rest\t%.0f%s", r.RequestsPerHour, r.RequestKinds),
 	}
 	if r.WhileDown > 0 {
 		rows = append(rows, fmt.Sprintf("changes while the operator was down\t%d, stored in %.1f s, acted on in %.1f s", r.WhileDown, r.StoredSeconds, r.ActedSeconds))
 	}
-	var kinds []string
-	for _, kind := range slices.Sorted(maps.Keys(r.Kinds)) {
-		kinds = append(kinds, fmt.Sprintf("%s %d", kind, r.Kinds[kind]))
+	return rows
+}
+
+// kinds writes the number of requests by what they do, without the object types.
+func kinds(counts map[string]int) string {
+	sums := map[string]int{}
+	for kind, count := range counts {
+		sums[kind[:strings.LastIndex(kind, " ")]] += count
 	}
-	return append(rows, "kinds of requests\t"+strings.Join(kinds, ", "))
+	var texts []string
+	for _, kind := range sortedKeys(sums) {
+		texts = append(texts, fmt.Sprintf("%s %d", kind, sums[kind]))
+	}
+	return strings.Join(texts, ", ")
 }

@@ -33,7 +33,7 @@ func leastRights() []netbox.Permission {
 		},
 		{Actions: []string{"view"}, ObjectTypes: []string{
 			"dcim.site", "dcim.manufacturer", "dcim.devicetype", "dcim.interfacetemplate", "dcim.devicerole", "dcim.device", "dcim.interface",
-			"dcim.cable", "ipam.ipaddress", "ipam.vlan", "ipam.prefix", "extras.tag", "extras.journalentry",
+			"dcim.cable", "dcim.cabletermination", "ipam.ipaddress", "ipam.vlan", "ipam.prefix", "extras.tag", "extras.journalentry",
 		}},
 	}
 }
@@ -552,11 +552,6 @@ func (s *scene) atRest(ctx context.Context) error {
 		if _, err := s.condition(ctx, name, metav1.ConditionTrue); err != nil {
 			return err
 		}
-	}
-	s.gate.reset()
-	err := fleet.Wait(ctx, patience, "a reading of the change log", func(context.Context) (bool, error) { return s.gate.total() > 0, nil })
-	if err != nil {
-		return err
 	}
 	fleet.Pause(ctx, time.Second)
 	s.gate.reset()
