@@ -80,6 +80,7 @@ var eventType = apicel.NewObjectType("NetBoxEvent", fields(map[string]*apicel.De
 	"extra":         apicel.DynType,
 	"delivery": apicel.NewObjectType("Delivery", fields(map[string]*apicel.DeclType{
 		"origin":      apicel.StringType,
+		"dataReadAt":  apicel.DynType, // a timestamp or null
 		"receivedAt":  apicel.TimestampType,
 		"signature":   apicel.StringType,
 		"key":         apicel.StringType,

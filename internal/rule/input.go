@@ -76,6 +76,7 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any, decode func(v
 		"extra":         decode(spec.Extra),
 		"delivery": map[string]any{
 			"origin":      string(origin(&spec.Delivery)),
+			"dataReadAt":  dataReadAt(&spec.Delivery),
 			"receivedAt":  spec.Delivery.ReceivedAt.Time,
 			"signature":   string(spec.Delivery.Signature),
 			"key":         spec.Delivery.Key,
@@ -92,6 +93,14 @@ func eventFields(event *v1alpha1.NetBoxEvent, data, snapshots any, decode func(v
 // origin returns the origin of an event; the default is the webhook.
 func origin(delivery *v1alpha1.Delivery) v1alpha1.Origin {
 	return cmp.Or(delivery.Origin, v1alpha1.OriginWebhook)
+}
+
+// dataReadAt returns a time or nil.
+func dataReadAt(delivery *v1alpha1.Delivery) any {
+	if delivery.DataReadAt == nil {
+		return nil
+	}
+	return delivery.DataReadAt.Time
 }
 
 // changed is the function changed of expressions.

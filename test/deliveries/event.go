@@ -38,6 +38,7 @@ func (d Delivery) Event(namespace string, redact []string) (*v1alpha1.NetBoxEven
 			ChangedFields: decoded.ChangedFields, Data: object(decoded.Data), Snapshots: object(decoded.Snapshots),
 			Context: object(decoded.Context), Extra: object(decoded.Extra),
 			Delivery: v1alpha1.Delivery{
+				Origin:     v1alpha1.OriginWebhook,
 				ReceivedAt: metav1.NewMicroTime(decoded.Timestamp), Signature: v1alpha1.SignatureVerified, Key: "secret",
 				BodySHA256: strings.Repeat("0", 64), BodyBytes: int64(len(d.Body)),
 				Stringified: decoded.Stringified, Redacted: decoded.Redacted, Envelope: object(decoded.Envelope),
