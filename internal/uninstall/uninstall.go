@@ -1,5 +1,5 @@
-// Package uninstall deletes the chart's sources while the operator still runs. The chart's hook runs it: Helm deletes the operator first, and
-// nobody would then remove the webhooks of the sources from NetBox, and their finalizers.
+// Package uninstall deletes the chart's sources while the operator still runs. The chart's hook runs it: Helm deletes the operator first,
+// and nobody would then remove the webhooks of the sources from NetBox, and their finalizers.
 package uninstall
 
 import (

@@ -207,10 +207,9 @@ func (s *scene) compareConfirmed(changes map[netbox.Key]netbox.Change, events ma
 // compareLookups checks what NetBox answered about the devices of interfaces.
 func (s *scene) compareLookups() {
 	for _, call := range s.sink.of("lookup") {
-		switch {
-		case call.lookup == nil:
+		if call.lookup == nil {
 			s.result.NullLookups++
-		default:
+		} else {
 			s.promises.Holds(call.lookup.ID == call.device && call.lookup.Name != "", "the lookup of device %v answered %+v", call.device, *call.lookup)
 		}
 		s.result.Lookups++

@@ -229,11 +229,11 @@ func (w *world) make(request, action string, id int) {
 }
 
 // webhook stores the event of a webhook, as the receiver does, unless it exists. The engine then calls Received.
-func (w *world) webhook(r row, verb string) (isDuplicate bool) {
+func (w *world) webhook(r row) (isDuplicate bool) {
 	w.Helper()
-	body := fmt.Sprintf(`{"event":%q,"timestamp":%q,"object_type":%q,"data":{"id":%d,"display":"Site %d","url":"/api/dcim/sites/%d/"},`+
+	body := fmt.Sprintf(`{"event":"updated","timestamp":%q,"object_type":%q,"data":{"id":%d,"display":"Site %d","url":"/api/dcim/sites/%d/"},`+
 		`"request":{"id":%q,"user":"admin","method":"PATCH"},"snapshots":{"prechange":{"status":"planned"},"postchange":{"status":"active"}}}`,
-		verb, r.at.Format(time.RFC3339Nano), r.objectType, r.objectID, r.objectID, r.objectID, r.request)
+		r.at.Format(time.RFC3339Nano), r.objectType, r.objectID, r.objectID, r.objectID, r.request)
 	decoded, err := netbox.Decode([]byte(body), nil)
 	if err != nil {
 		w.Fatal(err)
@@ -288,13 +288,13 @@ func TestMissedChange(t *testing.T) {
 	w.expectCondition("Receiving", "False NothingArrives", `the first is dcim.site 1 "Object 1" updated by admin`)
 	w.expectCondition("Receiving", "False NothingArrives", "2 jobs in NetBox's queue default failed")
 
-	if !w.webhook(w.netbox.rows[1], "updated") {
+	if !w.webhook(w.netbox.rows[1]) {
 		t.Error("the webhook that came after all made another event")
 	}
 	w.pass(time.Second)
 	r := w.siteRow("r2", "update", 1)
 	w.netbox.log(r)
-	if w.webhook(r, "updated") {
+	if w.webhook(r) {
 		t.Error("the webhook is a duplicate")
 	}
 	w.pass(late)
@@ -313,7 +313,7 @@ func TestCost(t *testing.T) {
 	for i := range 50 {
 		r := w.siteRow("bulk", "update", i+1)
 		w.netbox.log(r)
-		w.webhook(r, "updated")
+		w.webhook(r)
 	}
 	reads := &countingStore{EventStore: w.events}
 	w.log.Events = reads
@@ -432,12 +432,12 @@ func TestRestartWithinLag(t *testing.T) {
 		r := w.siteRow("bulk", "update", i+1)
 		w.netbox.log(r)
 		if i != 2 {
-			w.webhook(r, "updated")
+			w.webhook(r)
 		}
 	}
 	single := w.siteRow("single", "update", 7)
 	w.netbox.log(single)
-	w.webhook(single, "updated")
+	w.webhook(single)
 	w.restart()
 	counting := &countingStore{EventStore: w.events}
 	w.log.Events = counting
@@ -761,8 +761,8 @@ func TestPhantoms(t *testing.T) {
 	w.reconcile()
 	known := w.siteRow("r1", "update", 1)
 	w.netbox.log(known)
-	w.webhook(known, "updated")
-	w.webhook(w.siteRow("rolled-back", "update", 2), "updated")
+	w.webhook(known)
+	w.webhook(w.siteRow("rolled-back", "update", 2))
 	w.pass(lag - time.Second)
 	if phantoms := w.source().Status.NetBox.Phantoms; phantoms != 0 {
 		t.Errorf("%d phantoms within the lag", phantoms)

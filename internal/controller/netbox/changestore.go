@@ -99,6 +99,7 @@ func (r *reading) objects(ctx context.Context, changes []*change) (map[objectKey
 		case netboxapi.KindForbidden, netboxapi.KindNotFound, netboxapi.KindWrongURL, netboxapi.KindInvalid, netboxapi.KindTooLarge:
 			state.found.refused[objectType], state.unreadable[objectType] = true, err.Error()
 			continue
+		default:
 		}
 		if err != nil {
 			return nil, err

@@ -319,7 +319,8 @@ func (r *reading) report() {
 	if found.skipped > 0 {
 		log.Info("changes that are too old were skipped", "changes", found.skipped, "first", found.firstSkipped.String())
 		r.warn(r.source, "ChangesSkipped", "%d changes that may have no event were skipped, because they are older than "+
-			"spec.netbox.backfill.maxAge, or than the oldest event that spec.retention.maxEvents keeps; the first is %s", found.skipped, &found.firstSkipped)
+			"spec.netbox.backfill.maxAge, or than the oldest event that spec.retention.maxEvents keeps; the first is %s",
+			found.skipped, &found.firstSkipped)
 	}
 	if found.phantoms > 0 {
 		log.Info("events are not in the change log", "events", found.phantoms, "first", found.firstPhantom)

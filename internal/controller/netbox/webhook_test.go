@@ -246,6 +246,7 @@ func (o *operator) expectAsWanted(secret string) {
 
 // forEachNetBox runs a test with rebuilt NetBoxes, and with a real one at NETBOX_URL, whose token is NETBOX_TOKEN.
 func forEachNetBox(t *testing.T, test func(t *testing.T, url, token string)) {
+	t.Helper()
 	for _, version := range []string{"3.7.8", "4.0.11", "4.1.11", "4.7.3"} {
 		t.Run(version, func(t *testing.T) {
 			t.Setenv("NETBOX_TOKEN", "")
@@ -263,6 +264,7 @@ func forEachNetBox(t *testing.T, test func(t *testing.T, url, token string)) {
 // TestWebhookIsMadeKeptAndRemoved goes from an empty NetBox through drift in each field, a rotation and deletions to the removal.
 func TestWebhookIsMadeKeptAndRemoved(t *testing.T) {
 	forEachNetBox(t, func(t *testing.T, url, token string) {
+		t.Helper()
 		o := newOperator(t, url, token, nil)
 		o.reconcile(0)
 		o.expectConfigured()
@@ -298,6 +300,7 @@ func TestWebhookIsMadeKeptAndRemoved(t *testing.T) {
 
 // keepsFields changes each field in NetBox, as a person would.
 func (o *operator) keepsFields(t *testing.T) {
+	t.Helper()
 	webhooks := map[string]func(*netboxapi.Webhook){
 		"name":               func(w *netboxapi.Webhook) { w.Name = "renamed/" + o.name.Namespace },
 		"description":        func(w *netboxapi.Webhook) { w.Description = "changed" },
@@ -350,6 +353,7 @@ func (o *operator) keepsField(field string, id int64) {
 
 // keepsAfterDeletion deletes the event rule, and then the webhook.
 func (o *operator) keepsAfterDeletion(t *testing.T) {
+	t.Helper()
 	webhook, rule := o.inNetBox()
 	if err := o.person.DeleteEventRule(t.Context(), rule.ID); err != nil {
 		t.Fatal(err)
