@@ -137,6 +137,10 @@ report: ## Write docs/endurance.md and its plots from the results of make bench,
 demo: prerequisites build ## Run a demo on this machine: API server, manager, deliveries. DEMO_ONCE=1 exits by itself.
 	@$(WITH_CONTROL_PLANE) DEMO_ONCE="$(DEMO_ONCE)" exec go run ./test/demo
 
+.PHONY: demo-netbox
+demo-netbox: prerequisites build ## Run a demo with a real NetBox, to log in to and change. Needs Linux. DEMO_ONCE=1 exits by itself.
+	@$(WITH_CONTROL_PLANE) DEMO_ONCE="$(DEMO_ONCE)" exec go run ./test/demo -netbox
+
 # E2E_URL and E2E_INGRESS_CLASS are the URL and class of the Ingress controller, E2E_GATEWAY_CLASS the class of a Gateway whose listener on
 # E2E_GATEWAY_PORT (80) is reachable at the same URL. The image must be in the cluster.
 .PHONY: e2e

@@ -1,6 +1,6 @@
-"""NetBox's WSGI application, which also serves the style sheets and scripts of its pages: a web server in front of it does that usually."""
+"""NetBox's WSGI application, which also serves its static files, as a web server before it would: without them, its pages have no style."""
 
 from django.contrib.staticfiles.handlers import StaticFilesHandler
-from netbox.wsgi import application as netbox
+from netbox.wsgi import application as _netbox
 
-application = StaticFilesHandler(netbox)
+application = StaticFilesHandler(_netbox)

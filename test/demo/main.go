@@ -3,12 +3,15 @@
 //
 // With DEMO_ONCE=1 it exits by itself, with status 0 only if every answer and every stored event was as expected. Otherwise it runs until it is
 // interrupted.
+//
+// With -netbox it starts a real NetBox instead, which a person can change; see runWithNetBox.
 package main
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -25,9 +28,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -41,15 +46,23 @@ const namespace = "netbox"
 var keys = map[string]string{"lab": "My precious", "old": "NetBox-s3cret ü", "new": "k3y with spaces ü"}
 
 func main() {
-	if err := run(os.Getenv("DEMO_ONCE") == "1"); err != nil {
+	ctrl.SetLogger(logr.Discard())
+	withNetBox := flag.Bool("netbox", false, "start a real NetBox instead of sending recorded deliveries")
+	flag.Parse()
+	demo := run
+	if *withNetBox {
+		demo = runWithNetBox
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := demo(ctx, os.Getenv("DEMO_ONCE") == "1")
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(once bool) (err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+func run(ctx context.Context, once bool) (err error) {
 	heading("Starting a Kubernetes API server on loopback, with the operator's CRDs")
 	plane, err := controlplane.Start()
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"net/http"
 	"reflect"
@@ -297,4 +298,10 @@ func values(object v1alpha1.JSONObject, without string) map[string]any {
 		}
 	}
 	return all
+}
+
+// decoded decodes JSON whose form is known.
+func decoded(text []byte) (value any) {
+	_ = json.Unmarshal(text, &value) // it was decoded before
+	return value
 }

@@ -26,7 +26,7 @@ type options struct {
 func main() {
 	var o options
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())%1000, "seed of the changes, and of the order of the faults; timing still varies between runs")
-	flag.IntVar(&o.changes, "changes", 200, "requests to NetBox under faults; there are half as many in other phases")
+	flag.IntVar(&o.changes, "changes", 150, "requests to NetBox under faults; there are half as many in other phases")
 	flag.DurationVar(&o.late, "late", 20*time.Second, "age of the changes whose webhooks come late, at least")
 	flag.DurationVar(&o.rest, "rest", time.Minute, "time for which the operator's requests to NetBox are counted while nothing changes")
 	flag.IntVar(&o.missed, "missed", 0, "changes made while the operator is down")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -589,10 +588,4 @@ func (s *scene) deletion(ctx context.Context) error {
 		s.promises.Holds(errors.As(err, &refused) && refused.Status == http.StatusNotFound, "%s is still in NetBox: %v", path, err)
 	}
 	return s.peoples(ctx)
-}
-
-// decoded decodes JSON whose form is known.
-func decoded(text []byte) (value any) {
-	_ = json.Unmarshal(text, &value) // it was decoded before
-	return value
 }

@@ -298,8 +298,8 @@ func (s *scene) stored(ctx context.Context, requests []netbox.Request) error {
 	}
 	maps.DeleteFunc(changes, func(key netbox.Key, _ netbox.Change) bool { return !s.wants(key.ObjectType) })
 	began := time.Now()
-	err = fleet.Wait(ctx, 2*patience, "every change has an event", func(ctx context.Context) (bool, error) {
-		events, err := s.events(ctx)
+	err = fleet.Wait(ctx, 2*patience, "every change has an event", func(context.Context) (bool, error) {
+		events, err := s.events(ctx) // thousands may take longer than Wait allows
 		if err != nil {
 			return false, err
 		}
