@@ -95,7 +95,9 @@ func rows(r figures.NetBox) []string {
 		fmt.Sprintf("requests to NetBox an hour at rest\t%.0f%s", r.RequestsPerHour, r.RequestKinds),
 	}
 	if r.WhileDown > 0 {
-		rows = append(rows, fmt.Sprintf("changes while the operator was down\t%d, stored in %.1f s, acted on in %.1f s", r.WhileDown, r.StoredSeconds, r.ActedSeconds))
+		rows = append(rows, fmt.Sprintf("changes while the operator was down\t%d, stored in %.1f s, acted on in %.1f s", r.WhileDown, r.StoredSeconds,
+			r.ActedSeconds))
+		rows = append(rows, fmt.Sprintf("deliveries stored a second meanwhile, and after it\t%.0f, %.0f", r.IntakeBeside, r.IntakeAlone))
 	}
 	return rows
 }

@@ -507,15 +507,23 @@ func (s *scene) whileDown(ctx context.Context) error {
 	}
 	limit := 10*time.Minute + time.Duration(s.options.missed)*time.Second/4
 	s.result.WhileDown = s.options.missed
-	err = fleet.Wait(ctx, limit, "all missed changes are stored", func(ctx context.Context) (bool, error) {
-		now, err := s.source(ctx)
-		if err != nil {
-			return false, err
-		}
-		fleet.Pause(ctx, time.Second)
-		missed := now.Status.NetBox.Missed - source.Status.NetBox.Missed
-		return missed >= int64(s.options.missed), nil
-	})
+	until := func(missed int64) error {
+		return fleet.Wait(ctx, limit, fmt.Sprintf("%d missed changes are stored", missed), func(ctx context.Context) (bool, error) {
+			now, err := s.source(ctx)
+			if err != nil {
+				return false, err
+			}
+			fleet.Pause(ctx, time.Second)
+			return now.Status.NetBox.Missed-source.Status.NetBox.Missed >= missed, nil
+		})
+	}
+	if err := until(1); err != nil {
+		return err
+	}
+	if s.result.IntakeBeside, err = s.intake(ctx); err != nil {
+		return err
+	}
+	err = until(int64(s.options.missed))
 	s.result.StoredSeconds = time.Since(began).Seconds()
 	if err != nil {
 		return err
@@ -524,7 +532,23 @@ func (s *scene) whileDown(ctx context.Context) error {
 		return len(s.sink.of("every"))-acted >= s.options.missed, nil
 	})
 	s.result.ActedSeconds = time.Since(began).Seconds()
+	if err != nil {
+		return err
+	}
+	s.result.IntakeAlone, err = s.intake(ctx)
 	return err
+}
+
+// intake sends deliveries to a source without spec.netbox as fast as they are stored, and returns how many are stored a second.
+func (s *scene) intake(ctx context.Context) (perSecond float64, err error) {
+	const deliveries, atOnce = 3000, 16
+	sender, err := s.fleet.NewSender()
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	sender.Burst(ctx, deliveries, atOnce)
+	return deliveries / time.Since(began).Seconds(), ctx.Err()
 }
 
 // settle waits until NetBox has sent everything, every change has an event, and every event is finished; and then for the search for phantoms.

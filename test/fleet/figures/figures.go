@@ -316,6 +316,10 @@ type NetBox struct {
 	WhileDown     int     `json:"whileDown"` // changes made while the operator was down
 	StoredSeconds float64 `json:"storedSeconds"`
 	ActedSeconds  float64 `json:"actedSeconds"`
+	// IntakeBeside and IntakeAlone are the deliveries to another source that were stored a second, while missed changes were stored and after
+	// that.
+	IntakeBeside float64 `json:"intakeBeside"`
+	IntakeAlone  float64 `json:"intakeAlone"`
 }
 
 // Write writes a run as the file of its name.
