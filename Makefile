@@ -51,7 +51,7 @@ build: ## Build bin/manager.
 PREFIX ?= $(shell go env GOPATH)/bin
 
 .PHONY: install-plugin
-install-plugin: ## Build kubectl netbox, and install it with its completion into PREFIX ($$(go env GOPATH)/bin).
+install-plugin: ## Build kubectl netbox, and install it with its completion into PREFIX (GOPATH/bin).
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(STAMP)" -o "$(PREFIX)/kubectl-netbox" ./cmd/kubectl-netbox
 	@"$(PREFIX)/kubectl-netbox" completion >"$(PREFIX)/kubectl_complete-netbox" && chmod +x "$(PREFIX)/kubectl_complete-netbox"
 	@"$(PREFIX)/kubectl-netbox" version
