@@ -98,6 +98,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	p.addFlags(root)
 	root.AddCommand(
 		newCompletionCommand(p),
+		newTestCommand(p),
 		newVersionCommand(p),
 	)
 	return root
