@@ -98,6 +98,8 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	p.addFlags(root)
 	root.AddCommand(
 		newCompletionCommand(p),
+		newRecordCommand(p),
+		newRenderCommand(p),
 		newTestCommand(p),
 		newVersionCommand(p),
 	)
