@@ -170,4 +170,3 @@ func TestRights(t *testing.T) {
 		"error: you may not list netboxeventrules in namespace "+c.namespace)
 	c.run(t, append(as, "__complete", "record", "")...).check(t, 0, ":0\n", "ShellCompDirectiveDefault")
 }
-

@@ -242,7 +242,11 @@ func (a *attempt) explain(found *rule.Action, err error) error {
 	}
 	var missing []string
 	for i := range a.actions.Actions {
-		if other := &a.actions.Actions[i]; other.HasResult() && a.given.Results[other.Spec.Name] == nil {
+		other := &a.actions.Actions[i]
+		if other == found {
+			break // it may use results of those before it alone
+		}
+		if other.HasResult() && a.given.Results[other.Spec.Name] == nil {
 			missing = append(missing, other.Spec.Name)
 		}
 	}
