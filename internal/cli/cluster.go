@@ -63,8 +63,8 @@ func (p *plugin) client() (client.Client, error) {
 	return client.New(config, client.Options{Scheme: scheme})
 }
 
-// clusterError returns an error of the API server that says what to do. The verb and the resource, such as get and netboxevents, are what was
-// asked for.
+// clusterError returns an error of the API server that says what to do. The verb and the resource, such as get and netboxevents, are what
+// was asked for.
 func clusterError(err error, verb, resource, namespace string) error {
 	switch {
 	case err == nil:

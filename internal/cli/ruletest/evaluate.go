@@ -164,7 +164,8 @@ func (a *attempt) look(ctx context.Context) {
 	}
 	for _, lookup := range a.outcome.Lookups {
 		if _, ok := a.given.Lookups[lookup.Name]; !ok {
-			a.lookups = &missingError{fmt.Errorf("lookups[%s]: the answer of NetBox is not given; add it to lookups of the test, or by --lookup", lookup.Name)}
+			a.lookups = &missingError{fmt.Errorf(
+				"lookups[%s]: the answer of NetBox is not given; add it to lookups of the test, or by --lookup", lookup.Name)}
 			return
 		}
 	}
@@ -253,5 +254,6 @@ func (a *attempt) explain(found *rule.Action, err error) error {
 	if len(missing) == 0 {
 		return err
 	}
-	return &missingError{fmt.Errorf("%w; no result of %s is given; add it to results of the test, or by --result", err, strings.Join(missing, ", "))}
+	return &missingError{fmt.Errorf(
+		"%w; no result of %s is given; add it to results of the test, or by --result", err, strings.Join(missing, ", "))}
 }
