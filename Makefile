@@ -39,8 +39,8 @@ IMAGE ?= ghcr.io/netbox-events/netbox-event-operator:$(VERSION)
 DEV_IMAGE ?= localhost/netbox-event-operator:dev
 CHARTS ?= oci://ghcr.io/netbox-events/charts
 
-APP = github.com/netbox-events/netbox-event-operator/internal/app
-STAMP = -X $(APP).version=$(VERSION) -X $(APP).commit=$(COMMIT)
+VERSION_PACKAGE = github.com/netbox-events/netbox-event-operator/internal/version
+STAMP = -X $(VERSION_PACKAGE).version=$(VERSION) -X $(VERSION_PACKAGE).commit=$(COMMIT)
 
 .PHONY: help
 help: ## Show this help.
@@ -49,6 +49,15 @@ help: ## Show this help.
 .PHONY: build
 build: ## Build bin/manager.
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(STAMP)" -o bin/manager ./cmd/manager
+
+# Where make install-plugin puts kubectl-netbox: a directory in PATH.
+PREFIX ?= $(shell go env GOPATH)/bin
+
+.PHONY: install-plugin
+install-plugin: ## Build kubectl netbox, and install it with its completion into PREFIX (GOPATH/bin).
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(STAMP)" -o "$(PREFIX)/kubectl-netbox" ./cmd/kubectl-netbox
+	@"$(PREFIX)/kubectl-netbox" completion >"$(PREFIX)/kubectl_complete-netbox" && chmod +x "$(PREFIX)/kubectl_complete-netbox"
+	@"$(PREFIX)/kubectl-netbox" version
 
 .PHONY: generate
 generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and their copies in the Helm chart.

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/netbox-events/netbox-event-operator/internal/app"
+	"github.com/netbox-events/netbox-event-operator/internal/version"
 )
 
 func main() {
@@ -33,10 +34,10 @@ func run() error {
 	}
 	options.Bind(flag.CommandLine)
 	logging.BindFlags(flag.CommandLine)
-	version := flag.Bool("version", false, "print the version, commit and Go version, and exit")
+	showsVersion := flag.Bool("version", false, "print the version, commit and Go version, and exit")
 	flag.Parse()
-	if *version {
-		fmt.Println(app.ThisBuild())
+	if *showsVersion {
+		fmt.Println(version.ThisBuild().Of("netbox-event-operator"))
 		return nil
 	}
 	switch flag.Arg(0) {

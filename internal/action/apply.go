@@ -95,15 +95,15 @@ func (e *execution) do(ctx context.Context) (Result, error) {
 	if e.spec.Operation == v1alpha1.OperationMirror {
 		return e.mirror(ctx)
 	}
-	manifests, err := e.manifests(ctx)
+	rendering, err := Render(ctx, e.Task)
 	if err != nil {
 		return Result{}, err
 	}
 	e.rendered()
 	if e.isWaiting() {
-		return e.look(ctx, manifests)
+		return e.look(ctx, rendering.manifests)
 	}
-	objects, err := e.writeAll(ctx, manifests)
+	objects, err := e.writeAll(ctx, rendering.manifests)
 	if err != nil {
 		return Result{Response: describeAll(objects)}, err
 	}

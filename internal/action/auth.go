@@ -27,7 +27,8 @@ func (s *httpSender) authenticate(
 			return nil, fmt.Errorf("auth.basic: %w", err)
 		}
 		secrets.Add(user)
-		setBasicAuth(request, user, password, secrets)
+		request.SetBasicAuth(user, password)
+		addBasicAuth(secrets, user, password)
 		return nil, nil
 	case auth.OAuth2 != nil:
 		return s.clientCredentials(ctx, task.Rule.Namespace, auth.OAuth2, via, secrets)
@@ -54,9 +55,8 @@ func (s *httpSender) userOf(ctx context.Context, namespace string, ref v1alpha1.
 	return user, password, nil
 }
 
-// setBasicAuth sets the header of basic authentication.
-func setBasicAuth(request *http.Request, user, password string, secrets *outbound.Redactor) {
-	request.SetBasicAuth(user, password)
+// addBasicAuth adds the password of basic authentication to the secrets, and the value of the header.
+func addBasicAuth(secrets *outbound.Redactor, user, password string) {
 	secrets.Add(password)
 	secrets.Add(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
 }

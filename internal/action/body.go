@@ -15,8 +15,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/payload"
 )
 
-// body returns the body of a request, and its headers.
-func (s *httpSender) body(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) ([]byte, http.Header, error) {
+// renderBody returns the body of a request, and its headers.
+func renderBody(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) ([]byte, http.Header, error) {
 	switch {
 	case spec.Method == http.MethodGet:
 		return nil, http.Header{}, nil

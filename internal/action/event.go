@@ -25,10 +25,11 @@ const (
 // createEvent creates the Kubernetes Event of an event action. Its name is deterministic, so that retries do not duplicate it; a replay
 // creates another.
 func (r *Runner) createEvent(ctx context.Context, task Task, spec *v1alpha1.EventAction) (Result, error) {
-	message, err := task.Action.Message.Message(ctx, task.Input)
+	rendering, err := Render(ctx, task)
 	if err != nil {
-		return Result{}, renderError(ctx, fmt.Errorf("message: %w", err))
+		return Result{}, err
 	}
+	message := rendering.Message
 	task.rendered()
 	if task.IsDryRun {
 		return Result{Response: fmt.Sprintf(dryRun+"would write a Kubernetes Event, %s %s: %s", spec.Type, spec.Reason, message)}, nil

@@ -1,7 +1,6 @@
 package action
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 	"github.com/netbox-events/netbox-event-operator/internal/outbound"
-	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 const (
@@ -112,12 +110,16 @@ type outgoing struct {
 
 // prepare renders the request of an action, and authorizes it but for its token.
 func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTPAction, secrets *outbound.Redactor) (*outgoing, error) {
-	request, body, headers, err := s.render(ctx, task, spec)
+	rendering, err := Render(ctx, task)
 	if err != nil {
 		return nil, err
 	}
+	request := rendering.Request
+	if err := s.transports.CheckHost(request.URL.Hostname()); err != nil {
+		return nil, permanent(err)
+	}
 	task.rendered()
-	if err := s.authorize(ctx, task, spec, request, body, headers, secrets); err != nil {
+	if err := s.authorize(ctx, task, spec, rendering, secrets); err != nil {
 		return nil, unavailable(err)
 	}
 	via, err := s.transports.For(ctx, task.Rule.Namespace, spec.TLS)
@@ -128,7 +130,7 @@ func (s *httpSender) prepare(ctx context.Context, task Task, spec *v1alpha1.HTTP
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	return &outgoing{request, body, via, tokens}, nil
+	return &outgoing{request, rendering.Body, via, tokens}, nil
 }
 
 // preview describes the request for a dry run, without secrets, and without its token, which is not fetched.
@@ -170,83 +172,24 @@ func (s *httpSender) resolve(ctx context.Context, task *Task, secrets *outbound.
 	return nil
 }
 
-// templateError returns the error of a template, which is retryable if a Secret may be the cause.
-func templateError(ctx context.Context, err error, usesSecrets bool) error {
-	if usesSecrets {
-		return err
-	}
-	return renderError(ctx, err)
-}
-
-// render renders the request of an action, its body, and the values of its headers.
-func (s *httpSender) render(ctx context.Context, task Task, spec *v1alpha1.HTTPAction) (
-	request *http.Request, body []byte, headers []string, err error,
-) {
-	target, err := task.Action.URL.Text(ctx, task.Input)
-	if err != nil {
-		return nil, nil, nil, templateError(ctx, fmt.Errorf("url: %w", err), task.Action.URL.UsesSecrets())
-	}
-	body, header, err := s.body(ctx, task, spec)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if request, err = http.NewRequestWithContext(ctx, spec.Method, target, bytes.NewReader(body)); err != nil {
-		return nil, nil, nil, permanent(errors.New("url: is not a valid URL")) // without the URL, which may hold a password
-	}
-	if err := s.transports.CheckHost(request.URL.Hostname()); err != nil {
-		return nil, nil, nil, permanent(err)
-	}
-	request.Header = header
-	headers = make([]string, len(spec.Headers))
-	for i, wanted := range spec.Headers {
-		headers[i], err = task.Action.Headers[i].Text(ctx, task.Input)
-		if err == nil && !isHeaderValue(headers[i]) {
-			err = errHeaderValue
-		}
-		if err != nil {
-			return nil, nil, nil, templateError(ctx, fmt.Errorf("header %s: %w", wanted.Name, err), task.Action.Headers[i].UsesSecrets())
-		}
-	}
-	return request, body, headers, nil
-}
-
-// errHeaderValue omits the value, which may be secret.
-var errHeaderValue = errors.New("the value contains a character that is invalid in a header, such as a newline")
-
-// authorize sets the headers of a request, and signs it. Its errors are retryable: a Secret can be corrected.
+// authorize signs a request. It adds the password of the URL to the secrets. Its errors are retryable: a Secret can be corrected.
 func (s *httpSender) authorize(
-	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, request *http.Request, body []byte, headers []string,
-	secrets *outbound.Redactor,
+	ctx context.Context, task Task, spec *v1alpha1.HTTPAction, rendering *Rendering, secrets *outbound.Redactor,
 ) error {
-	request.Header.Set("User-Agent", "netbox-event-operator")
-	tracing.ToHeader(ctx, request.Header)
-	if user := request.URL.User; user != nil {
+	if user := rendering.Request.URL.User; user != nil {
 		password, _ := user.Password()
-		setBasicAuth(request, user.Username(), password, secrets)
-	}
-	for i, wanted := range spec.Headers {
-		request.Header.Set(wanted.Name, headers[i])
+		addBasicAuth(secrets, user.Username(), password)
 	}
 	if spec.SigningSecretRef != nil {
 		key, err := s.secrets.Entry(ctx, task.Rule.Namespace, *spec.SigningSecretRef)
 		if err != nil {
 			return fmt.Errorf("signing: %w", err)
 		}
-		signature := netbox.Sign(key, body)
+		signature := netbox.Sign(key, rendering.Body)
 		secrets.Add(signature) // from which a weak key could be guessed
-		request.Header.Set(netbox.SignatureHeader, signature)
+		rendering.Request.Header.Set(netbox.SignatureHeader, signature)
 	}
 	return nil
-}
-
-// isHeaderValue reports whether a text is a valid header value: no control characters except tabs (RFC 9110, 5.5).
-func isHeaderValue(text string) bool {
-	for _, b := range []byte(text) {
-		if b < ' ' && b != '\t' || b == 0x7f {
-			return false
-		}
-	}
-	return true
 }
 
 // transportError returns the failure of a request to a host that got no response.

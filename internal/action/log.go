@@ -2,17 +2,17 @@ package action
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
 )
 
 // writeLog writes the line of a log action.
 func (r *Runner) writeLog(ctx context.Context, task Task) (Result, error) {
-	message, err := task.Action.Message.Message(ctx, task.Input)
+	rendering, err := Render(ctx, task)
 	if err != nil {
-		return Result{}, renderError(ctx, fmt.Errorf("message: %w", err))
+		return Result{}, err
 	}
+	message := rendering.Message
 	task.rendered()
 	if task.IsDryRun {
 		return Result{Response: dryRun + "would write to the log: " + message}, nil

@@ -27,12 +27,12 @@ type manifest struct {
 	manager string
 }
 
-// manifests renders the objects of the action.
-func (e *execution) manifests(ctx context.Context) ([]manifest, error) {
-	manifests := make([]manifest, len(e.Action.Objects))
-	for i, template := range e.Action.Objects {
+// newManifests renders the objects of an apply action.
+func newManifests(ctx context.Context, task Task, spec *v1alpha1.ApplyAction) ([]manifest, error) {
+	manifests := make([]manifest, len(task.Action.Objects))
+	for i, template := range task.Action.Objects {
 		var err error
-		if manifests[i], err = newManifest(ctx, e.Task, e.spec, i, template); err != nil {
+		if manifests[i], err = newManifest(ctx, task, spec, i, template); err != nil {
 			return nil, err
 		}
 	}

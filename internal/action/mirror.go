@@ -29,6 +29,11 @@ func isChange(event string) bool {
 	return event == eventCreated || event == eventUpdated || event == eventDeleted
 }
 
+// deletesMirrored reports whether the task is of a Mirror action that deletes the objects that it made for the NetBox object.
+func (t Task) deletesMirrored() bool {
+	return t.Action.Spec.Apply.Operation == v1alpha1.OperationMirror && (t.IsRemoval || t.Event.Spec.Event == eventDeleted)
+}
+
 // mirror makes the objects of the action what the newest event of the NetBox object says, and deletes those that the action made for it
 // under other names, or in other namespaces. Any other event than the newest is skipped.
 func (e *execution) mirror(ctx context.Context) (Result, error) {
@@ -39,15 +44,12 @@ func (e *execution) mirror(ctx context.Context) (Result, error) {
 	if !isChange(spec.Event) {
 		return Result{Response: "skipped: Mirror follows created, updated and deleted, not " + spec.Event}, nil
 	}
-	isGone := e.IsRemoval || spec.Event == eventDeleted
-	var manifests []manifest
-	if !isGone {
-		var err error
-		if manifests, err = e.manifests(ctx); err != nil {
-			return Result{}, err
-		}
+	rendering, err := Render(ctx, e.Task)
+	if err != nil {
+		return Result{}, err
 	}
 	e.rendered()
+	isGone := rendering.DeletesMirrored
 	newest, err := e.events.newest(ctx, e.Event)
 	if err != nil {
 		return Result{}, explain("the events of "+spec.ObjectType+" "+spec.ObjectID, err)
@@ -56,7 +58,7 @@ func (e *execution) mirror(ctx context.Context) (Result, error) {
 		return Result{Response: "skipped: event " + newest + " is newer"}, nil
 	}
 	if !isGone && e.isWaiting() {
-		return e.look(ctx, manifests)
+		return e.look(ctx, rendering.manifests)
 	}
 	if e.existing, err = e.mirrored(ctx); err != nil {
 		return Result{}, err
@@ -64,7 +66,7 @@ func (e *execution) mirror(ctx context.Context) (Result, error) {
 	if newer := e.newerObject(); newer != nil {
 		return Result{Response: "skipped: " + describe(newer) + " is of a newer event"}, nil
 	}
-	written, err := e.writeAll(ctx, manifests)
+	written, err := e.writeAll(ctx, rendering.manifests)
 	if err != nil {
 		return Result{Response: describeAll(written)}, err
 	}

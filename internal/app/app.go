@@ -41,6 +41,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
 	"github.com/netbox-events/netbox-event-operator/internal/source"
+	"github.com/netbox-events/netbox-event-operator/internal/version"
 )
 
 // RBAC for leader election, and for authorizing readers of the metrics:
@@ -70,9 +71,9 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 	if err := options.Proxy.Validate(); err != nil {
 		return err
 	}
-	build := ThisBuild()
+	build := version.ThisBuild()
 	log.Info("starting", "version", build.Version, "commit", build.Commit, "go", build.Go)
-	build.Register(metrics.Registry)
+	RegisterBuild(metrics.Registry, build)
 	limitMemory(ctx, log.WithName("memory"))
 	tracer, flush, err := newTracer(ctx, build, log.WithName("tracing"))
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/netbox-events/netbox-event-operator/internal/tracing"
+	"github.com/netbox-events/netbox-event-operator/internal/version"
 )
 
 const (
@@ -32,7 +33,7 @@ const (
 
 // newTracer returns a tracer, nil if tracing is disabled, and a function that exports the last traces. OpenTelemetry's environment
 // variables configure it; the SDK reads the ones that are not named here.
-func newTracer(ctx context.Context, build Build, log logr.Logger) (tracer trace.Tracer, flush func(), err error) {
+func newTracer(ctx context.Context, build version.Build, log logr.Logger) (tracer trace.Tracer, flush func(), err error) {
 	otel.SetLogger(log)
 	otel.SetErrorHandler(exportErrors(log))
 	exporter, err := newExporter(ctx)

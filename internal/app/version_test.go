@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/netbox-events/netbox-event-operator/internal/app"
+	"github.com/netbox-events/netbox-event-operator/internal/version"
 )
 
 func TestVersion(t *testing.T) {
@@ -19,7 +20,7 @@ func TestVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	printed, err := exec.Command(binary, "--version").CombinedOutput()
-	if want := app.ThisBuild().Go; err != nil || !strings.HasPrefix(string(printed), "netbox-event-operator ") ||
+	if want := version.ThisBuild().Go; err != nil || !strings.HasPrefix(string(printed), "netbox-event-operator ") ||
 		!strings.HasSuffix(string(printed), ", "+want+"\n") {
 		t.Errorf("--version prints %q, %v", printed, err)
 	}
@@ -36,7 +37,7 @@ func TestVersion(t *testing.T) {
 
 func TestBuildMetric(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	app.Build{Version: "v1.2.3", Commit: "abc", Go: "go1.26.0"}.Register(registry)
+	app.RegisterBuild(registry, version.Build{Version: "v1.2.3", Commit: "abc", Go: "go1.26.0"})
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
