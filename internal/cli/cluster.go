@@ -66,8 +66,8 @@ func clusterError(err error, verb, resource, namespace string) error {
 	case err == nil:
 		return nil
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("you may not %s %s in namespace %s; ask for a role with that right, such as view of the operator's chart (%w)",
-			verb, resource, namespace, err)
+		return fmt.Errorf("you may not %s %s in %s; ask for a role with that right, such as view of the operator's chart (%w)",
+			verb, resource, place(namespace), err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the API server does not accept your credentials; log in again (%w)", err)
 	case meta.IsNoMatchError(err):
@@ -75,6 +75,14 @@ func clusterError(err error, verb, resource, namespace string) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w; see kubectl get %s -n %s", err, strings.ToLower(resource), namespace)
 	default:
-		return fmt.Errorf("cannot %s %s in namespace %s: %w", verb, resource, namespace, err)
+		return fmt.Errorf("cannot %s %s in %s: %w", verb, resource, place(namespace), err)
 	}
+}
+
+// place names a namespace, or all of them.
+func place(namespace string) string {
+	if namespace == "" {
+		return "all namespaces"
+	}
+	return "namespace " + namespace
 }
