@@ -49,7 +49,7 @@ func (e *execution) mirror(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	e.rendered()
-	isGone := e.deletesMirrored()
+	isGone := rendering.DeletesMirrored
 	newest, err := e.events.newest(ctx, e.Event)
 	if err != nil {
 		return Result{}, explain("the events of "+spec.ObjectType+" "+spec.ObjectID, err)

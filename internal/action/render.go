@@ -20,11 +20,13 @@ type Rendering struct {
 	Body    []byte
 	// Message is that of an event or log action.
 	Message string
+	// DeletesMirrored means that a Mirror action deletes the objects that it made for the NetBox object, and writes none.
+	DeletesMirrored bool
 
 	manifests []manifest
 }
 
-// Objects returns the objects that an apply action writes or deletes: none for a Mirror action that deletes those that it made before.
+// Objects returns the objects that an apply action writes, or deletes.
 func (r *Rendering) Objects() []*unstructured.Unstructured {
 	objects := make([]*unstructured.Unstructured, len(r.manifests))
 	for i := range r.manifests {
@@ -42,7 +44,7 @@ func Render(ctx context.Context, task Task) (*Rendering, error) {
 	case spec.HTTP != nil:
 		rendering.Request, rendering.Body, err = renderRequest(ctx, task, spec.HTTP)
 	case spec.Apply != nil:
-		if !task.deletesMirrored() {
+		if rendering.DeletesMirrored = task.deletesMirrored(); !rendering.DeletesMirrored {
 			rendering.manifests, err = newManifests(ctx, task, spec.Apply)
 		}
 	case spec.Event != nil, spec.Log != nil:

@@ -109,7 +109,9 @@ func (p *plugin) root() *cobra.Command {
 	p.addFlags(root)
 	root.AddCommand(
 		newCompletionCommand(p),
+		newEventsCommand(p),
 		newStatusCommand(p),
+		newTestCommand(p),
 		newVersionCommand(p),
 	)
 	return root

@@ -51,12 +51,22 @@ func (p *plugin) config() (*rest.Config, error) {
 }
 
 // client returns a client with the user's rights.
-func (p *plugin) client() (client.Client, error) {
+func (p *plugin) client() (client.WithWatch, error) {
 	config, err := p.config()
 	if err != nil {
 		return nil, err
 	}
-	return client.New(config, client.Options{Scheme: scheme})
+	return client.NewWithWatch(config, client.Options{Scheme: scheme})
+}
+
+// cluster returns a client with the user's rights, and the namespace.
+func (p *plugin) cluster() (client.WithWatch, string, error) {
+	namespace, err := p.namespace()
+	if err != nil {
+		return nil, "", err
+	}
+	api, err := p.client()
+	return api, namespace, err
 }
 
 // clusterError returns an error of the API server that says what to do. The verb and the resource, such as get and netboxevents, are what was

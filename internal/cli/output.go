@@ -3,52 +3,48 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"golang.org/x/term"
 )
 
-// Values of --output.
-const (
-	outputJSON = "json"
-	outputName = "name"
-)
-
-// outputFormat is the value of --output: empty, for people, or one of some formats.
-type outputFormat struct {
-	value   *string
-	formats []string
+// choice is the value of a flag that takes one of some words.
+type choice struct {
+	value *string
+	words []string
 }
 
-// String returns the value.
-func (o outputFormat) String() string { return *o.value }
-
-// Type names the kind of values in the help.
-func (o outputFormat) Type() string { return "string" }
-
-// Set sets the value.
-func (o outputFormat) Set(value string) error {
-	if !slices.Contains(o.formats, value) {
-		return fmt.Errorf("must be %s", strings.Join(o.formats, " or "))
+// Set sets the word.
+func (c *choice) Set(word string) error {
+	if !slices.Contains(c.words, word) {
+		return fmt.Errorf("use %s", strings.Join(c.words, " or "))
 	}
-	*o.value = value
+	*c.value = word
 	return nil
 }
 
-// addOutputFlag adds the flag --output with some formats.
-func addOutputFlag(p *plugin, command *cobra.Command, value *string, formats ...string) {
-	command.Flags().VarP(outputFormat{value, formats}, "output", "o", strings.Join(formats, " or ")+"; without it, for people")
+// String returns the word.
+func (c *choice) String() string {
+	if c.value == nil {
+		return ""
+	}
+	return *c.value
+}
+
+// Type returns the words, for the help.
+func (c *choice) Type() string { return strings.Join(c.words, "|") }
+
+// addOutput adds the flag --output for the format of the output.
+func (p *plugin) addOutput(command *cobra.Command, output *string, formats ...string) {
+	command.Flags().VarP(&choice{output, formats}, "output", "o", "format of the output")
 	p.complete(command, "output", func(context.Context, *plugin) []string { return formats })
 }
 
-// cluster returns a client with the user's rights, and the namespace.
-func (p *plugin) cluster() (client.Client, string, error) {
-	namespace, err := p.namespace()
-	if err != nil {
-		return nil, "", err
-	}
-	api, err := p.client()
-	return api, namespace, err
+// hasColors reports whether the output is a terminal that shows colors.
+func (p *plugin) hasColors() bool {
+	file, isFile := p.Out.(*os.File)
+	return isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" //nolint:gosec // a file descriptor is small
 }

@@ -53,7 +53,7 @@ func newStatusCommand(p *plugin) *cobra.Command {
 			return err
 		},
 	}
-	addOutputFlag(p, command, &output, outputJSON)
+	p.addOutput(command, &output, outputJSON)
 	return command
 }
 

@@ -3,16 +3,20 @@ package cli
 import (
 	"encoding/json"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+)
+
+// Values of --output.
+const (
+	outputJSON = "json"
+	outputName = "name"
 )
 
 // color is the escape code of a color, "" for none.
@@ -26,12 +30,6 @@ const (
 
 	resetColor = "\x1b[0m"
 )
-
-// hasColors reports whether the output is a terminal on which the user wants colors.
-func (p *plugin) hasColors() bool {
-	file, ok := p.Out.(*os.File)
-	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-}
 
 // painter colors texts, or not.
 type painter bool
