@@ -32,7 +32,7 @@ func newEventsCommand(p *plugin) *cobra.Command {
 	}
 	events.Flags().BoolVarP(&command.watch, "watch", "w", false, "after the list, print events as they come, and when their phases change")
 	events.Flags().BoolVar(&command.pending, "pending", false, "only events that are not finished")
-	command.addFlags(p, events)
+	command.addFieldFlags(p, events)
 	command.addStateFlags(p, events)
 	events.MarkFlagsMutuallyExclusive("failed", "pending")
 	p.addOutput(events, &command.output, outputJSON, outputName)

@@ -26,8 +26,8 @@ type filter struct {
 // mainBranch is the name of the branch that events do not name.
 const mainBranch = "main"
 
-// addFlags adds the flags of all fields but failed, pending and since.
-func (f *filter) addFlags(p *plugin, command *cobra.Command) {
+// addFieldFlags adds the flags of all fields but failed, pending and since.
+func (f *filter) addFieldFlags(p *plugin, command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringVar(&f.source, "source", "", "only events of this NetBoxSource")
 	flags.StringVar(&f.objectType, "type", "", "only events of objects of this type, such as dcim.device, or dcim.*")

@@ -6,8 +6,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
+	"unicode"
 
+	"golang.org/x/text/width"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
@@ -82,7 +83,7 @@ func (t *table) print(rows ...[]cell) error {
 			if i == len(t.widths) {
 				t.widths = append(t.widths, 0)
 			}
-			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(row[i].text))
+			t.widths[i] = max(t.widths[i], columns(row[i].text))
 		}
 	}
 	var lines strings.Builder
@@ -91,13 +92,27 @@ func (t *table) print(rows ...[]cell) error {
 		for i, cell := range row {
 			lines.WriteString(t.paint.paint(cell.text, cell.color))
 			if i < len(row)-1 {
-				lines.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(cell.text)) + columnGap)
+				lines.WriteString(strings.Repeat(" ", t.widths[i]-columns(cell.text)) + columnGap)
 			}
 		}
 		lines.WriteByte('\n')
 	}
 	_, err := io.WriteString(t.out, lines.String())
 	return err
+}
+
+// columns returns the number of columns that a terminal needs for a text.
+func columns(text string) (total int) {
+	for _, r := range text {
+		switch kind := width.LookupRune(r).Kind(); {
+		case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf):
+		case kind == width.EastAsianWide || kind == width.EastAsianFullwidth:
+			total += 2
+		default:
+			total++
+		}
+	}
+	return total
 }
 
 // printJSON prints a value as JSON.
