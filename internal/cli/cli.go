@@ -110,6 +110,7 @@ func (p *plugin) root() *cobra.Command {
 	root.AddCommand(
 		newCompletionCommand(p),
 		newEventsCommand(p),
+		newShowCommand(p),
 		newStatusCommand(p),
 		newTestCommand(p),
 		newVersionCommand(p),

@@ -138,6 +138,7 @@ func decode(t *testing.T, name string) (*netbox.Event, int) {
 func receive(t *testing.T, namespace, source, name string, after time.Duration) *v1alpha1.NetBoxEvent {
 	t.Helper()
 	decoded, size := decode(t, name)
+	decoded.Timestamp = received.Add(after - 200*time.Millisecond)
 	event := eventspec.New(decoded, eventspec.Delivery{
 		Source:    &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: source, UID: "1"}},
 		Key:       "secret",
@@ -212,3 +213,6 @@ func namespace(t *testing.T, name string) string {
 
 // errNotFound is the error of an attempt that fails permanently.
 var errNotFound = errors.New("answered with 404 Not Found")
+
+// errUnavailable is the error of an attempt that is retried.
+var errUnavailable = errors.New("answered with 503 Service Unavailable")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/spf13/cobra"
@@ -164,10 +163,9 @@ func phaseColor(phase v1alpha1.Phase) color {
 func changedFields(spec *v1alpha1.NetBoxEventSpec) string {
 	names := make([]string, 0, len(spec.ChangedFields))
 	for i, name := range spec.ChangedFields {
-		if i+1 < len(spec.ChangedFields) && strings.HasPrefix(spec.ChangedFields[i+1], name+".") {
-			continue // the list is sorted
+		if !hasMembers(spec.ChangedFields, i) {
+			names = append(names, name)
 		}
-		names = append(names, name)
 	}
 	return list(names)
 }

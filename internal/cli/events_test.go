@@ -164,7 +164,7 @@ func TestEventsWatch(t *testing.T) {
 // TestTable keeps what NetBox sent from becoming more than a cell.
 func TestTable(t *testing.T) {
 	var out bytes.Buffer
-	table := &table{out: &out, paint: true}
+	table := &table{out: &out, paint: true, maxBytes: 100}
 	if err := table.print(cells("A", "B"), []cell{{"é", red}, {"x\x1b[2J\ny", ""}}, cells("東", "z")); err != nil {
 		t.Fatal(err)
 	}

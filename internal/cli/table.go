@@ -61,15 +61,19 @@ type table struct {
 	out    io.Writer
 	paint  painter
 	indent string
-	widths []int
+	// maxBytes bounds each cell.
+	maxBytes int
+	widths   []int
 }
 
-func (p *plugin) newTable() *table { return &table{out: p.Out, paint: painter(p.hasColors())} }
+func (p *plugin) newTable() *table {
+	return &table{out: p.Out, paint: painter(p.hasColors()), maxBytes: maxCellBytes}
+}
 
 const (
 	// columnGap is the space between two columns.
 	columnGap = "   "
-	// maxCellBytes bounds a cell.
+	// maxCellBytes bounds a cell of most tables.
 	maxCellBytes = 200
 )
 
@@ -77,7 +81,7 @@ const (
 func (t *table) print(rows ...[]cell) error {
 	for _, row := range rows {
 		for i := range row {
-			if row[i].text = oneline.Of(row[i].text, maxCellBytes); row[i].text == "" {
+			if row[i].text = oneline.Of(row[i].text, t.maxBytes); row[i].text == "" {
 				row[i].text = "-"
 			}
 			if i == len(t.widths) {
