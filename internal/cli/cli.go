@@ -112,6 +112,8 @@ func (p *plugin) root() *cobra.Command {
 		newEventsCommand(p),
 		newShowCommand(p),
 		newStatusCommand(p),
+		newRecordCommand(p),
+		newRenderCommand(p),
 		newTestCommand(p),
 		newVersionCommand(p),
 	)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
@@ -27,6 +29,7 @@ const (
 var scheme = runtime.NewScheme()
 
 func init() {
+	log.SetLogger(logr.Discard()) // controller-runtime complains without one
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
 }
@@ -47,6 +50,7 @@ func (p *plugin) config() (*rest.Config, error) {
 		return nil, err
 	}
 	config.UserAgent = "kubectl-netbox"
+	config.QPS = -1 // the API server's priority and fairness throttles
 	return config, nil
 }
 

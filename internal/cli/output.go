@@ -1,13 +1,17 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v2"
 	"golang.org/x/term"
 )
 
@@ -41,6 +45,30 @@ func (c *choice) Type() string { return strings.Join(c.words, "|") }
 func (p *plugin) addOutput(command *cobra.Command, output *string, formats ...string) {
 	command.Flags().VarP(&choice{output, formats}, "output", "o", "format of the output")
 	p.complete(command, "output", func(context.Context, *plugin) []string { return formats })
+}
+
+// write writes a value as yaml or json, with its fields in their order.
+func write(to io.Writer, value any, format string) error {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	if format == "yaml" {
+		var ordered yaml.MapSlice // of YAML 1.1, as kubectl reads it
+		if err := yaml.Unmarshal(text.Bytes(), &ordered); err != nil {
+			return err
+		}
+		converted, err := yaml.Marshal(ordered)
+		if err != nil {
+			return err
+		}
+		text = *bytes.NewBuffer(converted)
+	}
+	_, err := text.WriteTo(to)
+	return err
 }
 
 // hasColors reports whether the output is a terminal that shows colors.

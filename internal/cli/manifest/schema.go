@@ -94,6 +94,9 @@ func (s *Schema) Default(object any) error {
 	if err := convert(object, &fields); err != nil {
 		return err
 	}
+	if fields["spec"] == nil {
+		fields["spec"] = map[string]any{} // only fields of what is there have defaults
+	}
 	defaulting.Default(fields, s.structural)
 	return convert(fields, object)
 }

@@ -58,6 +58,7 @@ func Evaluate(ctx context.Context, r *Rule, events []*v1alpha1.NetBoxEvent, give
 		outcomes = append(outcomes, outcome)
 	}
 	for _, outcome := range outcomes {
+		outcome.Event = outcome.events[len(outcome.events)-1].Name
 		if outcome.Matched || outcome.Removes {
 			newAttempt(r, outcome, given).run(ctx)
 		}
@@ -91,8 +92,14 @@ type attempt struct {
 	event   *v1alpha1.NetBoxEvent // the last one of a group
 	group   *action.Group         // nil for a single event
 	input   *rule.Input           // nil for a group that comes to nothing
-	lookups error
+	lookups error                 // why the lookups have no answers
 }
+
+// missingError is the error of an evaluation that lacks something that is not given.
+type missingError struct{ error }
+
+// Unwrap returns the error.
+func (e *missingError) Unwrap() error { return e.error }
 
 func newAttempt(r *Rule, outcome *Outcome, given Given) *attempt {
 	eventRule := r.DeepCopy()
@@ -157,7 +164,7 @@ func (a *attempt) look(ctx context.Context) {
 	}
 	for _, lookup := range a.outcome.Lookups {
 		if _, ok := a.given.Lookups[lookup.Name]; !ok {
-			a.lookups = fmt.Errorf("lookups[%s]: the answer of NetBox is not given", lookup.Name)
+			a.lookups = &missingError{fmt.Errorf("lookups[%s]: the answer of NetBox is not given; add it to lookups of the test, or by --lookup", lookup.Name)}
 			return
 		}
 	}
@@ -172,14 +179,14 @@ func (a *attempt) act(ctx context.Context, state *v1alpha1.ActionStatus) {
 		return
 	}
 	if a.lookups != nil {
-		delivery.Fail(state, a.lookups.Error())
+		a.fail(state, a.lookups)
 		return
 	}
 	input := a.inputFor(found)
 	if found.When != nil {
 		switch holds, err := found.When.Holds(ctx, input); {
 		case err != nil:
-			delivery.Fail(state, a.explain(found, fmt.Errorf("when: %w", err)).Error())
+			a.fail(state, a.explain(found, fmt.Errorf("when: %w", err)))
 			return
 		case !holds:
 			delivery.Skip(state, "when is false")
@@ -192,17 +199,22 @@ func (a *attempt) act(ctx context.Context, state *v1alpha1.ActionStatus) {
 	rendering, err := action.Render(ctx, action.Task{
 		Rule: a.rule, Action: found, Event: a.event, Group: a.group, Input: input, IsRemoval: a.outcome.Removes,
 	})
-	if err == nil {
-		a.outcome.action(state.Name).render(found, rendering)
-		if text, fails := a.given.Failures[state.Name]; fails {
-			err = errors.New(text)
-		}
-	}
 	if err != nil {
-		delivery.Fail(state, a.explain(found, err).Error())
+		a.fail(state, a.explain(found, err))
+		return
+	}
+	a.outcome.action(state.Name).render(found, rendering)
+	if text, fails := a.given.Failures[state.Name]; fails {
+		delivery.Fail(state, text)
 		return
 	}
 	state.State, state.Result = v1alpha1.DeliverySucceeded, a.given.Results[state.Name]
+}
+
+func (a *attempt) fail(state *v1alpha1.ActionStatus, err error) {
+	_, lacks := errors.AsType[*missingError](err)
+	a.outcome.action(state.Name).lacks = lacks
+	delivery.Fail(state, err.Error())
 }
 
 // inputFor returns the variables of an action's expressions.
@@ -237,5 +249,5 @@ func (a *attempt) explain(found *rule.Action, err error) error {
 	if len(missing) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w; no result of %s is given", err, strings.Join(missing, ", "))
+	return &missingError{fmt.Errorf("%w; no result of %s is given; add it to results of the test, or by --result", err, strings.Join(missing, ", "))}
 }

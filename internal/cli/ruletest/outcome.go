@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"mime"
 	"net/url"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/json"
@@ -16,7 +17,9 @@ import (
 
 // Outcome is what a rule does about an event, or about a group of events. As JSON, it has the fields of an Expectation.
 type Outcome struct {
-	Rule    string `json:"rule"`
+	Rule string `json:"rule"`
+	// Event is the name of the event, or of the last one of the group.
+	Event   string `json:"event"`
 	Matched bool   `json:"matched"`
 	// Removes means that the event ends a match of its NetBox object: Mirror actions delete what they made.
 	Removes bool `json:"removes,omitempty"`
@@ -52,6 +55,9 @@ type Action struct {
 	Objects   []map[string]any `json:"objects,omitempty"`
 	Removes   bool             `json:"removes,omitempty"`
 	Message   string           `json:"message,omitempty"`
+
+	// lacks means that the action fails because an answer of NetBox, or the result of another action, is not given.
+	lacks bool
 }
 
 // Request is the request of an http action.
@@ -63,8 +69,10 @@ type Request struct {
 	Body any `json:"body,omitempty"`
 }
 
-// Event returns the event, or the last one of the group.
-func (o *Outcome) Event() *v1alpha1.NetBoxEvent { return o.events[len(o.events)-1] }
+// HasErrors reports whether the match fails, or an action.
+func (o *Outcome) HasErrors() bool {
+	return o.Error != "" || slices.ContainsFunc(o.Actions, func(action *Action) bool { return action.Error != "" })
+}
 
 // has reports whether the outcome is about an event.
 func (o *Outcome) has(event *v1alpha1.NetBoxEvent) bool {

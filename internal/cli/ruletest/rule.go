@@ -19,25 +19,25 @@ import (
 type Rule struct {
 	*v1alpha1.NetBoxEventRule
 
-	// File is where the rule is from, for messages.
+	// File is where the rule is from, empty for a rule of the cluster.
 	File     string
 	Compiled *rule.Rule
 }
 
-// NewRule compiles a rule that has the defaults of the API server. Its error has a line for each problem, as the condition Ready has it.
-func NewRule(file string, eventRule *v1alpha1.NetBoxEventRule) (*Rule, error) {
+// NewRule compiles a rule of the cluster. Its error is the message of the condition Ready.
+func NewRule(eventRule *v1alpha1.NetBoxEventRule) (*Rule, error) {
 	compiled, err := rule.Compile(&eventRule.Spec)
 	if err != nil {
-		return nil, fmt.Errorf("%s: rule %s: %s", file, eventRule.Name, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return nil, fmt.Errorf("rule %s: %s", eventRule.Name, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	return &Rule{eventRule, file, compiled}, nil
+	return &Rule{NetBoxEventRule: eventRule, Compiled: compiled}, nil
 }
 
 // Warnings returns a line for each part of the rule that fits no event of NetBox.
 func (r *Rule) Warnings() []string {
 	warnings := rule.Warnings("spec.match", &r.Spec.Match.Filter)
 	for i := range warnings {
-		warnings[i] = fmt.Sprintf("%s: rule %s: %s", r.File, r.Name, warnings[i])
+		warnings[i] = strings.TrimPrefix(r.File+": ", ": ") + "rule " + r.Name + ": " + warnings[i]
 	}
 	return warnings
 }
