@@ -115,6 +115,7 @@ func (p *plugin) root() *cobra.Command {
 		newRecordCommand(p),
 		newRenderCommand(p),
 		newTestCommand(p),
+		newTraceCommand(p),
 		newVersionCommand(p),
 	)
 	return root

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -193,8 +194,8 @@ func attempt(status *v1alpha1.NetBoxEventStatus, rule, action int, outcome deliv
 	delivery.RecordAttempt(&status.Rules[rule].Actions[action], outcome, retry, start.Add(24*time.Hour), start.Add(after))
 }
 
-// rule makes a rule of its spec in YAML.
-func rule(t *testing.T, namespace, name, spec string) *v1alpha1.NetBoxEventRule {
+// newRule makes a rule of its spec in YAML.
+func newRule(t *testing.T, namespace, name, spec string) *v1alpha1.NetBoxEventRule {
 	t.Helper()
 	made := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	if err := yaml.UnmarshalStrict([]byte(spec), &made.Spec); err != nil {
@@ -216,3 +217,7 @@ var errNotFound = errors.New("answered with 404 Not Found")
 
 // errUnavailable is the error of an attempt that is retried.
 var errUnavailable = errors.New("answered with 503 Service Unavailable")
+
+func keyOf(namespace, name string) client.ObjectKey {
+	return client.ObjectKey{Namespace: namespace, Name: name}
+}

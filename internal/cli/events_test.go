@@ -21,7 +21,7 @@ import (
 // sites makes a namespace with three events of sites and one of a device, of which one failed and one is pending.
 func sites(t *testing.T, space string) (events []*v1alpha1.NetBoxEvent) {
 	t.Helper()
-	announce := rule(t, space, "announce", announceSpec)
+	announce := newRule(t, space, "announce", announceSpec)
 	for i, name := range []string{"netbox-4.6.8-live/51", "netbox-4.6.8-live/72", "netbox-4.6.8/307", "netbox-4.7.3-live/538"} {
 		events = append(events, receive(t, space, "netbox", name, time.Duration(i)*3*time.Minute))
 	}

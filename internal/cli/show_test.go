@@ -15,7 +15,7 @@ import (
 
 func TestShow(t *testing.T) {
 	space := namespace(t, "show")
-	provision := rule(t, space, "provision", `{serviceAccountName: provisioner, actions: [
+	provision := newRule(t, space, "provision", `{serviceAccountName: provisioner, actions: [
 		{name: send, http: {url: "https://hooks.example.com/"}},
 		{name: config, apply: {template: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}}]}`)
 	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", 0)

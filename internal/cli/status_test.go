@@ -40,8 +40,8 @@ func installOperator(t *testing.T, namespace, name, watched string, renewed time
 	}
 }
 
-// source makes a source with conditions.
-func source(t *testing.T, namespace, name string, spec v1alpha1.NetBoxSourceSpec, conditions ...metav1.Condition) *v1alpha1.NetBoxSource {
+// newSource makes a source with conditions.
+func newSource(t *testing.T, namespace, name string, spec v1alpha1.NetBoxSourceSpec, conditions ...metav1.Condition) *v1alpha1.NetBoxSource {
 	t.Helper()
 	spec.Redact, spec.Unsigned = []string{}, v1alpha1.UnsignedAccept
 	made := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: spec}
@@ -87,10 +87,10 @@ func TestStatusWell(t *testing.T) {
 	netbox := v1alpha1.NetBoxSourceSpec{NetBox: &v1alpha1.NetBoxAPI{
 		URL: "https://netbox.example.com", TokenSecretRef: v1alpha1.SecretKeyReference{Name: "netbox-token", Key: "token"},
 	}}
-	source(t, space, "netbox", netbox, serving, metav1.Condition{
+	newSource(t, space, "netbox", netbox, serving, metav1.Condition{
 		Type: v1alpha1.ConditionReceiving, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonChangesArrive, Message: "changes arrive",
 	})
-	announce := rule(t, space, "announce", announceSpec)
+	announce := newRule(t, space, "announce", announceSpec)
 	setStatus(t, announce, v1alpha1.NetBoxEventRuleStatus{Matched: 1, LastMatched: new(metav1.NewTime(time.Now())), Conditions: []metav1.Condition{
 		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled, Message: "events are matched against the rule"},
 	}})
@@ -115,11 +115,11 @@ func TestStatusWell(t *testing.T) {
 func TestStatusWrong(t *testing.T) {
 	space := namespace(t, "wrong")
 	installOperator(t, namespace(t, "operators-down"), "netbox-event-operator", space, time.Now().Add(-time.Hour))
-	sick := source(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, metav1.Condition{
+	sick := newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonSecretNotFound,
 		Message: "Secret netbox-webhook does not exist in namespace wrong; deliveries are answered with 503",
 	})
-	source(t, space, "new", v1alpha1.NetBoxSourceSpec{})
+	newSource(t, space, "new", v1alpha1.NetBoxSourceSpec{})
 	plane.Create(t, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: space, Name: "refused"},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxSource", Namespace: space, Name: "netbox", UID: sick.UID},
@@ -127,7 +127,7 @@ func TestStatusWrong(t *testing.T) {
 		Message:             "delivery from 192.0.2.7:4711 answered with 401: signature missing or wrong",
 		ReportingController: "netbox-event-operator", ReportingInstance: "x", EventTime: metav1.NewMicroTime(time.Now()),
 	})
-	announce := rule(t, space, "announce", announceSpec)
+	announce := newRule(t, space, "announce", announceSpec)
 	setStatus(t, announce, v1alpha1.NetBoxEventRuleStatus{Matched: 7, Failed: 1, LastMatched: new(metav1.NewTime(time.Now())), Conditions: []metav1.Condition{
 		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled, Message: "events are matched against the rule"},
 		{
@@ -135,7 +135,7 @@ func TestStatusWrong(t *testing.T) {
 			Message: "action send: connection refused",
 		},
 	}})
-	setStatus(t, rule(t, space, "broken", `{match: {cel: event.user == "x"}, actions: [{name: a, log: {message: a}}]}`), v1alpha1.NetBoxEventRuleStatus{
+	setStatus(t, newRule(t, space, "broken", `{match: {cel: event.user == "x"}, actions: [{name: a, log: {message: a}}]}`), v1alpha1.NetBoxEventRuleStatus{
 		Conditions: []metav1.Condition{{
 			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalid,
 			Message: "spec.match.cel: 1:6: undefined field 'user'",
@@ -154,7 +154,7 @@ func TestStatusWrong(t *testing.T) {
 // TestStatusRights looks with the right to see the operator's resources alone, and with none.
 func TestStatusRights(t *testing.T) {
 	space := plane.Namespace(t)
-	source(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
+	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
 	user := newSession(t, space)
 	user.user = "viewer"
 	got := user.run(t, "status")

@@ -3,6 +3,8 @@ package rule
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -140,7 +142,7 @@ func (x *explainer) value(source string) (string, error) {
 	remaining := budget(maxRendered)
 	value, err := compiled.native(x.ctx, x.in, &remaining)
 	if err != nil {
-		return "", err
+		return "", errors.New(strings.TrimSuffix(err.Error(), fmt.Sprintf(" in %.60q", source))) // the part says what it is in
 	}
 	if value, ok := value.(string); ok {
 		return quoted(value), nil
