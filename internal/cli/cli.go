@@ -110,6 +110,7 @@ func (p *plugin) root() *cobra.Command {
 	root.AddCommand(
 		newCompletionCommand(p),
 		newEventsCommand(p),
+		newReplayCommand(p),
 		newShowCommand(p),
 		newStatusCommand(p),
 		newRecordCommand(p),

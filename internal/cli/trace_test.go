@@ -74,7 +74,7 @@ func TestTrace(t *testing.T) {
 	out := user.run(t, "trace", event.Name).out
 	for name, reason := range reasons {
 		_, of, ok := strings.Cut(out, "rule "+name+":")
-		if of, _, _ = strings.Cut(of, "rule "); !ok || !strings.Contains(of, reason) {
+		if of, _, _ = strings.Cut(of, "─ rule "); !ok || !strings.Contains(of, reason) {
 			t.Errorf("%s: %q is not in %q", name, reason, of)
 		}
 	}
