@@ -73,15 +73,18 @@ func (p *plugin) cluster() (client.WithWatch, string, error) {
 	return api, namespace, err
 }
 
-// clusterError returns an error of the API server that says what to do. The verb and the resource, such as get and netboxevents, are what was
-// asked for.
+// clusterError returns an error of the API server that says what to do. The verb and the resource, such as get and netboxevents, are what
+// was asked for.
 func clusterError(err error, verb, resource, namespace string) error {
 	switch {
 	case err == nil:
 		return nil
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("you may not %s %s in %s; ask for a role with that right, such as view of the operator's chart (%w)",
-			verb, resource, place(namespace), err)
+		next := "ask for a role with that right"
+		if strings.HasPrefix(resource, "netbox") {
+			next += ", such as view, where the operator's chart has extended it"
+		}
+		return fmt.Errorf("you may not %s %s in %s; %s (%w)", verb, resource, place(namespace), next, err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the API server does not accept your credentials; log in again (%w)", err)
 	case meta.IsNoMatchError(err):

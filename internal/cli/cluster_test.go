@@ -1,223 +1,172 @@
-package cli
+package cli_test
 
 import (
-	"bytes"
-	"errors"
-	"flag"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
-	clocktesting "k8s.io/utils/clock/testing"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
-	"github.com/netbox-events/netbox-event-operator/internal/delivery"
-	"github.com/netbox-events/netbox-event-operator/internal/eventspec"
-	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
-	"github.com/netbox-events/netbox-event-operator/internal/netbox"
-	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/internal/cli/ruletest"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
 )
 
-var plane *controlplane.ControlPlane
-
-func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
-
-var update = flag.Bool("update", false, "write the files in testdata, which docs/cli.md shows")
-
-// received is when the first event of a test was received, and now is the time of the plugin.
-var (
-	received = time.Date(2026, 11, 23, 19, 0, 0, 0, time.UTC)
-	now      = received.Add(12 * time.Minute)
-)
-
-// session is a user at a terminal.
-type session struct {
-	kubeconfig string
-	namespace  string
-	user       string // who is impersonated, "" for an administrator
-	clock      *clocktesting.FakeClock
-	in         string
+// cluster is a namespace with rules and events, and the flags for it.
+type cluster struct {
+	namespace string
+	flags     []string
 }
 
-func newSession(t *testing.T, namespace string) *session {
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(file, plane.Kubeconfig(), 0o600); err != nil {
+	kubeconfig := writeFile(t, t.TempDir(), "kubeconfig", string(plane.Kubeconfig()))
+	namespace := plane.Namespace(t)
+	return &cluster{namespace, []string{"--kubeconfig", kubeconfig, "-n", namespace}}
+}
+
+// run runs kubectl netbox in the namespace.
+func (c *cluster) run(t *testing.T, args ...string) result {
+	t.Helper()
+	return run(t.Context(), append(c.flags, args...)...)
+}
+
+// createRule creates a sample rule.
+func (c *cluster) createRule(t *testing.T, file string) {
+	t.Helper()
+	rules, err := ruletest.ReadRules(t.Context(), filepath.Join(samples(t), file))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return &session{kubeconfig: file, namespace: namespace, clock: clocktesting.NewFakeClock(now)}
+	created := rules[0].NetBoxEventRule
+	created.Namespace = c.namespace
+	plane.Create(t, created)
 }
 
-// output is what a command printed, and its exit code.
-type output struct {
-	out, err string
-	code     int
-}
-
-func (s *session) run(t *testing.T, args ...string) output {
+// createEvent stores the event of a recorded delivery, and returns its name.
+func (c *cluster) createEvent(t *testing.T, delivery string) string {
 	t.Helper()
-	var out, problems bytes.Buffer
-	p := newPlugin(genericiooptions.IOStreams{In: strings.NewReader(s.in), Out: &out, ErrOut: &problems})
-	p.clock = s.clock
-	args = append(args, "--kubeconfig="+s.kubeconfig, "--namespace="+s.namespace)
-	if s.user != "" {
-		args = append(args, "--as="+s.user)
+	all, err := deliveries.All()
+	if err != nil {
+		t.Fatal(err)
 	}
-	code := p.run(t.Context(), args)
-	return output{out.String(), problems.String(), code}
-}
-
-// shows compares the output of a command with a file in testdata. The file begins with the command.
-func (s *session) shows(t *testing.T, file string, code int, args ...string) {
-	t.Helper()
-	got := s.run(t, args...)
-	if got.code != code {
-		t.Errorf("%s: exit code %d, want %d: %s", file, got.code, code, got.err)
-	}
-	golden(t, file, "$ kubectl netbox "+strings.Join(args, " ")+"\n"+got.out+got.err)
-}
-
-func golden(t *testing.T, file, got string) {
-	t.Helper()
-	file = filepath.Join("testdata", file)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+	for _, recorded := range all {
+		if recorded.String() != delivery {
+			continue
+		}
+		event, err := recorded.Event(c.namespace, deliveries.Redact)
+		if err != nil {
 			t.Fatal(err)
 		}
+		plane.Create(t, event)
+		return event.Name
 	}
-	want, err := os.ReadFile(file)
+	t.Fatalf("there is no delivery %s", delivery)
+	return ""
+}
+
+// TestLive renders and records objects of a cluster, and runs the recorded test.
+func TestLive(t *testing.T) {
+	c := newCluster(t)
+	for _, file := range []string{"rule_steps.yaml", "rule_mirror.yaml", "rule_deletions.yaml", "rule_relay.yaml"} {
+		c.createRule(t, file)
+	}
+	event := c.createEvent(t, "netbox-4.6.8-live/210")
+	c.run(t, "render", "announce-deletions", event).check(t, 0, "message: device leaf1 was deleted by admin\n", "")
+	c.run(t, "render", "announce-deletion", event).check(t, 2, "",
+		`error: netboxeventrules.netbox-events.io "announce-deletion" not found; see kubectl get netboxeventrules -n `+c.namespace+"\n")
+	c.run(t, "render", "announce-deletions", "gone").check(t, 2, "", `netboxevents.netbox-events.io "gone" not found; see kubectl get netboxevents`)
+
+	directory := t.TempDir()
+	c.run(t, "record", event, "--directory", directory).check(t, 0, filepath.Join("rules", "relay.yaml"), "warning: rule clean-up: left out actions")
+	run(t.Context(), "test", directory).check(t, 0, "1 passed, 0 failed", "")
+	c.run(t, "record", event, "--directory", directory).check(t, 0, event, "warning: rule clean-up")
+	writeFile(t, filepath.Join(directory, "rules"), "relay.yaml", "a: b\n")
+	c.run(t, "record", event, "--directory", directory).check(t, 2, "", "relay.yaml exists, and is different; remove it, or choose another --directory")
+
+	recorded := c.run(t, "record", event, "--rule", "announce-deletions")
+	recorded.check(t, 0, "kind: NetBoxEventRule\n", "")
+	run(t.Context(), "test", writeFile(t, t.TempDir(), "tests.yaml", recorded.out)).check(t, 0, "1 passed, 0 failed", "")
+}
+
+// TestRecordSecrets records events with redacted values and with large numbers: the test sees what the rules saw.
+func TestRecordSecrets(t *testing.T) {
+	c := newCluster(t)
+	c.createRule(t, "rule_relay.yaml")
+	all, err := deliveries.All()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; go test ./internal/cli -update writes it):\n%s", file, diff)
-	}
-}
-
-// contains fails unless a text has all of some parts.
-func contains(t *testing.T, text string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(text, part) {
-			t.Errorf("%q is not in\n%s", part, text)
+	redacted, stringified := 0, 0
+	for _, recorded := range all {
+		event, err := recorded.Event(c.namespace, deliveries.Redact)
+		if err != nil || !strings.HasPrefix(recorded.Version, "4.") {
+			continue
+		}
+		isRedacted, isStringified := len(event.Spec.Delivery.Redacted) > 0, len(event.Spec.Delivery.Stringified) > 0
+		if !(isRedacted && redacted < 5) && !(isStringified && stringified < 5) {
+			continue
+		}
+		if isRedacted {
+			redacted++
+		}
+		if isStringified {
+			stringified++
+		}
+		plane.Create(t, event)
+		directory := t.TempDir()
+		c.run(t, "record", event.Name, "--directory", directory).check(t, 0, event.Name, "")
+		run(t.Context(), "test", directory).check(t, 0, "1 passed, 0 failed", "")
+		text := c.run(t, "record", event.Name).out
+		run(t.Context(), "test", writeFile(t, directory, "text.yaml", text)).check(t, 0, "1 passed, 0 failed", "")
+		content, err := os.ReadFile(filepath.Join(directory, "events", event.Name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if isRedacted && (!strings.Contains(string(content), "[redacted]") || !strings.Contains(text, "[redacted]")) {
+			t.Errorf("%s: the redacted value is lost", recorded)
 		}
 	}
-}
-
-var recorded = sync.OnceValues(deliveries.All)
-
-// decode decodes a recorded delivery.
-func decode(t *testing.T, name string) (*netbox.Event, int) {
-	t.Helper()
-	all, err := recorded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := slices.IndexFunc(all, func(delivery deliveries.Delivery) bool { return delivery.String() == name })
-	if at < 0 {
-		t.Fatalf("there is no delivery %s", name)
-	}
-	event, err := netbox.Decode([]byte(all[at].Body), deliveries.Redact)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return event, len(all[at].Body)
-}
-
-// receive stores a recorded delivery, as the receiver does, at a time after received. The UID is constant, and so is the name of the event.
-func receive(t *testing.T, namespace, source, name string, after time.Duration) *v1alpha1.NetBoxEvent {
-	t.Helper()
-	decoded, size := decode(t, name)
-	decoded.Timestamp = received.Add(after - 200*time.Millisecond)
-	event := eventspec.New(decoded, eventspec.Delivery{
-		Source:    &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: source, UID: "1"}},
-		Key:       "secret",
-		BodyBytes: size, ReceivedAt: received.Add(after), Origin: v1alpha1.OriginWebhook,
-	})
-	store := newStore(t)
-	if err := store.Create(t.Context(), event); err != nil {
-		t.Fatal(err)
-	}
-	stored, err := store.Get(t.Context(), namespace, event.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return stored
-}
-
-func newStore(t *testing.T) *eventstore.Store {
-	t.Helper()
-	store, err := eventstore.New(plane.Config, plane.Client.Scheme())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store
-}
-
-// deliver writes the status of an event that matched rules a second after it was received. The function changes it before it is summarized.
-func deliver(t *testing.T, event *v1alpha1.NetBoxEvent, rules []*v1alpha1.NetBoxEventRule, change func(*v1alpha1.NetBoxEventStatus)) {
-	t.Helper()
-	var matched []v1alpha1.RuleStatus
-	for _, rule := range rules {
-		matched = append(matched, delivery.NewRuleStatus(rule))
-	}
-	at := event.Spec.Delivery.ReceivedAt.Add(time.Second)
-	status := delivery.NewStatus(matched, nil, delivery.Replay{}, at)
-	if change != nil {
-		change(status)
-	}
-	for i := range status.Rules {
-		status.Rules[i].State = delivery.RuleState(status.Rules[i].Actions)
-	}
-	delivery.Summarize(status, event.Generation, at.Add(time.Second))
-	version := eventstore.Version{Namespace: event.Namespace, Name: event.Name, UID: event.UID, ResourceVersion: event.ResourceVersion}
-	if _, err := newStore(t).UpdateStatus(t.Context(), version, status); err != nil {
-		t.Fatal(err)
+	if redacted == 0 || stringified == 0 {
+		t.Errorf("%d redacted events, %d with large numbers", redacted, stringified)
 	}
 }
 
-// attempt records an attempt at an action.
-func attempt(status *v1alpha1.NetBoxEventStatus, rule, action int, outcome delivery.Outcome, after time.Duration) {
-	retry := &v1alpha1.Retry{Backoff: metav1.Duration{Duration: 10 * time.Minute}, MaxBackoff: metav1.Duration{Duration: time.Hour}}
-	start := status.StartTime.Time
-	delivery.RecordAttempt(&status.Rules[rule].Actions[action], outcome, retry, start.Add(24*time.Hour), start.Add(after))
+// TestCompletion completes names of the namespace.
+func TestCompletion(t *testing.T) {
+	c := newCluster(t)
+	c.createRule(t, "rule_deletions.yaml")
+	event := c.createEvent(t, "netbox-4.6.8-live/210")
+	c.run(t, "__complete", "render", "").check(t, 0, "announce-deletions\n", "ShellCompDirectiveDefault")
+	c.run(t, "__complete", "render", "announce-deletions", "").check(t, 0, event+"\n", "ShellCompDirectiveDefault")
+	c.run(t, "__complete", "record", event, "--rule", "").check(t, 0, "announce-deletions\n", "ShellCompDirectiveNoFileComp")
+	c.run(t, "__complete", "render", "x", "y", "--namespace", "").check(t, 0, c.namespace+"\n", "ShellCompDirectiveNoFileComp")
+	c.run(t, "__complete", "test", "-o", "").check(t, 0, "json\njunit\n", "ShellCompDirectiveNoFileComp")
+	run(t.Context(), "--kubeconfig", filepath.Join(t.TempDir(), "none"), "__complete", "render", "").check(t, 0, ":0\n", "ShellCompDirectiveDefault")
 }
 
-// newRule makes a rule of its spec in YAML.
-func newRule(t *testing.T, namespace, name, spec string) *v1alpha1.NetBoxEventRule {
-	t.Helper()
-	made := &v1alpha1.NetBoxEventRule{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	if err := yaml.UnmarshalStrict([]byte(spec), &made.Spec); err != nil {
-		t.Fatal(err)
-	}
-	plane.Create(t, made)
-	return made
-}
-
-// namespace makes a namespace with a fixed name, for outputs that show it.
-func namespace(t *testing.T, name string) string {
-	t.Helper()
-	plane.Create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	return name
-}
-
-// errNotFound is the error of an attempt that fails permanently.
-var errNotFound = errors.New("answered with 404 Not Found")
-
-// errUnavailable is the error of an attempt that is retried.
-var errUnavailable = errors.New("answered with 503 Service Unavailable")
-
-func keyOf(namespace, name string) client.ObjectKey {
-	return client.ObjectKey{Namespace: namespace, Name: name}
+// TestRights runs commands as a user who may read rules and no events.
+func TestRights(t *testing.T) {
+	c := newCluster(t)
+	c.createRule(t, "rule_deletions.yaml")
+	plane.Create(t,
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "reader"}},
+		&rbacv1.Role{
+			ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "reader"},
+			Rules:      []rbacv1.PolicyRule{{APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, Resources: []string{"netboxeventrules"}, Verbs: []string{"get"}}},
+		},
+		&rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "reader"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "reader"},
+			Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: "reader", Namespace: c.namespace}},
+		},
+	)
+	as := []string{"--as", "system:serviceaccount:" + c.namespace + ":reader"}
+	c.run(t, append(as, "render", "announce-deletions", "some")...).check(t, 2, "", "error: you may not get netboxevents in namespace "+c.namespace+"; ask for a role")
+	c.run(t, append(as, "record", filepath.Join(samples(t), "tests/events/device-deleted.json"))...).check(t, 2, "",
+		"error: you may not list netboxeventrules in namespace "+c.namespace)
+	c.run(t, append(as, "__complete", "record", "")...).check(t, 0, ":0\n", "ShellCompDirectiveDefault")
 }

@@ -54,7 +54,8 @@ var (
 	completeEvents     = namesOf(v1alpha1.SchemeGroupVersion.WithResource(resourceEvents), true)
 )
 
-// namesOf returns a completer of the names of a resource. It completes nothing where these cannot be listed: a shell has no place for errors.
+// namesOf returns a completer of the names of a resource. It completes nothing where these cannot be listed: a shell has no place for
+// errors.
 func namesOf(resource schema.GroupVersionResource, isNamespaced bool) completer {
 	return func(ctx context.Context, p *plugin) (names []string) {
 		config, err := p.config()
@@ -87,10 +88,10 @@ func namesOf(resource schema.GroupVersionResource, isNamespaced bool) completer 
 
 // complete completes the value of a flag.
 func (p *plugin) complete(command *cobra.Command, flag string, names completer) {
-	err := command.RegisterFlagCompletionFunc(flag, func(command *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	complete := func(command *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return names(command.Context(), p), cobra.ShellCompDirectiveNoFileComp
-	})
-	if err != nil {
+	}
+	if err := command.RegisterFlagCompletionFunc(flag, complete); err != nil {
 		panic(err) // there is no such flag
 	}
 }

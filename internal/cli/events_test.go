@@ -93,7 +93,7 @@ func TestEvents(t *testing.T) {
 }
 
 func TestEventsRights(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	user := newSession(t, space)
 	user.user = "lister"
 	contains(t, user.run(t, "events").err, "you may not list netboxevents in namespace "+space)
@@ -135,7 +135,7 @@ func eventually(t *testing.T, what string, isSo func() bool) {
 }
 
 func TestEventsWatch(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	first := receive(t, space, "netbox", "netbox-4.6.8-live/51", 0)
 	user := newSession(t, space)
 	var out buffer
@@ -178,7 +178,7 @@ func TestEventsPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("makes many events")
 	}
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	first, store := receive(t, space, "netbox", "netbox-4.6.8-live/51", 0), newStore(t)
 	const more = pageSize + 20
 	for i := range more {

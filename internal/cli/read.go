@@ -15,8 +15,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/cli/ruletest"
 )
 
-// isFile reports whether an argument is a file rather than the name of an object. What looks like a file is one, so that an error says that it
-// does not exist.
+// isFile reports whether an argument is a file rather than the name of an object. What looks like a file is one, so that an error says that
+// it does not exist.
 func isFile(arg string) bool {
 	if _, err := os.Stat(arg); err == nil || filepath.Base(arg) != arg {
 		return true
@@ -40,8 +40,8 @@ func (p *plugin) readRules(ctx context.Context, arg string) ([]*ruletest.Rule, e
 	return []*ruletest.Rule{compiled}, nil
 }
 
-// readEvent returns the event of a file, or the one of a name in the cluster. A file with a body is as received by a source with the default
-// settings.
+// readEvent returns the event of a file, or the one of a name in the cluster. A file with a body is as received by a source with the
+// default settings.
 func (p *plugin) readEvent(ctx context.Context, arg string) (*v1alpha1.NetBoxEvent, error) {
 	if isFile(arg) {
 		content, err := os.ReadFile(arg)

@@ -28,8 +28,8 @@ func newRecordCommand(p *plugin) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "record EVENT",
 		Short: "Make a test of an event and of what the rules do about it",
-		Long: "Write a test for kubectl netbox test: the body of an event, the rules, and what these do about the event now. The event is a file, " +
-			"or the name of an object in the cluster; rules are those of --rule, files or names, or all in the namespace.\n\n" +
+		Long: "Write a test for kubectl netbox test: the body of an event, the rules, and what these do about the event now. The event is a " +
+			"file, or the name of an object in the cluster; rules are those of --rule, files or names, or all in the namespace.\n\n" +
 			"No Secret is read, and values that the source redacted stay redacted. The answers of NetBox to lookups are not recorded.",
 		Example: "  kubectl netbox record device-16-created-d7f0a6b1c2e3f4a5b6c7 > test.yaml\n" +
 			"  kubectl netbox record event.json --rule rules/provision.yaml --directory tests",
@@ -40,7 +40,8 @@ func newRecordCommand(p *plugin) *cobra.Command {
 		},
 	}
 	command.Flags().StringArrayVar(&rules, "rule", nil, "a rule, or a file with rules; may be repeated (default: all rules of the namespace)")
-	command.Flags().StringVar(&directory, "directory", "", "write the test, the event and the rules as files there (default: one text to the output)")
+	command.Flags().StringVar(&directory, "directory", "",
+		"write the test, the event and the rules as files there (default: one text to the output)")
 	p.complete(command, "rule", completeRules)
 	return command
 }
@@ -122,8 +123,8 @@ type recording struct {
 	test    ruletest.RuleTest
 }
 
-// setEvent sets the body of the event. Where that would make another event, it is the NetBoxEvent: a change of a redacted value does not show
-// in the body, and YAML does not hold large numbers.
+// setEvent sets the body of the event. Where that would make another event, it is the NetBoxEvent: a change of a redacted value does not
+// show in the body, and YAML does not hold large numbers.
 func (r *recording) setEvent() (err error) {
 	body, err := payload.Body(r.stored)
 	if err != nil {

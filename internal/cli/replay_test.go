@@ -15,7 +15,7 @@ import (
 func requested(t *testing.T, event *v1alpha1.NetBoxEvent) delivery.Replay {
 	t.Helper()
 	var stored v1alpha1.NetBoxEvent
-	if err := plane.Client.Get(t.Context(), keyOf(event.Namespace, event.Name), &stored); err != nil {
+	if err := plane().Client.Get(t.Context(), keyOf(event.Namespace, event.Name), &stored); err != nil {
 		t.Fatal(err)
 	}
 	if replay := delivery.ReplayOf(&stored); replay.IsNew(&stored.Status) {
@@ -75,7 +75,7 @@ func TestReplay(t *testing.T) {
 }
 
 func TestReplayRights(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	events := sites(t, space)
 	user := newSession(t, space)
 	user.user = "replayer"

@@ -43,7 +43,7 @@ func TestShow(t *testing.T) {
 
 // TestShowCustomField shows a field by itself, not with all others.
 func TestShowCustomField(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	event := receive(t, space, "netbox", "netbox-4.7.3-live/538", 0)
 	got := newSession(t, space).run(t, "show", event.Name)
 	contains(t, got.out, "CHANGED              BEFORE   AFTER\ncustom_fields.p1cf   ", "No rule matched")

@@ -361,7 +361,8 @@ func (p *plugin) addRefusals(ctx context.Context, api client.Client, found *over
 			continue
 		}
 		found.Refused = append(found.Refused, refusal{event.InvolvedObject.Name, event.Reason, last, event.Message})
-		found.wrong("source "+event.InvolvedObject.Name, "deliveries were refused: "+event.Message, next)
+		found.wrong("source "+event.InvolvedObject.Name,
+			fmt.Sprintf("deliveries were refused (%s), the last %s ago", event.Reason, p.age(last.Time)), next)
 	}
 }
 

@@ -33,9 +33,9 @@ func installOperator(t *testing.T, namespace, name, watched string, renewed time
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: coordinationv1.LeaseSpec{
 		HolderIdentity: new(name + "-6d4cf56db6-2xvkq_8a2b"), LeaseDurationSeconds: new(int32(15)), RenewTime: new(metav1.NewMicroTime(renewed)),
 	}}
-	plane.Create(t, deployment, lease)
+	plane().Create(t, deployment, lease)
 	deployment.Status = appsv1.DeploymentStatus{Replicas: 2, ReadyReplicas: 2}
-	if err := plane.Client.Status().Update(t.Context(), deployment); err != nil {
+	if err := plane().Client.Status().Update(t.Context(), deployment); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -45,12 +45,12 @@ func newSource(t *testing.T, namespace, name string, spec v1alpha1.NetBoxSourceS
 	t.Helper()
 	spec.Redact, spec.Unsigned = []string{}, v1alpha1.UnsignedAccept
 	made := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: spec}
-	plane.Create(t, made)
+	plane().Create(t, made)
 	made.Status.Keys, made.Status.Conditions = []string{"secret"}, dated(conditions)
 	if spec.NetBox != nil {
 		made.Status.NetBox = &v1alpha1.NetBoxAPIStatus{Version: "4.7.3"}
 	}
-	if err := plane.Client.Status().Update(t.Context(), made); err != nil {
+	if err := plane().Client.Status().Update(t.Context(), made); err != nil {
 		t.Fatal(err)
 	}
 	return made
@@ -67,7 +67,7 @@ func setStatus(t *testing.T, rule *v1alpha1.NetBoxEventRule, status v1alpha1.Net
 	t.Helper()
 	rule.Status = status
 	rule.Status.Conditions = dated(status.Conditions)
-	if err := plane.Client.Status().Update(t.Context(), rule); err != nil {
+	if err := plane().Client.Status().Update(t.Context(), rule); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -120,7 +120,7 @@ func TestStatusWrong(t *testing.T) {
 		Message: "Secret netbox-webhook does not exist in namespace wrong; deliveries are answered with 503",
 	})
 	newSource(t, space, "new", v1alpha1.NetBoxSourceSpec{})
-	plane.Create(t, &corev1.Event{
+	plane().Create(t, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: space, Name: "refused"},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxSource", Namespace: space, Name: "netbox", UID: sick.UID},
 		Type:           corev1.EventTypeWarning, Reason: "SignatureMismatch", Action: "Receive",
@@ -153,7 +153,7 @@ func TestStatusWrong(t *testing.T) {
 
 // TestStatusRights looks with the right to see the operator's resources alone, and with none.
 func TestStatusRights(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
 	user := newSession(t, space)
 	user.user = "viewer"
@@ -178,7 +178,7 @@ func TestStatusRights(t *testing.T) {
 // allow gives a user rights in a namespace.
 func allow(t *testing.T, namespace, user string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
-	plane.Create(t,
+	plane().Create(t,
 		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: user}, Rules: rules},
 		&rbacv1.RoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: user},

@@ -44,9 +44,9 @@ func TestTrace(t *testing.T) {
 	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: "survey-3f9c2a7b"}, Spec: batchv1.JobSpec{
 		Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "c", Image: "x"}}}},
 	}}
-	plane.Create(t, job)
+	plane().Create(t, job)
 	job.Status.StartTime, job.Status.Active = new(metav1.NewTime(received)), 1
-	if err := plane.Client.Status().Update(t.Context(), job); err != nil {
+	if err := plane().Client.Status().Update(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
 	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", 0)
@@ -89,7 +89,7 @@ func TestTrace(t *testing.T) {
 
 // TestTraceRights lacks the right to see what an action made.
 func TestTraceRights(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
 	provision := newRule(t, space, "provision", `{serviceAccountName: provisioner, actions: [
 		{name: config, apply: {template: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}}]}`)
@@ -106,11 +106,11 @@ func TestTraceRights(t *testing.T) {
 	contains(t, user.run(t, "trace", event.Name).err, "you may not list netboxeventrules in namespace "+space)
 
 	role := &rbacv1.Role{}
-	if err := plane.Client.Get(t.Context(), keyOf(space, "tracer"), role); err != nil {
+	if err := plane().Client.Get(t.Context(), keyOf(space, "tracer"), role); err != nil {
 		t.Fatal(err)
 	}
 	role.Rules[1].Resources = append(role.Rules[1].Resources, "netboxeventrules")
-	if err := plane.Client.Update(t.Context(), role); err != nil {
+	if err := plane().Client.Update(t.Context(), role); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the role does not take effect", func() bool { return user.run(t, "trace", event.Name).code == exitWell })
@@ -120,11 +120,11 @@ func TestTraceRights(t *testing.T) {
 
 // TestTraceLater traces events whose rules or objects have changed since.
 func TestTraceLater(t *testing.T) {
-	space := plane.Namespace(t)
+	space := plane().Namespace(t)
 	provision := newRule(t, space, "provision", `{serviceAccountName: provisioner, actions: [
 		{name: config, apply: {template: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}}]}`)
 	newRule(t, space, "changed", `{match: {objectTypes: [dcim.site]}, actions: [{name: say, log: {message: x}}]}`)
-	plane.Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: "a"}})
+	plane().Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: "a"}})
 	gone := provision.DeepCopy()
 	gone.Name = "gone"
 	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", time.Until(received)*-1+time.Hour) // after the rules were made

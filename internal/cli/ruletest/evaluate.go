@@ -164,7 +164,8 @@ func (a *attempt) look(ctx context.Context) {
 	}
 	for _, lookup := range a.outcome.Lookups {
 		if _, ok := a.given.Lookups[lookup.Name]; !ok {
-			a.lookups = &missingError{fmt.Errorf("lookups[%s]: the answer of NetBox is not given; add it to lookups of the test, or by --lookup", lookup.Name)}
+			a.lookups = &missingError{fmt.Errorf(
+				"lookups[%s]: the answer of NetBox is not given; add it to lookups of the test, or by --lookup", lookup.Name)}
 			return
 		}
 	}
@@ -242,12 +243,17 @@ func (a *attempt) explain(found *rule.Action, err error) error {
 	}
 	var missing []string
 	for i := range a.actions.Actions {
-		if other := &a.actions.Actions[i]; other.HasResult() && a.given.Results[other.Spec.Name] == nil {
+		other := &a.actions.Actions[i]
+		if other == found {
+			break // it may use results of those before it alone
+		}
+		if other.HasResult() && a.given.Results[other.Spec.Name] == nil {
 			missing = append(missing, other.Spec.Name)
 		}
 	}
 	if len(missing) == 0 {
 		return err
 	}
-	return &missingError{fmt.Errorf("%w; no result of %s is given; add it to results of the test, or by --result", err, strings.Join(missing, ", "))}
+	return &missingError{fmt.Errorf(
+		"%w; no result of %s is given; add it to results of the test, or by --result", err, strings.Join(missing, ", "))}
 }

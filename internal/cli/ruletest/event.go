@@ -20,8 +20,8 @@ import (
 // Kind of stored events.
 const kindEvent = "NetBoxEvent"
 
-// ReadEvent returns the event of a file: the body of a webhook as NetBox sends it, or a NetBoxEvent in YAML or JSON. A body becomes the event
-// that the receiver stores for a source, received at a time, or, if that is zero, at its own time.
+// ReadEvent returns the event of a file: the body of a webhook as NetBox sends it, or a NetBoxEvent in YAML or JSON. A body becomes the
+// event that the receiver stores for a source, received at a time, or, if that is zero, at its own time.
 func ReadEvent(file string, content []byte, source *v1alpha1.NetBoxSource, received time.Time) (*v1alpha1.NetBoxEvent, error) {
 	if isStored(content) {
 		return readStored(file, content)

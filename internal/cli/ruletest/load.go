@@ -332,6 +332,7 @@ func (s *suite) rule(name string) (*Rule, error) {
 	case 0:
 		return nil, fmt.Errorf("there is no rule %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 	default:
-		return nil, fmt.Errorf("rule %q is in %s and in %s; write NAMESPACE/NAME, or correct the patterns of rules", name, found[0].File, found[1].File)
+		return nil, fmt.Errorf("rule %q is in %s and in %s; write NAMESPACE/NAME, or correct the patterns of rules",
+			name, found[0].File, found[1].File)
 	}
 }

@@ -48,8 +48,8 @@ type Action struct {
 	Error   string `json:"error,omitempty"`
 
 	Request *Request `json:"request,omitempty"`
-	// Operation is that of an apply action. One object is in Object, several are in Objects. Removes means that a Mirror action deletes what it
-	// made.
+	// Operation is that of an apply action. One object is in Object, several are in Objects. Removes means that a Mirror action deletes what
+	// it made.
 	Operation string           `json:"operation,omitempty"`
 	Object    map[string]any   `json:"object,omitempty"`
 	Objects   []map[string]any `json:"objects,omitempty"`

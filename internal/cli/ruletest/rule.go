@@ -42,8 +42,8 @@ func (r *Rule) Warnings() []string {
 	return warnings
 }
 
-// ReadRules reads and compiles the rules of a file. It fails if there is none. Objects of other kinds are left out: files may have those that
-// a rule needs.
+// ReadRules reads and compiles the rules of a file. It fails if there is none. Objects of other kinds are left out: files may have those
+// that a rule needs.
 func ReadRules(ctx context.Context, file string) ([]*Rule, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {

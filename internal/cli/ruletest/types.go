@@ -81,8 +81,8 @@ func (f FileOrValue) MarshalJSON() ([]byte, error) {
 	return f.Value, nil
 }
 
-// Expectation is what a rule should do about an event, or about a group. What it does not say is not compared, except that a rule and an action
-// do not fail, and an action is not skipped, unless it says so.
+// Expectation is what a rule should do about an event, or about a group. What it does not say is not compared, except that a rule and an
+// action do not fail, and an action is not skipped, unless it says so.
 type Expectation struct {
 	// Rule is the name of the rule, with its namespace and a slash if several have the name.
 	Rule string `json:"rule"`
@@ -97,8 +97,8 @@ type Expectation struct {
 	Actions []ExpectationAction `json:"actions,omitempty"`
 }
 
-// ExpectationAction is what an action should do. The object, the objects, the request and its body are subsets: members that they do not have are
-// not compared. Lists are compared element by element, and null is a member that is absent or null.
+// ExpectationAction is what an action should do. The object, the objects, the request and its body are subsets: members that they do not
+// have are not compared. Lists are compared element by element, and null is a member that is absent or null.
 type ExpectationAction struct {
 	Name string `json:"name"`
 	// Skipped is a part of why the action is not executed, and Error a part of its error.
