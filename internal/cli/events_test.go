@@ -23,7 +23,7 @@ func sites(t *testing.T, space string) (events []*v1alpha1.NetBoxEvent) {
 	t.Helper()
 	announce := newRule(t, space, "announce", announceSpec)
 	for i, name := range []string{"netbox-4.6.8-live/51", "netbox-4.6.8-live/72", "netbox-4.6.8/307", "netbox-4.7.3-live/538"} {
-		events = append(events, receive(t, space, "netbox", name, time.Duration(i)*3*time.Minute))
+		events = append(events, receive(t, space, name, time.Duration(i)*3*time.Minute))
 	}
 	matched := []*v1alpha1.NetBoxEventRule{announce}
 	deliver(t, events[0], matched, func(status *v1alpha1.NetBoxEventStatus) {
@@ -136,7 +136,7 @@ func eventually(t *testing.T, what string, isSo func() bool) {
 
 func TestEventsWatch(t *testing.T) {
 	space := plane().Namespace(t)
-	first := receive(t, space, "netbox", "netbox-4.6.8-live/51", 0)
+	first := receive(t, space, "netbox-4.6.8-live/51", 0)
 	user := newSession(t, space)
 	var out buffer
 	ctx, cancel := context.WithCancel(t.Context())
@@ -147,8 +147,8 @@ func TestEventsWatch(t *testing.T) {
 		ended <- p.run(ctx, []string{"events", "--watch", "--type=dcim.site", "--kubeconfig=" + user.kubeconfig, "--namespace=" + space})
 	}()
 	eventually(t, "the list is not printed", func() bool { return strings.Contains(out.String(), first.Name) })
-	receive(t, space, "netbox", "netbox-4.6.8/307", time.Minute) // not of a site
-	second := receive(t, space, "netbox", "netbox-4.7.3-live/538", time.Minute)
+	receive(t, space, "netbox-4.6.8/307", time.Minute) // not of a site
+	second := receive(t, space, "netbox-4.7.3-live/538", time.Minute)
 	eventually(t, "a new event is not printed", func() bool { return strings.Contains(out.String(), second.Name) })
 	deliver(t, second, nil, nil)
 	eventually(t, "its end is not printed", func() bool { return strings.Count(out.String(), second.Name) == 2 })
@@ -179,7 +179,7 @@ func TestEventsPages(t *testing.T) {
 		t.Skip("makes many events")
 	}
 	space := plane().Namespace(t)
-	first, store := receive(t, space, "netbox", "netbox-4.6.8-live/51", 0), newStore(t)
+	first, store := receive(t, space, "netbox-4.6.8-live/51", 0), newStore(t)
 	const more = pageSize + 20
 	for i := range more {
 		event := first.DeepCopy()

@@ -145,13 +145,14 @@ func decode(t *testing.T, name string) (*netbox.Event, int) {
 	return event, len(all[at].Body)
 }
 
-// receive stores a recorded delivery, as the receiver does, at a time after received. The UID is constant, and so is the name of the event.
-func receive(t *testing.T, namespace, source, name string, after time.Duration) *v1alpha1.NetBoxEvent {
+// receive stores a recorded delivery to the source netbox, as the receiver does, at a time after received. The source's UID is constant, and so is
+// the name of the event.
+func receive(t *testing.T, namespace, name string, after time.Duration) *v1alpha1.NetBoxEvent {
 	t.Helper()
 	decoded, size := decode(t, name)
 	decoded.Timestamp = received.Add(after - 200*time.Millisecond)
 	event := eventspec.New(decoded, eventspec.Delivery{
-		Source:    &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: source, UID: "1"}},
+		Source:    &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox", UID: "1"}},
 		Key:       "secret",
 		BodyBytes: size, ReceivedAt: received.Add(after), Origin: v1alpha1.OriginWebhook,
 	})

@@ -37,9 +37,9 @@ func newReplayCommand(p *plugin) *cobra.Command {
 	replay := &cobra.Command{
 		Use:   "replay EVENT... | --failed [--rule RULE] [--since TIME]",
 		Short: "Match and deliver events again",
-		Long: "Match and deliver finished events again, oldest first. The events are named, or selected by flags. All actions of the rules that match " +
-			"are executed again, also those that succeeded; with --rule, those of this rule alone. Events that share a group with one that " +
-			"is replayed are delivered again with it.",
+		Long: "Match and deliver finished events again, oldest first. The events are named, or selected by flags. All actions of the rules that " +
+			"match are executed again, also those that succeeded; with --rule, those of this rule alone. Events that share a group with one " +
+			"that is replayed are delivered again with it.",
 		Example:           replayExample,
 		ValidArgsFunction: p.completeMany(completeEvents),
 		RunE:              func(c *cobra.Command, args []string) error { return command.run(c.Context(), args) },
@@ -131,7 +131,9 @@ func (c *replayCommand) checkRule(ctx context.Context, api client.Client, namesp
 }
 
 // events returns the events to replay, the oldest first.
-func (c *replayCommand) events(ctx context.Context, api client.Client, namespace string, args []string) (events []*v1alpha1.NetBoxEvent, err error) {
+func (c *replayCommand) events(
+	ctx context.Context, api client.Client, namespace string, args []string,
+) (events []*v1alpha1.NetBoxEvent, err error) {
 	for _, name := range args {
 		event, err := getEvent(ctx, api, namespace, name)
 		if err != nil {

@@ -104,7 +104,8 @@ const maxFactBytes = 1024
 
 // summary says in one line what happened.
 func summary(spec *v1alpha1.NetBoxEventSpec) string {
-	text := strings.Join(slices.DeleteFunc([]string{spec.ObjectType, spec.ObjectName, spec.Event}, func(part string) bool { return part == "" }), " ")
+	parts := slices.DeleteFunc([]string{spec.ObjectType, spec.ObjectName, spec.Event}, func(part string) bool { return part == "" })
+	text := strings.Join(parts, " ")
 	if spec.Username != "" {
 		text += " by " + spec.Username
 	}
@@ -255,8 +256,8 @@ func (p *plugin) showDeliveries(event *v1alpha1.NetBoxEvent) error {
 	for _, rule := range event.Status.Rules {
 		for _, action := range rule.Actions {
 			rows = append(rows, []cell{
-				{rule.Name, ""}, {action.Name, ""}, stateCell(action.State), {strconv.Itoa(int(action.Attempts)), ""}, p.ageCell(action.LastAttemptTime),
-				p.untilCell(action.NextAttemptTime), {cmp.Or(action.LastError, action.Response), ""},
+				{rule.Name, ""}, {action.Name, ""}, stateCell(action.State), {strconv.Itoa(int(action.Attempts)), ""},
+				p.ageCell(action.LastAttemptTime), p.untilCell(action.NextAttemptTime), {cmp.Or(action.LastError, action.Response), ""},
 			})
 		}
 	}

@@ -18,7 +18,7 @@ func TestShow(t *testing.T) {
 	provision := newRule(t, space, "provision", `{serviceAccountName: provisioner, actions: [
 		{name: send, http: {url: "https://hooks.example.com/"}},
 		{name: config, apply: {template: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}}]}`)
-	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", 0)
+	event := receive(t, space, "netbox-4.7.3-live/391", 0)
 	deliver(t, event, []*v1alpha1.NetBoxEventRule{provision}, func(status *v1alpha1.NetBoxEventStatus) {
 		attempt(status, 0, 0, delivery.Outcome{Response: "503 Service Unavailable", Err: errUnavailable}, 10*time.Second)
 		status.Rules[0].Actions[0].NextAttemptTime.Time = now.Add(90 * time.Second) // jitter
@@ -27,7 +27,7 @@ func TestShow(t *testing.T) {
 	user := newSession(t, space)
 	user.shows(t, "show.txt", exitWell, "show", event.Name)
 
-	event = receive(t, space, "netbox", "netbox-4.6.8-live/72", 0) // with all that is hard to restore
+	event = receive(t, space, "netbox-4.6.8-live/72", 0) // with all that is hard to restore
 	for _, name := range []string{event.Name, "netboxevent.netbox-events.io/" + event.Name, "nbe/" + event.Name, space + "/" + event.Name} {
 		got := user.run(t, "show", name, "--raw")
 		if diff := cmp.Diff(asJSON(t, body(t, "netbox-4.6.8-live/72")), asJSON(t, got.out)); got.code != exitWell || diff != "" {
@@ -44,7 +44,7 @@ func TestShow(t *testing.T) {
 // TestShowCustomField shows a field by itself, not with all others.
 func TestShowCustomField(t *testing.T) {
 	space := plane().Namespace(t)
-	event := receive(t, space, "netbox", "netbox-4.7.3-live/538", 0)
+	event := receive(t, space, "netbox-4.7.3-live/538", 0)
 	got := newSession(t, space).run(t, "show", event.Name)
 	contains(t, got.out, "CHANGED              BEFORE   AFTER\ncustom_fields.p1cf   ", "No rule matched")
 }

@@ -181,7 +181,9 @@ func lateAfter(rules []v1alpha1.NetBoxEventRule) time.Duration {
 }
 
 // addSource adds a source, and what is wrong with it. It counts its events by their metadata alone.
-func (p *plugin) addSource(ctx context.Context, api client.Client, found *overview, source *v1alpha1.NetBoxSource, late time.Duration) error {
+func (p *plugin) addSource(
+	ctx context.Context, api client.Client, found *overview, source *v1alpha1.NetBoxSource, late time.Duration,
+) error {
 	about := "source " + source.Name
 	ready := found.condition(about, "netboxsource", source.Name, source.Status.Conditions, source.Generation)
 	row := sourceOverview{Name: source.Name, Ready: string(ready.Status), Reason: ready.Reason, Keys: source.Status.Keys}
@@ -259,7 +261,8 @@ func countEvents(ctx context.Context, api client.Client, source *v1alpha1.NetBox
 func (o *overview) condition(about, resource, name string, conditions []metav1.Condition, generation int64) metav1.Condition {
 	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	if ready == nil || ready.ObservedGeneration < generation {
-		o.wrong(about, "the operator has not looked at it since it was written", "check that the operator runs, and watches namespace {namespace}")
+		o.wrong(about, "the operator has not looked at it since it was written",
+			"check that the operator runs, and watches namespace {namespace}")
 	}
 	for _, condition := range conditions {
 		bad, ok := badStatus[condition.Type]
@@ -308,7 +311,7 @@ var nextSteps = map[string]string{
 	v1alpha1.ReasonUnsupportedVersion: "upgrade NetBox, or remove what needs it from spec.netbox",
 	v1alpha1.ReasonNameTaken:          "rename or delete that webhook or event rule in NetBox",
 	v1alpha1.ReasonKeyUnusable:        "put a key that NetBox can keep into the Secret of spec.secretRef",
-	v1alpha1.ReasonNothingArrives:     "check in NetBox that the webhook is enabled and that rqworker runs, and that its URL leads to the operator",
+	v1alpha1.ReasonNothingArrives:     "check in NetBox that the webhook is enabled, that its URL leads to the operator, and that rqworker runs",
 	v1alpha1.ReasonInvalid:            "correct the rule: kubectl netbox test tries it without a cluster",
 	v1alpha1.ReasonUnavailable:        "check the sink; what waits is delivered by itself once it answers",
 	v1alpha1.ReasonAskedToWait:        "wait: deliveries continue by themselves; limit.perSecond of the rule spares the sink",

@@ -17,8 +17,9 @@ import (
 )
 
 // installOperator makes the Deployment of an operator that watches a namespace, and its Lease.
-func installOperator(t *testing.T, namespace, name, watched string, renewed time.Time) {
+func installOperator(t *testing.T, namespace, watched string, renewed time.Time) {
 	t.Helper()
+	const name = "netbox-event-operator"
 	labels := map[string]string{"app.kubernetes.io/part-of": "netbox-event-operator", "app.kubernetes.io/version": "v1.4.0"}
 	deployment := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
@@ -83,7 +84,7 @@ func (s *session) later(after time.Duration) { s.clock.SetTime(time.Now().Add(af
 
 func TestStatusWell(t *testing.T) {
 	space := namespace(t, "well")
-	installOperator(t, namespace(t, "operators"), "netbox-event-operator", space, time.Now().Add(20*time.Minute+25*time.Second))
+	installOperator(t, namespace(t, "operators"), space, time.Now().Add(20*time.Minute+25*time.Second))
 	netbox := v1alpha1.NetBoxSourceSpec{NetBox: &v1alpha1.NetBoxAPI{
 		URL: "https://netbox.example.com", TokenSecretRef: v1alpha1.SecretKeyReference{Name: "netbox-token", Key: "token"},
 	}}
@@ -94,7 +95,7 @@ func TestStatusWell(t *testing.T) {
 	setStatus(t, announce, v1alpha1.NetBoxEventRuleStatus{Matched: 1, LastMatched: new(metav1.NewTime(time.Now())), Conditions: []metav1.Condition{
 		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled, Message: "events are matched against the rule"},
 	}})
-	event := receive(t, space, "netbox", "netbox-4.6.8-live/51", 0)
+	event := receive(t, space, "netbox-4.6.8-live/51", 0)
 	deliver(t, event, []*v1alpha1.NetBoxEventRule{announce}, func(status *v1alpha1.NetBoxEventStatus) {
 		attempt(status, 0, 0, delivery.Outcome{Response: "200 OK"}, time.Second)
 	})
@@ -114,7 +115,7 @@ func TestStatusWell(t *testing.T) {
 
 func TestStatusWrong(t *testing.T) {
 	space := namespace(t, "wrong")
-	installOperator(t, namespace(t, "operators-down"), "netbox-event-operator", space, time.Now().Add(-time.Hour))
+	installOperator(t, namespace(t, "operators-down"), space, time.Now().Add(-time.Hour))
 	sick := newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonSecretNotFound,
 		Message: "Secret netbox-webhook does not exist in namespace wrong; deliveries are answered with 503",
@@ -141,11 +142,11 @@ func TestStatusWrong(t *testing.T) {
 			Message: "spec.match.cel: 1:6: undefined field 'user'",
 		}},
 	})
-	failed := receive(t, space, "netbox", "netbox-4.6.8-live/51", 0)
+	failed := receive(t, space, "netbox-4.6.8-live/51", 0)
 	deliver(t, failed, []*v1alpha1.NetBoxEventRule{announce}, func(status *v1alpha1.NetBoxEventStatus) {
 		attempt(status, 0, 0, delivery.Outcome{Response: "404 Not Found", Err: errNotFound, Permanent: true}, time.Second)
 	})
-	receive(t, space, "netbox", "netbox-4.6.8-live/72", time.Minute)
+	receive(t, space, "netbox-4.6.8-live/72", time.Minute)
 	user := newSession(t, space)
 	user.later(20*time.Minute + 30*time.Second)
 	user.shows(t, "status-wrong.txt", exitFound, "status")

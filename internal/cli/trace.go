@@ -22,8 +22,9 @@ func newTraceCommand(p *plugin) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "trace EVENT",
 		Short: "Show the way of an event: its source, each rule and why it matched or not, actions, and the objects they made",
-		Long: "Show the way of an event as a tree: its source, each rule of the namespace, and for one that matched its actions with the objects " +
-			"that they made, for any other the first thing that does not fit. Rules are evaluated as they are now, by the code that the operator uses.",
+		Long: "Show the way of an event as a tree: its source, each rule of the namespace, and for one that matched its actions with the " +
+			"objects that they made, for any other the first thing that does not fit. Rules are evaluated as they are now, by the code that " +
+			"the operator uses.",
 		Example:           "  kubectl netbox trace site-14-updated-3f9c2a7be1d04c55a1b2",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: p.completeArgs(completeEvents),
@@ -136,7 +137,9 @@ func (p *plugin) traceEvent(event *v1alpha1.NetBoxEvent) *traceNode {
 const matchTimeout = 10 * time.Second
 
 // traceRule returns what a rule did on an event, or why it did nothing.
-func (p *plugin) traceRule(ctx context.Context, api client.Client, event *v1alpha1.NetBoxEvent, candidate *v1alpha1.NetBoxEventRule) *traceNode {
+func (p *plugin) traceRule(
+	ctx context.Context, api client.Client, event *v1alpha1.NetBoxEvent, candidate *v1alpha1.NetBoxEventRule,
+) *traceNode {
 	for i := range event.Status.Rules {
 		if status := &event.Status.Rules[i]; status.Name == candidate.Name {
 			return p.traceDeliveries(ctx, api, event, candidate, status)
@@ -250,11 +253,10 @@ func (p *plugin) traceDeliveries(
 	}
 	for i := range status.Actions {
 		action := &status.Actions[i]
-		child := &traceNode{
-			Kind: "action", Name: action.Name, State: string(action.State), Text: p.actionText(status, action), color: stateCell(action.State).color,
-		}
-		child.Children = traceObjects(ctx, api, matched, action)
-		node.Children = append(node.Children, child)
+		node.Children = append(node.Children, &traceNode{
+			Kind: "action", Name: action.Name, State: string(action.State), Text: p.actionText(status, action),
+			Children: traceObjects(ctx, api, matched, action), color: stateCell(action.State).color,
+		})
 	}
 	return node
 }

@@ -49,7 +49,7 @@ func TestTrace(t *testing.T) {
 	if err := plane().Client.Status().Update(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
-	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", 0)
+	event := receive(t, space, "netbox-4.7.3-live/391", 0)
 	deliver(t, event, []*v1alpha1.NetBoxEventRule{provision}, func(status *v1alpha1.NetBoxEventStatus) {
 		attempt(status, 0, 0, delivery.Outcome{Response: "200 OK"}, time.Second)
 		attempt(status, 0, 1, delivery.Outcome{Response: "503 Service Unavailable", Err: errUnavailable}, 10*time.Second)
@@ -93,7 +93,7 @@ func TestTraceRights(t *testing.T) {
 	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
 	provision := newRule(t, space, "provision", `{serviceAccountName: provisioner, actions: [
 		{name: config, apply: {template: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}}]}`)
-	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", 0)
+	event := receive(t, space, "netbox-4.7.3-live/391", 0)
 	deliver(t, event, []*v1alpha1.NetBoxEventRule{provision}, func(status *v1alpha1.NetBoxEventStatus) {
 		attempt(status, 0, 0, delivery.Outcome{Response: "ConfigMap " + space + "/a"}, time.Second)
 	})
@@ -127,7 +127,7 @@ func TestTraceLater(t *testing.T) {
 	plane().Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: "a"}})
 	gone := provision.DeepCopy()
 	gone.Name = "gone"
-	event := receive(t, space, "netbox", "netbox-4.7.3-live/391", time.Until(received)*-1+time.Hour) // after the rules were made
+	event := receive(t, space, "netbox-4.7.3-live/391", time.Until(received)*-1+time.Hour) // after the rules were made
 	user := newSession(t, space)
 	contains(t, user.run(t, "trace", event.Name).out, "source netbox: deleted since", "the operator has not matched it yet",
 		"rule changed: matches now: it is delivered once")

@@ -19,8 +19,8 @@ import (
 // madeObject matches an object in the response of an apply action: its kind, namespace if it has one, and name.
 var madeObject = regexp.MustCompile(`\b([A-Z][A-Za-z0-9]*) (?:([a-z0-9][a-z0-9-]*)/)?([a-z0-9][a-z0-9.:-]*[a-z0-9]|[a-z0-9])`)
 
-// traceObjects returns the objects that an action made, which its response names, as they are now. The versions of their kinds are those of
-// the rule.
+// traceObjects returns the objects that an action made, which its response names, as they are now. The versions of their kinds are those
+// of the rule.
 func traceObjects(ctx context.Context, api client.Client, of *v1alpha1.NetBoxEventRule, action *v1alpha1.ActionStatus) (nodes []*traceNode) {
 	if of == nil || strings.HasPrefix(action.Response, "dry run: ") {
 		return nil
