@@ -23,6 +23,9 @@ FUZZTIME ?= 20s
 # Durations of make soak and make chaos. SOAK=60s and CHAOS=60s are for a quick run.
 SOAK ?= 10m
 CHAOS ?= 10m
+# Flags of make netbox-test; see -help of the program. For webhooks that are 5 minutes late, and changes missed during an outage:
+# NETBOX_TEST='-late 5m -rest 30m -missed 10000'
+NETBOX_TEST ?=
 # Flags of make backlog and make bench; see -help of the programs. For a quick run of make backlog:
 # BACKLOG='-events 2000 -more 500 -throttled-events 100 -throttled-rate 10 -down-events 600 -down 1m'
 BACKLOG ?=
@@ -129,6 +132,11 @@ soak: build ## Send a steady stream for SOAK (10m); fails if memory grows, or an
 .PHONY: chaos
 chaos: build ## Kill or stop replicas, API server, etcd and sink for CHAOS (10m); fails if an event is lost, duplicated, out of order or unfinished. Needs Linux.
 	@$(WITH_CONTROL_PLANE) exec go run ./test/chaos -duration $(CHAOS)
+
+# Needs Linux, and PostgreSQL, Redis and a Python for NetBox, which hack/netbox.sh installs on Debian.
+.PHONY: netbox-test
+netbox-test: build ## Test with a real NetBox, with flags NETBOX_TEST; fails unless events and its change log agree. Needs Linux; about 6 minutes.
+	@$(WITH_CONTROL_PLANE) exec go run ./test/netboxlive $(NETBOX_TEST)
 
 .PHONY: report
 report: ## Write docs/endurance.md and its plots from the results of make bench, make backlog, make soak and make chaos.

@@ -99,8 +99,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestNetBox has the API server take every source on the page about NetBox's API, and looks for the reasons of conditions that the page has to
-// explain.
+// TestNetBox has the API server take every source on the page about NetBox's API, and looks for the reasons of conditions that the page has
+// to explain.
 func TestNetBox(t *testing.T) {
 	content, blocks := readPage(t, "netbox.md")
 	sources := 0

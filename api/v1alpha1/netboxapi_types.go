@@ -124,7 +124,7 @@ type Backfill struct {
 	From *metav1.Time `json:"from,omitempty"`
 }
 
-// AnnotationBackfillSince, on a NetBoxSource, is a time in RFC 3339, such as 2026-11-27T08:00:00Z: whenever its value changes, the change
+// AnnotationBackfillSince is a time in RFC 3339, such as 2026-11-27T08:00:00Z, on a NetBoxSource: whenever its value changes, the change
 // log is read again from that time on.
 const AnnotationBackfillSince = "netbox-events.io/backfill-since"
 

@@ -162,13 +162,13 @@ const (
 	OriginChangeLog Origin = "ChangeLog"
 )
 
-// LabelPhantom, on a NetBoxEvent, says that NetBox's change log does not have its change: NetBox sent a webhook for a request that it
-// rolled back.
+// LabelPhantom is on the NetBoxEvents whose change is not in NetBox's change log: NetBox sent a webhook for a request that it rolled back.
 const LabelPhantom = "netbox-events.io/phantom"
 
 // Delivery describes the HTTP delivery of an event.
 type Delivery struct {
-	// receivedAt is the time at which the operator had received the whole request, or had read the change log, for example 2020-10-26T18:14:18.801213Z.
+	// receivedAt is the time at which the operator had received the whole request, or had read the change log, for example
+	// 2020-10-26T18:14:18.801213Z.
 	// +required
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
@@ -183,8 +183,8 @@ type Delivery struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$`
 	DataReadAt *metav1.MicroTime `json:"dataReadAt,omitempty"`
-	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries. An
-	// event from the change log has none.
+	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries.
+	// An event from the change log has none.
 	// +optional
 	Signature SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.

@@ -208,8 +208,8 @@ type Lookup struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_]*$`
 	Name string `json:"name,omitempty"`
-	// path is a path of NetBox's REST API, with a query if needed, for example /api/dcim/devices/${data.device.id}/. The value of a template is
-	// escaped to one segment of the path or query.
+	// path is a path of NetBox's REST API, with a query if needed, for example /api/dcim/devices/${data.device.id}/. The value of a template
+	// is escaped to one segment of the path or query.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048

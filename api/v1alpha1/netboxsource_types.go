@@ -240,8 +240,8 @@ const (
 type NetBoxSourceStatus struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
 	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
-	// reason YoungerThanMaxAge or ChangeLogUnread while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds NetBoxReachable,
-	// WebhookConfigured, ChangeLogRead and Receiving.
+	// reason YoungerThanMaxAge or ChangeLogUnread while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds
+	// NetBoxReachable, WebhookConfigured, ChangeLogRead and Receiving.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -40,8 +40,11 @@ func run() error {
 		fmt.Println(version.ThisBuild().Of("netbox-event-operator"))
 		return nil
 	}
-	if flag.Arg(0) == "crds" {
+	switch flag.Arg(0) {
+	case "crds":
 		return runCRDs(flag.Args()[1:])
+	case "delete-sources":
+		return runDeleteSources(flag.Args()[1:])
 	}
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see --help", flag.Arg(0))

@@ -116,8 +116,7 @@ func Run(ctx context.Context, config *rest.Config, options Options, log logr.Log
 		tracer:    tracer,
 		retention: expiry.NewMetrics(metrics.Registry),
 		backlog:   sourcestatus.NewBacklogMetrics(metrics.Registry),
-		webhooks:  netbox.NewWebhookMetrics(metrics.Registry),
-		changeLog: netbox.NewChangeLogMetrics(metrics.Registry),
+		netbox:    netbox.NewMetrics(metrics.Registry),
 		journal:   crashes,
 	}
 	receiver := ingest.NewReceiver(ingest.Options{
@@ -206,8 +205,7 @@ type shared struct {
 	tracer    trace.Tracer // may be nil
 	retention *expiry.Metrics
 	backlog   *sourcestatus.BacklogMetrics
-	webhooks  *netbox.WebhookMetrics
-	changeLog *netbox.ChangeLogMetrics
+	netbox    *netbox.Metrics
 	journal   *journal.Journal // may be nil
 }
 
@@ -255,14 +253,14 @@ func lead(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, opti
 		Status:  inner.GetClient(),
 		Clock:   clock.RealClock{},
 	}
-	connections := newConnections(inner, options)
+	connections := newConnections(inner, options, shared.netbox)
 	webhookReconciler := &netbox.WebhookReconciler{
 		Cached:   inner.GetClient(),
 		Sources:  inner.GetClient(),
 		Clients:  connections.netboxes,
 		Secrets:  connections.secrets,
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
-		Metrics:  shared.webhooks,
+		Metrics:  shared.netbox,
 		Clock:    clock.RealClock{},
 	}
 	err = errors.Join(
@@ -283,7 +281,7 @@ type connections struct {
 	netboxes   *netbox.Clients
 }
 
-func newConnections(inner manager.Manager, options Options) connections {
+func newConnections(inner manager.Manager, options Options, metrics *netbox.Metrics) connections {
 	secrets := outbound.NewSecrets(inner.GetAPIReader(), clock.RealClock{})
 	transports := outbound.NewTransports(outbound.Options{
 		Secrets:    secrets,
@@ -291,7 +289,8 @@ func newConnections(inner manager.Manager, options Options) connections {
 		AllowCIDRs: options.SinkAllowCIDRs,
 		Clock:      clock.RealClock{},
 	})
-	return connections{secrets: secrets, transports: transports, netboxes: netbox.NewClients(transports, secrets, clock.RealClock{})}
+	netboxes := netbox.NewClients(transports, secrets, metrics, clock.RealClock{})
+	return connections{secrets: secrets, transports: transports, netboxes: netboxes}
 }
 
 // setUpEvents adds the controllers of events, rules and retention to the inner manager.
@@ -334,7 +333,7 @@ func setUpEvents(
 		Metadata: eventMetadata,
 		Accept:   rule.NewAcceptCache(),
 		Recorder: inner.GetEventRecorder("netbox-event-operator"),
-		Metrics:  shared.changeLog,
+		Metrics:  shared.netbox,
 		Clock:    clock.RealClock{},
 		Log:      log.WithName("changelog"),
 	}

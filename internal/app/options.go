@@ -86,8 +86,8 @@ func (o *Options) Bind(flags *flag.FlagSet) {
 		"let the proxy of HTTPS_PROXY and HTTP_PROXY connect to hosts whose names the operator cannot resolve; then the proxy alone can refuse "+
 			"loopback, link-local and cloud metadata addresses")
 	flags.Func("sink-allow-cidrs",
-		"comma-separated `CIDRs` of loopback, link-local and cloud metadata addresses that http actions of rules may connect to, "+
-			"for example 127.0.0.0/8; default: none", func(value string) error {
+		"comma-separated `CIDRs` of loopback, link-local and cloud metadata addresses that http actions of rules, and requests to NetBox's API, "+
+			"may connect to, for example 127.0.0.0/8; default: none", func(value string) error {
 			for text := range strings.SplitSeq(value, ",") {
 				prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 				if err != nil {

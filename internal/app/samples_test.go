@@ -29,6 +29,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/test/deliveries"
+	"github.com/netbox-events/netbox-event-operator/test/netboxstub"
 )
 
 // requests records the requests to a server.
@@ -51,7 +52,7 @@ func (r *requests) sorted() []string {
 
 // TestSamples runs the rules of config/samples on recorded deliveries, with local servers as their sinks.
 func TestSamples(t *testing.T) {
-	const namespace, relayKey = "netbox", "a key of the relay"
+	const namespace, relayKey, token = "netbox", "a key of the relay", "0123456789abcdef0123456789abcdef01234567"
 	var got requests
 	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -66,6 +67,10 @@ func TestSamples(t *testing.T) {
 			got.add("tickets: " + path + " " + authorization + " " + regexp.MustCompile("[0-9a-f]{16}").ReplaceAllString(string(body), "HASH"))
 		case r.URL.Path == "/hooks/secret":
 			got.add("chat: " + string(body))
+		case path == "POST /networks":
+			got.add("firewall: " + string(body))
+		case r.Method == http.MethodDelete:
+			got.add("records: " + path)
 		case r.URL.Path == "/hook":
 			got.add("alerts: " + string(body))
 		default:
@@ -85,11 +90,15 @@ func TestSamples(t *testing.T) {
 	}))
 	defer relay.Close()
 
+	api := netboxstub.New(token, "dcim.device", "ipam.ipaddress", "ipam.prefix")
+	defer api.Close()
+	api.Answer("/api/ipam/prefixes/?contains=10.1.0.0%2F16", map[string]any{"results": []any{map[string]any{"prefix": "10.0.0.0/8"}}})
+
 	all, err := deliveries.All()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, sent := map[string]string{"test": key}, []deliveries.Delivery(nil)
+	keys, sent, toAPI := map[string]string{"test": key}, []deliveries.Delivery(nil), []deliveries.Delivery(nil)
 	for _, delivery := range all {
 		switch delivery.String() {
 		case "netbox-4.6.8/307", // a device created, active
@@ -101,7 +110,15 @@ func TestSamples(t *testing.T) {
 			sent = append(sent, delivery)
 			keys[delivery.File] = *delivery.Key
 		}
+		switch delivery.String() {
+		case "netbox-3.7.8-live/310", // as above
+			"netbox-4.6.8/1073", "netbox-4.6.8/1074": // two addresses deleted, of which the second was rolled back
+			toAPI = append(toAPI, delivery)
+		}
 	}
+	api.Log(netboxstub.Change{
+		Action: "delete", ObjectType: "ipam.ipaddress", ObjectID: 10, RequestID: "fc5ed0a2-9b85-4da8-9de0-4a13d7f2bf2d", Time: time.Now(),
+	})
 	edit, err := deliveries.BulkEdit(25)
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +136,7 @@ func TestSamples(t *testing.T) {
 		secret("tickets", map[string]string{"token": "of tickets"}),
 		secret("chat", map[string]string{"path": "secret"}),
 		secret("relay", map[string]string{"secret": relayKey}),
+		secret("netbox-token", map[string]string{"token": token}),
 		secret("listener-ca", map[string]string{"ca.crt": string(certificate)}))
 	createSamples(t, strings.NewReplacer(
 		"https://ipam-to-dns.example.com", sink.URL,
@@ -127,27 +145,35 @@ func TestSamples(t *testing.T) {
 		"http://broker-ingress.knative-eventing.svc.cluster.local", sink.URL,
 		"https://chat.example.com", sink.URL,
 		"https://listener.example.com", relay.URL,
+		"https://firewall.example.com", sink.URL,
+		"https://dns.example.com", sink.URL,
+		"https://netbox.example.com", api.URL,
+		"lag: 2m", "lag: 2s", // of the change that was rolled back
 		"maxAge: 24h", "", // the deliveries are older
 	))
 	m := start(t, plane.Config, "--watch-namespaces="+namespace, allowLoopback)
 	target := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox"}}
 	served(t, m.url(target))
-	for _, delivery := range sent {
-		request, err := delivery.Request(t.Context(), m.url(target))
-		if err != nil {
-			t.Fatal(err)
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			t.Errorf("%s was answered with %d", delivery, response.StatusCode)
+	targetAPI := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "netbox-api"}}
+	for url, all := range map[string][]deliveries.Delivery{m.url(target): sent, m.url(targetAPI): toAPI} {
+		for _, delivery := range all {
+			request, err := delivery.Request(t.Context(), url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				t.Errorf("%s was answered with %d", delivery, response.StatusCode)
+			}
 		}
 	}
 	endJob(t, namespace, "clean-up-")
 	allDone(t, target)
+	allDone(t, targetAPI)
 	var names []string
 	for i := range 20 {
 		names = append(names, fmt.Sprintf("Device %d updated", i+1))
@@ -166,6 +192,12 @@ func TestSamples(t *testing.T) {
 		"relay: dcim.site updated",
 		"relay: ipam.prefix created",
 		"relay: ipam.prefix created",
+		"broker: io.netbox-events.ipam.prefix.created",
+		"broker: io.netbox-events.ipam.ipaddress.deleted",
+		"broker: io.netbox-events.ipam.ipaddress.deleted",
+		"dns: POST /prefixes/1?change=created Bearer token",
+		`firewall: {"network":"10.1.0.0/16","parents":["10.0.0.0/8"]}`,
+		"records: DELETE /addresses/10",
 		`tickets: PATCH /api/tickets/7 Bearer of tickets {"comment":"Job clean-up-13-HASH succeeded","state":"closed"}`,
 		`tickets: POST /api/tickets Bearer of tickets {"site":"site-1","title":"Clean up Device 1"}`,
 		`chat: {"text":"Changes by testuser, 1 in all: Test Device 4 created"}`,
@@ -197,6 +229,10 @@ func TestSamples(t *testing.T) {
 		return err == nil && slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool {
 			return e.Note == "device Device 1 was deleted by testuser" && e.Reason == "Deleted" && e.Regarding.Kind == "NetBoxEvent"
 		})
+	})
+	eventually(t, "the webhook is not in NetBox", 10*time.Second, func() bool {
+		webhooks, rules := api.Stored("/api/extras/webhooks/"), api.Stored("/api/extras/event-rules/")
+		return len(webhooks) == 1 && webhooks[0]["payload_url"] == "https://netbox-events.example.com/webhook/netbox/netbox-api" && len(rules) == 1
 	})
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: "system:serviceaccount:netbox-event-operator:netbox-event-operator-manager", // as config/default names it

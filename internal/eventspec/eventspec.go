@@ -109,8 +109,8 @@ func ChangeName(spec *v1alpha1.NetBoxEventSpec, source types.UID) string {
 	return name(spec, string(source), spec.RequestID, spec.ObjectType, spec.ObjectID)
 }
 
-// BodyName returns the name of the event of a body. It is for a body whose change has an event of another body: an older NetBox sends several
-// webhooks for some changes.
+// BodyName returns the name of the event of a body. It is for a body whose change has an event of another body: an older NetBox sends
+// several webhooks for some changes.
 func BodyName(spec *v1alpha1.NetBoxEventSpec, source types.UID) string {
 	return name(spec, string(source), spec.Delivery.BodySHA256)
 }

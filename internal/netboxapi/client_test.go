@@ -196,7 +196,7 @@ func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := roundTripper(func(*http.Request) (*http.Response, error) {
 			return &http.Response{
-				StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}},
+				StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},
 				Body: io.NopCloser(strings.NewReader(`{"netbox-version": "4.7.3"}`)),
 			}, nil
 		})
@@ -280,7 +280,7 @@ func echoes(secret string) map[string]string {
 		"plain": secret, "upper case": strings.ToUpper(secret), "a part": secret[4:24], "twice": secret + secret,
 		"percent": percent.String(), "percent twice": strings.ReplaceAll(percent.String(), "%", "%25"),
 		"JSON": code.String(), "JSON twice": strings.ReplaceAll(code.String(), `\`, `\\`),
-		"HTML":            "&#" + strings.Trim(strings.Join(strings.Fields(fmt.Sprint([]byte(secret))), ";&#"), "[]") + ";",
+		"HTML":            "&#" + strings.Trim(strings.Join(strings.Fields(fmt.Sprintf("%v", []byte(secret))), ";&#"), "[]") + ";",
 		"in an HTML page": "<p>" + html.EscapeString(secret) + "</p>",
 	}
 }

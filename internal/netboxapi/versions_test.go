@@ -3,6 +3,7 @@ package netboxapi
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -281,9 +282,7 @@ func TestEventRuleByVersion(t *testing.T) {
 				var body map[string]any
 				_ = json.NewDecoder(r.Body).Decode(&body)
 				sent = append(sent, asText(t, body))
-				for name, value := range body {
-					stored[name] = value
-				}
+				maps.Copy(stored, body)
 				stored["id"], stored["action_type"] = 9, map[string]any{"value": "webhook", "label": "Webhook"}
 				writeJSON(w, asText(t, stored))
 			})

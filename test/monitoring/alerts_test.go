@@ -40,6 +40,9 @@ func TestAlerts(t *testing.T) {
 				`netbox_events_pending_events{pod="a",source="n/s"} 900x200`,
 				`netbox_events_sink_available{pod="a",rule="n/r",action="x"} 1x200`,
 				`netbox_events_oldest_pending_event_seconds{pod="a",source="n/s"} 60x200`,
+				`netbox_events_netbox_missed_total{pod="a",source="n/s"} 0x20 9x200`,
+				`netbox_events_netbox_receiving{pod="a",source="n/s"} 1x200`,
+				`netbox_events_netbox_changelog_up_to_date_timestamp_seconds{pod="a",source="n/s"} 0+60x200`,
 				`kube_deployment_status_replicas_available{job="ksm",namespace="ops",deployment="netbox-event-operator"} 2x200`,
 				`apiserver_resource_objects{job="apiserver",namespace="default",group="netbox-events.io",resource="netboxevents"} 19999x200`,
 			},
@@ -53,6 +56,9 @@ func TestAlerts(t *testing.T) {
 				requests + `{job="other-metrics",pod="x",source="n/s",result="unavailable"} 0+9x200`,
 				requests + `{namespace="elsewhere",pod="x",source="n/s",result="throttled"} 0+9x200`,
 				`netbox_events_pending_events{job="other-metrics",pod="x",source="n/s"} 5000x200`,
+				`netbox_events_netbox_missed_total{job="other-metrics",pod="x",source="n/s"} 0+9x200`,
+				`netbox_events_netbox_receiving{job="other-metrics",pod="x",source="n/s"} 0x200`,
+				`netbox_events_netbox_changelog_up_to_date_timestamp_seconds{job="other-metrics",pod="x",source="n/s"} 0x200`,
 				`kube_deployment_status_replicas_available{job="ksm",namespace="elsewhere",deployment="netbox-event-operator"} 0x200`,
 				`kube_deployment_status_replicas_available{job="ksm",namespace="ops",deployment="other"} 0x200`,
 			},
@@ -257,6 +263,40 @@ func TestAlerts(t *testing.T) {
 		{
 			reason: "an event is retried for long", minutes: 60, want: []string{`NetBoxEventsStuck{source="n/s"}`},
 			series: []string{`netbox_events_oldest_pending_event_seconds{pod="a",source="n/s"} 0+60x200`},
+		},
+
+		{
+			reason: "no webhook arrives for nine minutes", minutes: 60,
+			series: []string{`netbox_events_netbox_receiving{pod="a",source="n/s"} 1x20 0x8 1x200`},
+		},
+		{
+			reason: "no webhook arrives, also after a change of leader", minutes: 40, want: []string{`NetBoxEventsNotReceiving{source="n/s"}`},
+			series: []string{
+				`netbox_events_netbox_receiving{pod="a",source="n/s"} 1x20 0x10 stale`,
+				`netbox_events_netbox_receiving{pod="b",source="n/s"} _x30 0x200`,
+			},
+		},
+		{
+			reason: "the change log was not read for a quarter of an hour", minutes: 40, want: []string{`NetBoxEventsChangeLogUnread{source="n/s"}`},
+			series: []string{`netbox_events_netbox_changelog_up_to_date_timestamp_seconds{pod="a",source="n/s"} 0+60x20 1200x200`},
+		},
+		{
+			reason: "another leader reads the change log, which one could not", minutes: 40,
+			series: []string{
+				`netbox_events_netbox_changelog_up_to_date_timestamp_seconds{pod="a",source="n/s"} 0+60x10 600x10 stale`,
+				`netbox_events_netbox_changelog_up_to_date_timestamp_seconds{pod="b",source="n/s"} _x20 1260+60x200`,
+			},
+		},
+		{
+			reason: "a new leader finds many changes at once that were missed", minutes: 25, want: []string{`NetBoxEventsMissedChanges{source="n/s"}`},
+			series: []string{
+				`netbox_events_netbox_missed_total{pod="a",source="n/s"} 0x20 stale`,
+				`netbox_events_netbox_missed_total{pod="b",source="n/s"} _x20 11x200`,
+			},
+		},
+		{
+			reason: "webhooks are lost all the time, a few in half an hour", minutes: 120,
+			series: []string{`netbox_events_netbox_missed_total{pod="a",source="n/s"} 0+0.25x200`},
 		},
 
 		{

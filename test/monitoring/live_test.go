@@ -19,6 +19,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
+	"github.com/netbox-events/netbox-event-operator/test/netboxstub"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -114,14 +115,25 @@ func arrange(t *testing.T, plane *controlplane.ControlPlane) {
 		w.WriteHeader(http.StatusGone)
 	}))
 	t.Cleanup(sink.Close)
+	const token = "0123456789abcdef0123456789abcdef01234567"
+	stub := netboxstub.New(token, "dcim.site")
+	t.Cleanup(stub.Close)
+	made := time.Now().Add(-time.Minute)
+	stub.Log(netboxstub.Change{Action: "create", ObjectType: "dcim.site", ObjectID: 1, RequestID: "a", Time: made})
 	plane.Create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "netbox"}})
-	plane.Create(t, &corev1.Secret{ObjectMeta: named("netbox"), StringData: map[string]string{"secret": key}})
+	plane.Create(t, &corev1.Secret{ObjectMeta: named("netbox"), StringData: map[string]string{"secret": key, "token": token}})
 	for name, spec := range map[string]v1alpha1.NetBoxSourceSpec{
-		"netbox":    {SecretRef: &v1alpha1.SecretKeysReference{Name: "netbox"}},
+		"netbox":    {SecretRef: &v1alpha1.SecretKeysReference{Name: "netbox", Key: "secret"}},
 		"suspended": {Unsigned: v1alpha1.UnsignedAccept, Suspend: true},
 		"keyless":   {SecretRef: &v1alpha1.SecretKeysReference{Name: "missing"}},
 		"full":      {Unsigned: v1alpha1.UnsignedAccept, MaxPending: 1},
-		"limited":   {Unsigned: v1alpha1.UnsignedAccept, RateLimit: &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}},
+		// NetBox logged a change of which no webhook comes.
+		"unheard": {Unsigned: v1alpha1.UnsignedAccept, NetBox: &v1alpha1.NetBoxAPI{
+			URL: stub.URL, TokenSecretRef: v1alpha1.SecretKeyReference{Name: "netbox", Key: "token"},
+			Webhook:  &v1alpha1.ManagedWebhook{URL: "http://127.0.0.1/"},
+			Backfill: &v1alpha1.Backfill{From: new(metav1.NewTime(made.Add(-time.Minute))), Lag: metav1.Duration{Duration: time.Second}},
+		}},
+		"limited": {Unsigned: v1alpha1.UnsignedAccept, RateLimit: &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1}},
 	} {
 		plane.Create(t, &v1alpha1.NetBoxSource{ObjectMeta: named(name), Spec: spec})
 	}

@@ -478,8 +478,10 @@ func (c *Changes) add(ctx context.Context, created ...*object) error {
 
 // remove forgets deleted objects and all that NetBox deleted with them. A cable stays, with one end.
 func (c *Changes) remove(deleted ...*object) {
-	for _, kind := range []string{"dcim.site", "dcim.device", "dcim.interface", "dcim.cable", "ipam.ipaddress", "ipam.vlan", "ipam.prefix",
-		"extras.tag", "extras.journalentry"} { // owners first
+	for _, kind := range []string{
+		"dcim.site", "dcim.device", "dcim.interface", "dcim.cable", "ipam.ipaddress", "ipam.vlan", "ipam.prefix",
+		"extras.tag", "extras.journalentry",
+	} { // owners first
 		c.objects[kind] = slices.DeleteFunc(c.objects[kind], func(o *object) bool {
 			gone := slices.Contains(deleted, o) || slices.ContainsFunc(o.within, func(owner *object) bool { return slices.Contains(deleted, owner) })
 			if gone && !slices.Contains(deleted, o) {

@@ -32,7 +32,7 @@ type Given struct {
 // Evaluate matches events with a rule, and renders its actions for each that it matches, or, where the rule groups, for each group. It
 // returns an outcome for each group, and for each other event. The events are in NetBox's order.
 //
-// It does not regard spec.suspend and spec.dryRun, and the times of group: all matching events with one key make a group.
+// It does not regard spec.suspend, spec.dryRun and spec.confirm, nor the times of group: all matching events with one key make a group.
 func Evaluate(ctx context.Context, r *Rule, events []*v1alpha1.NetBoxEvent, given Given) []*Outcome {
 	var outcomes []*Outcome
 	groups := map[string]*Outcome{} // open ones by key

@@ -199,16 +199,23 @@ func TestRecordings(t *testing.T) {
 
 // TestSamples runs the tests of the sample rules, and expects that they cover each.
 func TestSamples(t *testing.T) {
-	const file = "../../../config/samples/tests/rules.yaml"
-	report := ruletest.NewLoader().Run(t.Context(), []string{file})
+	files, err := ruletest.Find([]string{"../../../config/samples"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := ruletest.NewLoader().Run(t.Context(), files)
 	if report.Failed > 0 || len(report.Errors)+len(report.Warnings) > 0 {
 		var text strings.Builder
 		_ = report.WriteText(&text, false)
 		t.Errorf("%s\n%q %q", text.String(), report.Errors, report.Warnings)
 	}
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
+	var content []byte
+	for _, file := range files {
+		read, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content = append(content, read...)
 	}
 	for _, sample := range sampleRules(t) {
 		if sample.Name != "failing" && !strings.Contains(string(content), "rule: "+sample.Name) {

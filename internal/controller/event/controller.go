@@ -169,7 +169,7 @@ func NewEngine(options Options) *Engine {
 	e.groupEvents = semaphore.NewWeighted(maxGroupEvents)
 	e.notices = newNotices(options)
 	e.work, e.endWork = context.WithCancel(context.Background())
-	e.deliveryContext, e.cancelDeliveries = context.WithCancel(e.work) //nolint:gosec // G118: endWork ends it
+	e.deliveryContext, e.cancelDeliveries = context.WithCancel(e.work)
 	return e
 }
 

@@ -217,7 +217,7 @@ func (m *model) lead() {
 	}
 	r.Engine = NewEngine(Options{
 		Events: modelEvents{replica: r}, Rules: modelRules{model: m}, Compiled: rule.NewCache(), Actions: r, Tally: noTally{}, Status: r,
-		NetBox: modelNetBox{model: m},
+		NetBox:  modelNetBox{model: m},
 		Metrics: NewMetrics(prometheus.NewRegistry()), Recorder: &events.FakeRecorder{}, Clock: m.clock, Log: logr.Discard(),
 	})
 	r.matches, r.deliveries, r.writes = r.matching, r.delivering, r.writing
@@ -750,7 +750,7 @@ type modelNetBox struct {
 func (n modelNetBox) Confirm(_ context.Context, event *v1alpha1.NetBoxEvent) (bool, time.Duration, error) {
 	m := n.model
 	if m.depth < 6 && m.random.IntN(3) == 0 {
-		m.step()
+		m.step() //nolint:contextcheck // the reconcilers do not use theirs
 	}
 	switch chance := m.random.IntN(8); {
 	case chance == 0 && !m.calm:

@@ -327,8 +327,9 @@ func (s *sweep) exceeded() *metav1.Condition {
 	case s.plan.Protected() <= int(spec.Retention.MaxEvents):
 	case spec.MaxAge == nil:
 		exceeded.Status, exceeded.Reason = metav1.ConditionTrue, v1alpha1.ReasonChangeLogUnread
-		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are kept because NetBox's change log was not yet read "+
-			"beyond their changes, which would be stored again; raise maxEvents, or see the condition ChangeLogRead", spec.Retention.MaxEvents)
+		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are kept because NetBox's change log was not "+
+			"yet read beyond their changes, which would be stored again; raise maxEvents, or see the condition ChangeLogRead",
+			spec.Retention.MaxEvents)
 	default:
 		exceeded.Status, exceeded.Reason = metav1.ConditionTrue, v1alpha1.ReasonYoungerThanMaxAge
 		exceeded.Message = fmt.Sprintf("more finished events than %d (spec.retention.maxEvents) are younger than %s (spec.maxAge) and are kept "+

@@ -51,8 +51,8 @@ import (
 const ChangeLogFieldOwner = "netbox-event-operator-changelog"
 
 const (
-	// overlap is how late a row may appear in the change log: ids and times are given before commit, and NetBox's jobs may run for 300 s in one
-	// transaction.
+	// overlap is how late a row may appear in the change log: ids and times are given before commit, and NetBox's jobs may run for 300 s in
+	// one transaction.
 	overlap = 10 * time.Minute
 	// sliceTime bounds one reconcile, so that progress is written and other sources have their turn.
 	sliceTime = 10 * time.Second
@@ -80,11 +80,12 @@ type EventStore interface {
 	Create(ctx context.Context, event *v1alpha1.NetBoxEvent) error
 }
 
-// ChangeLog reads the change log of the NetBox of each source with spec.netbox.backfill, and creates the events of changes of which no webhook
-// came. It labels events whose change is not in the log, and says whether changes arrive by webhook.
+// ChangeLog reads the change log of the NetBox of each source with spec.netbox.backfill, and creates the events of changes of which no
+// webhook came. It labels events whose change is not in the log, and says whether changes arrive by webhook.
 //
-// The position up to which everything is settled is in the status. Each reading begins there, and it follows by spec.netbox.backfill.lag and
-// overlap, so that rows that appear late are seen. The names of events are those that the receiver gives, so that a change becomes one event.
+// The position up to which everything is settled is in the status. Each reading begins there, and it follows by spec.netbox.backfill.lag
+// and overlap, so that rows that appear late are seen. The names of events are those that the receiver gives, so that a change becomes one
+// event.
 type ChangeLog struct {
 	// Cached reads NetBoxSources and NetBoxEventRules from a cache.
 	Cached client.Reader
@@ -100,7 +101,7 @@ type ChangeLog struct {
 	// Pending returns the number of pending events of a source.
 	Pending  func(source types.NamespacedName) int
 	Recorder events.EventRecorder
-	Metrics  *ChangeLogMetrics
+	Metrics  *Metrics
 	Clock    clock.PassiveClock
 	Log      logr.Logger
 
@@ -178,7 +179,8 @@ func (c *ChangeLog) state(name types.NamespacedName) *logState {
 	found, ok := c.states.Load(name)
 	if !ok {
 		found, _ = c.states.LoadOrStore(name, &logState{
-			startedAt: c.Clock.Now(), creations: rate.NewLimiter(creationsPerSecond, creationBurst), settled: map[changeKey]bool{}, unreadable: map[string]string{},
+			startedAt: c.Clock.Now(), creations: rate.NewLimiter(creationsPerSecond, creationBurst),
+			settled: map[changeKey]bool{}, unreadable: map[string]string{},
 		})
 	}
 	return found.(*logState)
@@ -189,7 +191,7 @@ func (c *ChangeLog) Reconcile(ctx context.Context, request reconcile.Request) (r
 	var source v1alpha1.NetBoxSource
 	if err := c.Cached.Get(ctx, request.NamespacedName, &source); apierrors.IsNotFound(err) {
 		c.states.Delete(request.NamespacedName)
-		c.Metrics.forget(request.String())
+		c.Metrics.forgetChangeLog(request.String())
 		return reconcile.Result{}, nil
 	} else if err != nil {
 		return reconcile.Result{}, err
@@ -214,7 +216,7 @@ func (c *ChangeLog) Reconcile(ctx context.Context, request reconcile.Request) (r
 		state.generation = source.Generation
 	}
 	receiving := c.receiving(ctx, &source, state)
-	c.Metrics.observe(request.String(), &receiving, state.upToDate)
+	c.Metrics.observe(request.String(), &receiving, later(state.upToDate, state.startedAt))
 	err := c.write(ctx, &source, state, []metav1.Condition{state.read, receiving})
 	if apierrors.IsConflict(err) {
 		return reconcile.Result{RequeueAfter: writeConflictPause}, nil
@@ -230,7 +232,8 @@ func isDue(source *v1alpha1.NetBoxSource, state *logState, now time.Time) bool {
 	return !now.Before(state.next) || state.generation != source.Generation || isAsked && state.failures == 0 && state.window == nil
 }
 
-// read works on the change log for a time, and sets the condition and the time of the next reading. It returns the errors of the API server.
+// read works on the change log for a time, and sets the condition and the time of the next reading. It returns the errors of the API
+// server.
 func (c *ChangeLog) read(ctx context.Context, source *v1alpha1.NetBoxSource, state *logState) error {
 	interval := source.Spec.NetBox.Backfill.Interval.Duration
 	if source.Spec.Suspend {
@@ -301,7 +304,8 @@ func (s *logState) progress() string {
 func (s *logState) notes() string {
 	var notes strings.Builder
 	for _, objectType := range slices.Sorted(maps.Keys(s.unreadable)) {
-		fmt.Fprintf(&notes, "; the data of %s are taken from the change log, because they cannot be read: %s", objectType, s.unreadable[objectType])
+		fmt.Fprintf(&notes, "; the data of %s are taken from the change log, because they cannot be read: %s", objectType,
+			s.unreadable[objectType])
 	}
 	if s.sinceNote != "" {
 		notes.WriteString("; " + s.sinceNote)
@@ -325,8 +329,8 @@ func (c *ChangeLog) receiving(ctx context.Context, source *v1alpha1.NetBoxSource
 	return condition
 }
 
-// write writes the status of a source unless it is that already. The API server refuses it with a conflict if the source has changed since it
-// was read: the counts are added to those in the status.
+// write writes the status of a source unless it is that already. The API server refuses it with a conflict if the source has changed since
+// it was read: the counts are added to those in the status.
 func (c *ChangeLog) write(ctx context.Context, source *v1alpha1.NetBoxSource, state *logState, list []metav1.Condition) error {
 	current := v1alpha1.NetBoxAPIStatus{}
 	if source.Status.NetBox != nil {
@@ -373,7 +377,7 @@ func (c *ChangeLog) write(ctx context.Context, source *v1alpha1.NetBoxSource, st
 func (c *ChangeLog) release(ctx context.Context, source *v1alpha1.NetBoxSource, state *logState) error {
 	state.sightings.turn(false)
 	state.cursorTime, state.window, state.settled, state.next = time.Time{}, nil, map[changeKey]bool{}, time.Time{}
-	c.Metrics.forget(client.ObjectKeyFromObject(source).String())
+	c.Metrics.forgetChangeLog(client.ObjectKeyFromObject(source).String())
 	if meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionChangeLogRead) == nil {
 		return nil
 	}
@@ -390,6 +394,13 @@ func (c *ChangeLog) release(ctx context.Context, source *v1alpha1.NetBoxSource, 
 // warn makes a Kubernetes Event of a source.
 func (c *ChangeLog) warn(source *v1alpha1.NetBoxSource, reason, format string, args ...any) {
 	notice.Recorder{EventRecorder: c.Recorder}.Eventf(source, nil, corev1.EventTypeWarning, reason, "ReadChangeLog", format, args...)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func sinceOf(object client.Object) string {

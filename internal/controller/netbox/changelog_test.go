@@ -23,7 +23,9 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -33,6 +35,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 const (
@@ -92,10 +95,11 @@ func (w *world) restart() {
 	transports := outbound.NewTransports(outbound.Options{
 		Secrets: secrets, AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Clock: w.clock,
 	})
+	metrics := controller.NewMetrics(prometheus.NewRegistry())
 	w.log = &controller.ChangeLog{
-		Cached: plane.Client, Status: plane.Client, Clients: controller.NewClients(transports, secrets, w.clock), Events: w.events,
+		Cached: plane.Client, Status: plane.Client, Clients: controller.NewClients(transports, secrets, metrics, w.clock), Events: w.events,
 		Metadata: metadata, Accept: rule.NewAcceptCache(), Pending: func(types.NamespacedName) int { return w.pending }, Recorder: w.recorder,
-		Metrics: controller.NewChangeLogMetrics(prometheus.NewRegistry()), Clock: w.clock, Log: logr.Discard(),
+		Metrics: metrics, Clock: w.clock, Log: logr.Discard(),
 	}
 }
 
@@ -225,11 +229,11 @@ func (w *world) make(request, action string, id int) {
 }
 
 // webhook stores the event of a webhook, as the receiver does, unless it exists. The engine then calls Received.
-func (w *world) webhook(r row, verb string) (isDuplicate bool) {
+func (w *world) webhook(r row) (isDuplicate bool) {
 	w.Helper()
-	body := fmt.Sprintf(`{"event":%q,"timestamp":%q,"object_type":%q,"data":{"id":%d,"display":"Site %d","url":"/api/dcim/sites/%d/"},`+
+	body := fmt.Sprintf(`{"event":"updated","timestamp":%q,"object_type":%q,"data":{"id":%d,"display":"Site %d","url":"/api/dcim/sites/%d/"},`+
 		`"request":{"id":%q,"user":"admin","method":"PATCH"},"snapshots":{"prechange":{"status":"planned"},"postchange":{"status":"active"}}}`,
-		verb, r.at.Format(time.RFC3339Nano), r.objectType, r.objectID, r.objectID, r.objectID, r.request)
+		r.at.Format(time.RFC3339Nano), r.objectType, r.objectID, r.objectID, r.objectID, r.request)
 	decoded, err := netbox.Decode([]byte(body), nil)
 	if err != nil {
 		w.Fatal(err)
@@ -284,13 +288,13 @@ func TestMissedChange(t *testing.T) {
 	w.expectCondition("Receiving", "False NothingArrives", `the first is dcim.site 1 "Object 1" updated by admin`)
 	w.expectCondition("Receiving", "False NothingArrives", "2 jobs in NetBox's queue default failed")
 
-	if !w.webhook(w.netbox.rows[1], "updated") {
+	if !w.webhook(w.netbox.rows[1]) {
 		t.Error("the webhook that came after all made another event")
 	}
 	w.pass(time.Second)
 	r := w.siteRow("r2", "update", 1)
 	w.netbox.log(r)
-	if w.webhook(r, "updated") {
+	if w.webhook(r) {
 		t.Error("the webhook is a duplicate")
 	}
 	w.pass(late)
@@ -309,7 +313,7 @@ func TestCost(t *testing.T) {
 	for i := range 50 {
 		r := w.siteRow("bulk", "update", i+1)
 		w.netbox.log(r)
-		w.webhook(r, "updated")
+		w.webhook(r)
 	}
 	reads := &countingStore{EventStore: w.events}
 	w.log.Events = reads
@@ -416,6 +420,78 @@ func TestRestart(t *testing.T) {
 	}
 	leaders.Wait()
 	w.expect("two leaders at once", "created 1", "updated 1", "deleted 2")
+}
+
+// TestRestartWithinLag: the webhooks came before the restart. Their events are listed once for a bulk edit, and read one by one otherwise.
+func TestRestartWithinLag(t *testing.T) {
+	w := newWorld(t, nil)
+	w.make("r0", "create", 99)
+	w.reconcile()
+	w.pass(time.Second)
+	for i := range 6 {
+		r := w.siteRow("bulk", "update", i+1)
+		w.netbox.log(r)
+		if i != 2 {
+			w.webhook(r)
+		}
+	}
+	single := w.siteRow("single", "update", 7)
+	w.netbox.log(single)
+	w.webhook(single)
+	w.restart()
+	counting := &countingStore{EventStore: w.events}
+	w.log.Events = counting
+	w.pass(late)
+	w.expectCondition("Receiving", "True ChangesArrive", "1 did not, and became events from the change log")
+	if counting.gets != 2 || counting.creations != 1 || w.source().Status.NetBox.Missed != 1 {
+		t.Errorf("%d events were read, and %d created", counting.gets, counting.creations)
+	}
+}
+
+// TestTooLarge: a change that cannot be stored does not hold up the others.
+func TestTooLarge(t *testing.T) {
+	w := newWorld(t, nil)
+	w.reconcile()
+	large := w.siteRow("r1", "update", 1)
+	large.postchange["comments"] = strings.Repeat("x", 2<<20)
+	w.netbox.log(large)
+	w.make("r2", "create", 2)
+	w.pass(lag + interval)
+	w.expect("the other one", "created 2")
+	w.expectNotice("ChangeNotStored dcim.site 1")
+}
+
+// TestController runs the controller in a manager.
+func TestController(t *testing.T) {
+	w := newWorld(t, nil)
+	mgr, err := ctrl.NewManager(plane.Config, ctrl.Options{
+		Scheme: plane.Client.Scheme(), Logger: logr.Discard(), Metrics: metricsserver.Options{BindAddress: "0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.log.Cached, w.log.Status = mgr.GetClient(), mgr.GetClient()
+	if err := w.log.SetupWithManager(mgr); err != nil {
+		t.Fatal(err)
+	}
+	controlplane.Run(t, mgr)
+	wait := func(reason string, done func(*v1alpha1.NetBoxSource) bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !done(w.source()); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %+v", reason, w.source().Status)
+			}
+		}
+	}
+	wait("the first reading", func(s *v1alpha1.NetBoxSource) bool {
+		return meta.IsStatusConditionTrue(s.Status.Conditions, "ChangeLogRead")
+	})
+	source, value := w.source(), w.clock.Now().Add(-time.Hour).Format(time.RFC3339)
+	source.Annotations = map[string]string{v1alpha1.AnnotationBackfillSince: value}
+	if err := plane.Client.Update(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	wait("the annotation", func(s *v1alpha1.NetBoxSource) bool { return s.Status.NetBox.BackfillSince == value })
 }
 
 func TestFrom(t *testing.T) {
@@ -685,8 +761,8 @@ func TestPhantoms(t *testing.T) {
 	w.reconcile()
 	known := w.siteRow("r1", "update", 1)
 	w.netbox.log(known)
-	w.webhook(known, "updated")
-	w.webhook(w.siteRow("rolled-back", "update", 2), "updated")
+	w.webhook(known)
+	w.webhook(w.siteRow("rolled-back", "update", 2))
 	w.pass(lag - time.Second)
 	if phantoms := w.source().Status.NetBox.Phantoms; phantoms != 0 {
 		t.Errorf("%d phantoms within the lag", phantoms)
@@ -719,9 +795,9 @@ func TestDiagnosis(t *testing.T) {
 	if err := plane.Client.Status().Update(t.Context(), source); err != nil {
 		t.Fatal(err)
 	}
-	w.netbox.set("/api/extras/webhooks/14/", map[string]any{"id": 14, "payload_url": "https://user:secret@elsewhere.example/x"})
+	w.netbox.set("/api/extras/webhooks/14/", map[string]any{"id": 14, "name": "w", "payload_url": "https://user:secret@elsewhere.example/x"})
 	w.netbox.set("/api/extras/event-rules/9/", map[string]any{
-		"id": 9, "enabled": false, "action_type": map[string]any{"value": "webhook"}, "action_object_type": "extras.webhook", "action_object_id": 14,
+		"id": 9, "name": "w", "enabled": false, "action_type": map[string]any{"value": "webhook"}, "action_object_type": "extras.webhook", "action_object_id": 14,
 	})
 	w.reconcile()
 	w.make("r1", "create", 1)

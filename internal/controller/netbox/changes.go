@@ -197,8 +197,8 @@ func (w *window) oldest() *change {
 	return nil
 }
 
-// trim removes the rows at the beginning of the window whose changes are settled, not younger than a time, and have no later rows. It returns
-// them.
+// trim removes the rows at the beginning of the window whose changes are settled, not younger than a time, and have no later rows. It
+// returns them.
 func (w *window) trim(horizon time.Time) (trimmed []entry) {
 	var newest netboxapi.Cursor
 	for i, entry := range w.entries {

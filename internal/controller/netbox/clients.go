@@ -28,6 +28,7 @@ const requestsPerSecond, requestBurst = 10, 20
 type Clients struct {
 	transports *outbound.Transports
 	secrets    *outbound.Secrets
+	metrics    *Metrics
 	clock      clock.PassiveClock
 
 	mu      sync.Mutex
@@ -43,8 +44,10 @@ type madeClient struct {
 }
 
 // NewClients returns Clients that read tokens and certificates from Secrets.
-func NewClients(transports *outbound.Transports, secrets *outbound.Secrets, clock clock.PassiveClock) *Clients {
-	return &Clients{transports: transports, secrets: secrets, clock: clock, clients: map[types.NamespacedName]*madeClient{}}
+func NewClients(transports *outbound.Transports, secrets *outbound.Secrets, metrics *Metrics, clock clock.PassiveClock) *Clients {
+	return &Clients{
+		transports: transports, secrets: secrets, metrics: metrics, clock: clock, clients: map[types.NamespacedName]*madeClient{},
+	}
 }
 
 // tokenError is the error of a token or a certificate that cannot be read.
@@ -75,7 +78,7 @@ func (c *Clients) For(ctx context.Context, source *v1alpha1.NetBoxSource) (*netb
 		return made.Client, nil
 	}
 	wanted.Client, err = netboxapi.New(netboxapi.Options{
-		URL: spec.URL, Token: string(token), Transport: transport, Describe: outbound.Describe,
+		URL: spec.URL, Token: string(token), Transport: counting{transport, c.metrics.requests, name.String()}, Describe: outbound.Describe,
 		Limiter: rate.NewLimiter(requestsPerSecond, requestBurst), Clock: c.clock,
 	})
 	if err != nil {

@@ -139,7 +139,7 @@ func (n *fakeLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-func listOf(results any, next any) map[string]any {
+func listOf(results, next any) map[string]any {
 	return map[string]any{"count": nil, "next": next, "previous": nil, "results": results}
 }
 

@@ -83,7 +83,8 @@ func (o *Oracle) Confirm(ctx context.Context, event *v1alpha1.NetBoxEvent) (isTh
 		return false, 0, err
 	}
 	if source.Spec.NetBox == nil {
-		return false, 0, fmt.Errorf("NetBoxSource %s has no spec.netbox to read the change log with; set it, or remove confirm from the rule", source.Name)
+		return false, 0, fmt.Errorf("NetBoxSource %s has no spec.netbox to read the change log with; set it, or remove confirm from the rule",
+			source.Name)
 	}
 	lag := defaultLag
 	if source.Spec.NetBox.Backfill != nil {
@@ -128,8 +129,8 @@ func (o *Oracle) changesOf(
 	return answer.(loggedChanges), nil
 }
 
-// Lookup returns the answer to a query in JSON, nil for null. It is made once for a change set. Values under the names in the source's redact
-// are left out.
+// Lookup returns the answer to a query in JSON, nil for null. It is made once for a change set. Values under the names in the source's
+// redact are left out.
 func (o *Oracle) Lookup(ctx context.Context, event *v1alpha1.NetBoxEvent, query rule.Query) ([]byte, error) {
 	source, err := o.sourceOf(ctx, event)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -104,7 +105,7 @@ func newAsked(t *testing.T) *asked {
 	transports := outbound.NewTransports(outbound.Options{
 		Secrets: secrets, AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Clock: a.clock,
 	})
-	a.Oracle = NewOracle(reader{source: a.source}, NewClients(transports, secrets, a.clock), a.clock)
+	a.Oracle = NewOracle(reader{source: a.source}, NewClients(transports, secrets, NewMetrics(prometheus.NewRegistry()), a.clock), a.clock)
 	return a
 }
 

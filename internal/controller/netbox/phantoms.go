@@ -42,7 +42,7 @@ func (r *reading) findPhantoms(ctx context.Context) error {
 		if i == maxSuspects || !r.Clock.Now().Before(r.deadline) {
 			break
 		}
-		rows, err := r.netbox.ChangesOf(ctx, request)
+		rows, err := r.api.ChangesOf(ctx, request)
 		isUnknown := netboxapi.KindOf(err) == netboxapi.KindTooLarge
 		if err != nil && !isUnknown {
 			return err

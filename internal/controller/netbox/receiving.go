@@ -19,8 +19,9 @@ const maxNameBytes = 80
 
 // String describes the change in a message.
 func (c *change) String() string {
-	return fmt.Sprintf("%s %s %s by %s at %s (request %s)", c.objectType, oneline.Of(fmt.Sprintf("%s %q", c.objectID, c.objectName), maxNameBytes),
-		c.event, oneline.Of(c.user, maxNameBytes), c.time.UTC().Format(time.RFC3339), c.requestID)
+	object := oneline.Of(fmt.Sprintf("%s %q", c.objectID, c.objectName), maxNameBytes)
+	return fmt.Sprintf("%s %s %s by %s at %s (request %s)", c.objectType, object, c.event,
+		oneline.Of(c.user, maxNameBytes), c.time.UTC().Format(time.RFC3339), c.requestID)
 }
 
 // receivingCondition returns the condition Receiving of a source. The previous one, which may be nil, stays while nothing new is known.
@@ -123,7 +124,8 @@ func diagnoseQueues(queues []netboxapi.Queue) (findings []string) {
 			findings = append(findings, fmt.Sprintf("%d jobs wait in NetBox's queue %s", queue.Waiting, name))
 		}
 		if queue.Failed > 0 {
-			findings = append(findings, fmt.Sprintf("%d jobs in NetBox's queue %s failed: see the failed background tasks of NetBox", queue.Failed, name))
+			findings = append(findings, fmt.Sprintf("%d jobs in NetBox's queue %s failed: see the failed background tasks of NetBox",
+				queue.Failed, name))
 		}
 	}
 	return findings

@@ -66,8 +66,8 @@ func (s *sightings) received(event *v1alpha1.NetBoxEvent) {
 	}
 }
 
-// isLogged reports whether the change log must have the change of an event. Updates that changed nothing are not in it, and updates without a
-// snapshot from before may be of that kind.
+// isLogged reports whether the change log must have the change of an event. Updates that changed nothing are not in it, and updates without
+// a snapshot from before may be of that kind.
 func isLogged(event *v1alpha1.NetBoxEvent) bool {
 	if slices.Contains(unloggedTypes, event.Spec.ObjectType) || metav1.HasLabel(event.ObjectMeta, v1alpha1.LabelPhantom) {
 		return false
@@ -151,7 +151,8 @@ func (s *sightings) turn(on bool) {
 	}
 }
 
-// suspects returns the sightings that were received between two times and should be in the change log, and forgets the others and older ones.
+// suspects returns the sightings that were received between two times and should be in the change log, and forgets the others and older
+// ones.
 func (s *sightings) suspects(since, until time.Time) map[changeKey]sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,6 +13,8 @@ type wanted struct {
 	types map[string]netboxapi.ObjectType
 	// sent and accepted are patterns such as dcim.site, dcim.* and *.
 	sent, accepted []string
+	// named are the patterns that must name webhookType, where its secrets are not redacted.
+	named []string
 	// events and acceptedEvents are kinds of events; nil for all.
 	events, acceptedEvents []string
 	// areWebhooksSafe means that the secrets of changed webhooks are redacted.
@@ -22,40 +24,27 @@ type wanted struct {
 // wantedOf returns what is wanted of a source, whose namespace has some rules.
 func wantedOf(source *v1alpha1.NetBoxSource, rules []v1alpha1.NetBoxEventRule, types map[string]netboxapi.ObjectType) wanted {
 	all := []string{v1alpha1.AllObjectTypes}
-	w := wanted{types: types, sent: all, accepted: all, areWebhooksSafe: slices.Contains(source.Spec.Redact, "secret")}
+	w := wanted{types: types, sent: all, accepted: all, areWebhooksSafe: slices.Contains(source.Spec.Redact, secretField)}
 	if webhook := source.Spec.NetBox.Webhook; webhook != nil {
 		w.events = webhook.Events
 		switch {
 		case slices.Equal(webhook.ObjectTypes, []string{v1alpha1.ObjectTypesFromRules}):
-			w.sent = typesOfRules(rules, source.Name)
+			w.sent = rulePatterns(rules, source.Name)
 		case len(webhook.ObjectTypes) > 0:
 			w.sent = webhook.ObjectTypes
 		}
 	}
+	w.named = w.sent
 	if accept := source.Spec.Accept; accept != nil {
 		w.acceptedEvents = accept.Events
 		if len(accept.ObjectTypes) > 0 {
 			w.accepted = accept.ObjectTypes
+			if source.Spec.NetBox.Webhook == nil {
+				w.named = w.accepted
+			}
 		}
 	}
 	return w
-}
-
-// typesOfRules returns the patterns of object types that rules match on a source.
-func typesOfRules(rules []v1alpha1.NetBoxEventRule, source string) []string {
-	var patterns []string
-	for i := range rules {
-		spec := &rules[i].Spec
-		isOf := len(spec.Match.Sources) == 0 || containsFold(spec.Match.Sources, source)
-		switch {
-		case spec.Suspend || !isOf:
-		case len(spec.Match.ObjectTypes) == 0:
-			return []string{v1alpha1.AllObjectTypes}
-		default:
-			patterns = append(patterns, spec.Match.ObjectTypes...)
-		}
-	}
-	return patterns
 }
 
 // wantsType reports whether changes of an object type may be wanted.
@@ -64,7 +53,7 @@ func (w wanted) wantsType(objectType string) bool {
 		return false
 	}
 	// The set-up leaves out webhooks as well, whose changes have their secrets in clear.
-	if objectType == "extras.webhook" && !w.areWebhooksSafe && !containsFold(w.sent, objectType) && !containsFold(w.accepted, objectType) {
+	if objectType == webhookType && !w.areWebhooksSafe && !containsFold(w.named, webhookType) {
 		return false
 	}
 	return anyPattern(w.sent, objectType) && anyPattern(w.accepted, objectType)

@@ -70,7 +70,7 @@ type WebhookReconciler struct {
 	Clients  *Clients
 	Secrets  *outbound.Secrets
 	Recorder events.EventRecorder
-	Metrics  *WebhookMetrics
+	Metrics  *Metrics
 	Clock    clock.PassiveClock
 
 	mu     sync.Mutex
@@ -398,7 +398,7 @@ func (r *WebhookReconciler) forget(source types.NamespacedName) {
 	defer r.mu.Unlock()
 	delete(r.states, source)
 	r.Clients.Forget(source)
-	r.Metrics.drift.DeleteLabelValues(source.String())
+	r.Metrics.forget(source.String())
 }
 
 // setFinalizer adds or removes the finalizer. The API server refuses it with a conflict if the source has changed since it was read.

@@ -124,7 +124,8 @@ func TestSelectTypes(t *testing.T) {
 		want     selection
 	}{
 		"all but the secrets of webhooks": {
-			[]string{"*"}, false,
+			[]string{"*"},
+			false,
 			selection{types: []string{"dcim.device", "dcim.site", "extras.tag", "old.unknown"}, isWebhookLeftOut: true},
 		},
 		"all": {
@@ -134,7 +135,8 @@ func TestSelectTypes(t *testing.T) {
 			[]string{"extras.webhook", "extras.*"}, false, selection{types: []string{"extras.tag", "extras.webhook"}},
 		},
 		"some are unknown": {
-			[]string{"dcim.*", "dcim.devices", "auth.permission", "old.refused", "nosuch.*", "dcim.site"}, false,
+			[]string{"dcim.*", "dcim.devices", "auth.permission", "old.refused", "nosuch.*", "dcim.site"},
+			false,
 			selection{types: []string{"dcim.device", "dcim.site"}, unknown: []string{"dcim.devices", "auth.permission", "old.refused", "nosuch.*"}},
 		},
 		"only an application of webhooks": {

@@ -29,6 +29,7 @@ import (
 // TestTakenNames leaves alone what a person or another operator made.
 func TestTakenNames(t *testing.T) {
 	forEachNetBox(t, func(t *testing.T, url, token string) {
+		t.Helper()
 		o := newOperator(t, url, token, nil)
 		mine := func(description string) netboxapi.Webhook {
 			return netboxapi.Webhook{
@@ -75,6 +76,7 @@ func TestTakenNames(t *testing.T) {
 // TestRetain keeps the webhook for the next source of the same name.
 func TestRetain(t *testing.T) {
 	forEachNetBox(t, func(t *testing.T, url, token string) {
+		t.Helper()
 		retain := func(s *v1alpha1.NetBoxSource) { s.Spec.NetBox.Webhook.DeletionPolicy = v1alpha1.DeletionPolicyRetain }
 		o := newOperator(t, url, token, retain)
 		o.serve()
@@ -479,7 +481,7 @@ func TestLeastRights(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer response.Body.Close() //nolint:errcheck // read to its end
+		defer response.Body.Close()
 		var answer map[string]any
 		_ = json.NewDecoder(response.Body).Decode(&answer)
 		if response.StatusCode/100 != 2 {

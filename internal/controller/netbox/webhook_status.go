@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -122,24 +121,3 @@ func hostOf(text string) string {
 	}
 	return parsed.Host
 }
-
-// WebhookMetrics outlive the controllers, which are created again each time this replica becomes the leader.
-type WebhookMetrics struct {
-	drift *prometheus.CounterVec
-}
-
-// NewWebhookMetrics returns registered metrics.
-func NewWebhookMetrics(registry prometheus.Registerer) *WebhookMetrics {
-	m := &WebhookMetrics{
-		drift: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "netbox_events_netbox_drift_total",
-			Help: "Fields of webhooks and event rules in NetBox that others changed, and webhooks and event rules that others deleted, and that " +
-				"were put right, by source (namespace/name). Reported by the leader alone.",
-		}, []string{"source"}),
-	}
-	registry.MustRegister(m.drift)
-	return m
-}
-
-// reset deletes the series, which only the leader has.
-func (m *WebhookMetrics) reset() { m.drift.Reset() }

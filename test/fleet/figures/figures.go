@@ -268,6 +268,56 @@ type Side struct {
 	Writes float64 `json:"writes"`
 }
 
+// NetBox is a run with a real NetBox. Changes are the rows of one request and object in its change log since the source began.
+type NetBox struct {
+	Seed         uint64  `json:"seed"`
+	SetUpSeconds float64 `json:"setUpSeconds"` // from no source to Receiving=True
+	Drift        int     `json:"drift"`        // fields and objects that were changed in NetBox, and put right
+
+	Requests   int            `json:"requests"` // of the driver, with those that
+	RolledBack int            `json:"rolledBack"`
+	Background int            `json:"background"` // were left to NetBox's worker
+	Kinds      map[string]int `json:"kinds"`
+	Rows       int            `json:"rows"`
+	Changes    int            `json:"changes"`
+	Wanted     int            `json:"wanted"` // changes of object types that NetBox sends
+
+	Webhooks   int `json:"webhooks"` // that came, with those that
+	Answered   int `json:"answered"` // were answered with 200
+	Duplicates int `json:"duplicates"`
+	Lost       int `json:"lost"` // wanted changes without a webhook that was answered with 200
+
+	ByWebhook int   `json:"byWebhook"` // events, by origin
+	FromLog   int   `json:"fromLog"`
+	Unlogged  int   `json:"unlogged"` // events of updates that changed nothing, and of jobs
+	Missed    int64 `json:"missed"`   // according to the status
+	Phantoms  int64 `json:"phantoms"`
+	Missing   int   `json:"missing"` // changes without an event
+	Doubled   int   `json:"doubled"` // changes with several
+
+	Once        int `json:"once"`  // events that were sent once
+	Again       int `json:"again"` // repetitions of a call for one event
+	Twice       int `json:"twice"` // changes that were sent as several events
+	Unacted     int `json:"unacted"`
+	Confirmed   int `json:"confirmed"` // changes that the rule with confirm acted on
+	Skipped     int `json:"skipped"`
+	Lookups     int `json:"lookups"`
+	NullLookups int `json:"nullLookups"`
+
+	Late      int `json:"late"`      // webhooks that came after their event was made from the change log
+	Equal     int `json:"equal"`     // of these, those of which that event is what they would have made,
+	EqualData int `json:"equalData"` // also in data
+	Rotation  int `json:"rotation"`  // webhooks during the rotation of the key
+	Refused   int `json:"refused"`   // of these, those answered with 401
+
+	RequestsPerHour float64 `json:"requestsPerHour"` // to NetBox, at rest, with the default intervals
+	RequestKinds    string  `json:"requestKinds"`
+
+	WhileDown     int     `json:"whileDown"` // changes made while the operator was down
+	StoredSeconds float64 `json:"storedSeconds"`
+	ActedSeconds  float64 `json:"actedSeconds"`
+}
+
 // Write writes a run as the file of its name.
 func Write[T any](name string, run Run[T]) error {
 	if err := os.MkdirAll(Directory, 0o750); err != nil {

@@ -28,7 +28,8 @@ import (
 //
 // Delivery describes the HTTP delivery of an event.
 type DeliveryApplyConfiguration struct {
-	// receivedAt is the time at which the operator had received the whole request, or had read the change log, for example 2020-10-26T18:14:18.801213Z.
+	// receivedAt is the time at which the operator had received the whole request, or had read the change log, for example
+	// 2020-10-26T18:14:18.801213Z.
 	ReceivedAt *v1.MicroTime `json:"receivedAt,omitempty"`
 	// origin is how the change became known, for example Webhook: Webhook, or ChangeLog if no webhook came and the operator found it in
 	// NetBox's change log. Absent: Webhook.
@@ -36,8 +37,8 @@ type DeliveryApplyConfiguration struct {
 	// dataReadAt is the time at which spec.data of an event from the change log was read, for example 2020-10-26T18:17:20.000000Z: it is the
 	// object of that time. It is absent if spec.data is of the change itself.
 	DataReadAt *v1.MicroTime `json:"dataReadAt,omitempty"`
-	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries. An
-	// event from the change log has none.
+	// signature is the result of the signature check, for example Verified: Verified, or Unsigned if the source accepts unsigned deliveries.
+	// An event from the change log has none.
 	Signature *apiv1alpha1.SignatureState `json:"signature,omitempty"`
 	// key is the name of the Secret's entry that made the signature, for example secret.
 	Key *string `json:"key,omitempty"`

@@ -25,8 +25,8 @@ package v1alpha1
 type LookupApplyConfiguration struct {
 	// name of the answer in expressions, for example device for lookups.device.
 	Name *string `json:"name,omitempty"`
-	// path is a path of NetBox's REST API, with a query if needed, for example /api/dcim/devices/${data.device.id}/. The value of a template is
-	// escaped to one segment of the path or query.
+	// path is a path of NetBox's REST API, with a query if needed, for example /api/dcim/devices/${data.device.id}/. The value of a template
+	// is escaped to one segment of the path or query.
 	Path *string `json:"path,omitempty"`
 	// graphql is a query in GraphQL; the answer is its data.
 	GraphQL *GraphQLQueryApplyConfiguration `json:"graphql,omitempty"`

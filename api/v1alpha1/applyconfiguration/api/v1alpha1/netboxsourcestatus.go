@@ -30,8 +30,8 @@ import (
 type NetBoxSourceStatusApplyConfiguration struct {
 	// conditions holds Ready: True with reason Serving, or False with reason SecretNotFound, KeyNotFound, SecretUnreadable, InvalidAccept,
 	// PathConflict or Suspended; BacklogFull: True with reason MaxPendingReached while the backlog is full; and MaxEventsExceeded: True with
-	// reason YoungerThanMaxAge or ChangeLogUnread while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds NetBoxReachable,
-	// WebhookConfigured, ChangeLogRead and Receiving.
+	// reason YoungerThanMaxAge or ChangeLogUnread while more events than spec.retention.maxEvents are kept. With spec.netbox, it also holds
+	// NetBoxReachable, WebhookConfigured, ChangeLogRead and Receiving.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// path is the path that the receiver serves for this source, for example /webhook/netbox/netbox.
 	Path *string `json:"path,omitempty"`
