@@ -37,8 +37,8 @@ func newReplayCommand(p *plugin) *cobra.Command {
 	replay := &cobra.Command{
 		Use:   "replay EVENT... | --failed [--rule RULE] [--since TIME]",
 		Short: "Match and deliver events again",
-		Long: "Match and deliver finished events again, oldest first. The events are named, or selected by flags. All actions of the rules that " +
-			"match are executed again, also those that succeeded; with --rule, those of this rule alone. Events that share a group with one " +
+		Long: "Match and deliver finished events again, oldest first. The events are named, or selected by flags. All actions of the rules " +
+			"that match are executed again, also those that succeeded; with --rule, those of this rule alone. Events that share a group with one " +
 			"that is replayed are delivered again with it.",
 		Example:           replayExample,
 		ValidArgsFunction: p.completeMany(completeEvents),

@@ -311,7 +311,7 @@ var nextSteps = map[string]string{
 	v1alpha1.ReasonUnsupportedVersion: "upgrade NetBox, or remove what needs it from spec.netbox",
 	v1alpha1.ReasonNameTaken:          "rename or delete that webhook or event rule in NetBox",
 	v1alpha1.ReasonKeyUnusable:        "put a key that NetBox can keep into the Secret of spec.secretRef",
-	v1alpha1.ReasonNothingArrives:     "check in NetBox that the webhook is enabled, that its URL leads to the operator, and that rqworker runs",
+	v1alpha1.ReasonNothingArrives:     "check NetBox: is the webhook enabled, does its URL lead to the operator, does rqworker run?",
 	v1alpha1.ReasonInvalid:            "correct the rule: kubectl netbox test tries it without a cluster",
 	v1alpha1.ReasonUnavailable:        "check the sink; what waits is delivered by itself once it answers",
 	v1alpha1.ReasonAskedToWait:        "wait: deliveries continue by themselves; limit.perSecond of the rule spares the sink",

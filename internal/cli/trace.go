@@ -237,7 +237,8 @@ func partLines(parts []rule.Part) (lines []string) {
 func (p *plugin) traceDeliveries(
 	ctx context.Context, api client.Client, event *v1alpha1.NetBoxEvent, matched *v1alpha1.NetBoxEventRule, status *v1alpha1.RuleStatus,
 ) *traceNode {
-	node := &traceNode{Kind: "rule", Name: status.Name, State: stateMatched + ", " + string(status.State), color: stateCell(status.State).color}
+	state := stateCell(status.State)
+	node := &traceNode{Kind: "rule", Name: status.Name, State: stateMatched + ", " + state.text, color: state.color}
 	if status.Removal {
 		node.State = "ends an earlier match, " + string(status.State)
 		node.Text = "its Mirror actions delete their objects"

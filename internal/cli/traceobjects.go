@@ -21,7 +21,9 @@ var madeObject = regexp.MustCompile(`\b([A-Z][A-Za-z0-9]*) (?:([a-z0-9][a-z0-9-]
 
 // traceObjects returns the objects that an action made, which its response names, as they are now. The versions of their kinds are those
 // of the rule.
-func traceObjects(ctx context.Context, api client.Client, of *v1alpha1.NetBoxEventRule, action *v1alpha1.ActionStatus) (nodes []*traceNode) {
+func traceObjects(
+	ctx context.Context, api client.Client, of *v1alpha1.NetBoxEventRule, action *v1alpha1.ActionStatus,
+) (nodes []*traceNode) {
 	if of == nil || strings.HasPrefix(action.Response, "dry run: ") {
 		return nil
 	}
