@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/utils/clock"
 
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
@@ -40,11 +41,20 @@ type plugin struct {
 	genericiooptions.IOStreams
 
 	flags *genericclioptions.ConfigFlags
+	clock clock.Clock
+}
+
+func newPlugin(streams genericiooptions.IOStreams) *plugin {
+	return &plugin{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true), clock: clock.RealClock{}}
 }
 
 // Run runs the plugin with arguments, without the name of the program, and returns the exit code.
 func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams) int {
-	root := New(streams)
+	return newPlugin(streams).run(ctx, args)
+}
+
+func (p *plugin) run(ctx context.Context, args []string) int {
+	root := p.root()
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
 	switch {
@@ -58,7 +68,7 @@ func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 		text += "; see " + command.CommandPath() + " --help"
 	}
 	for line := range strings.Lines(text) {
-		fmt.Fprintln(streams.ErrOut, "error: "+oneline.Of(strings.TrimSpace(line), maxLineBytes))
+		fmt.Fprintln(p.ErrOut, "error: "+oneline.Of(strings.TrimSpace(line), maxLineBytes))
 	}
 	return exitFailed
 }
@@ -77,8 +87,9 @@ func isUsageError(text string) bool {
 }
 
 // New returns the root command.
-func New(streams genericiooptions.IOStreams) *cobra.Command {
-	p := &plugin{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true)}
+func New(streams genericiooptions.IOStreams) *cobra.Command { return newPlugin(streams).root() }
+
+func (p *plugin) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kubectl-netbox",
 		Short: "See, try and replay events of NetBox",
@@ -92,15 +103,20 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // newCompletionCommand is for plugins
 	}
-	root.SetIn(streams.In)
-	root.SetOut(streams.Out)
-	root.SetErr(streams.ErrOut)
+	root.SetIn(p.In)
+	root.SetOut(p.Out)
+	root.SetErr(p.ErrOut)
 	p.addFlags(root)
 	root.AddCommand(
 		newCompletionCommand(p),
+		newEventsCommand(p),
+		newReplayCommand(p),
+		newShowCommand(p),
+		newStatusCommand(p),
 		newRecordCommand(p),
 		newRenderCommand(p),
 		newTestCommand(p),
+		newTraceCommand(p),
 		newVersionCommand(p),
 	)
 	return root

@@ -55,12 +55,22 @@ func (p *plugin) config() (*rest.Config, error) {
 }
 
 // client returns a client with the user's rights.
-func (p *plugin) client() (client.Client, error) {
+func (p *plugin) client() (client.WithWatch, error) {
 	config, err := p.config()
 	if err != nil {
 		return nil, err
 	}
-	return client.New(config, client.Options{Scheme: scheme})
+	return client.NewWithWatch(config, client.Options{Scheme: scheme})
+}
+
+// cluster returns a client with the user's rights, and the namespace.
+func (p *plugin) cluster() (client.WithWatch, string, error) {
+	namespace, err := p.namespace()
+	if err != nil {
+		return nil, "", err
+	}
+	api, err := p.client()
+	return api, namespace, err
 }
 
 // clusterError returns an error of the API server that says what to do. The verb and the resource, such as get and netboxevents, are what
@@ -70,8 +80,11 @@ func clusterError(err error, verb, resource, namespace string) error {
 	case err == nil:
 		return nil
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("you may not %s %s in namespace %s; ask for a role with that right, such as view of the operator's chart (%w)",
-			verb, resource, namespace, err)
+		next := "ask for a role with that right"
+		if strings.HasPrefix(resource, "netbox") {
+			next += ", such as view, where the operator's chart has extended it"
+		}
+		return fmt.Errorf("you may not %s %s in %s; %s (%w)", verb, resource, place(namespace), next, err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the API server does not accept your credentials; log in again (%w)", err)
 	case meta.IsNoMatchError(err):
@@ -79,6 +92,14 @@ func clusterError(err error, verb, resource, namespace string) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w; see kubectl get %s -n %s", err, strings.ToLower(resource), namespace)
 	default:
-		return fmt.Errorf("cannot %s %s in namespace %s: %w", verb, resource, namespace, err)
+		return fmt.Errorf("cannot %s %s in %s: %w", verb, resource, place(namespace), err)
 	}
+}
+
+// place names a namespace, or all of them.
+func place(namespace string) string {
+	if namespace == "" {
+		return "all namespaces"
+	}
+	return "namespace " + namespace
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,5 +107,13 @@ func (p *plugin) completeArgs(completers ...completer) cobra.CompletionFunc {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
 		return names(command.Context(), p), cobra.ShellCompDirectiveDefault
+	}
+}
+
+// completeMany completes any number of arguments by names that are not among them yet.
+func (p *plugin) completeMany(names completer) cobra.CompletionFunc {
+	return func(command *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		left := slices.DeleteFunc(names(command.Context(), p), func(name string) bool { return slices.Contains(args, name) })
+		return left, cobra.ShellCompDirectiveNoFileComp
 	}
 }

@@ -32,18 +32,32 @@ func (c *compiler) filter(path string, spec *v1alpha1.Filter) *Filter {
 
 // Match reports whether an event passes the filter. An event on which the expression fails does not, and Match returns the error.
 func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
-	if !f.matchLists(event, in) {
+	if f.mismatch(event, in) != matchesLists {
 		return false, nil
 	}
+	return f.holds(ctx, in)
+}
+
+// mismatch returns the first list that an event does not fit.
+func (f *Filter) mismatch(event *v1alpha1.NetBoxEvent, in *Input) matchField {
+	switch {
+	case !oneOf(f.spec.Events, event.Spec.Event):
+		return matchEvents
+	case !f.matchObjectType(event.Spec.ObjectType):
+		return matchObjectTypes
+	case !f.matchChangedFields(&event.Spec, in):
+		return matchChangedFields
+	default:
+		return matchesLists
+	}
+}
+
+// holds evaluates the expression.
+func (f *Filter) holds(ctx context.Context, in *Input) (bool, error) {
 	if f.condition == nil {
 		return true, nil
 	}
 	return f.condition.Holds(ctx, in)
-}
-
-// matchLists reports whether an event passes all but the expression.
-func (f *Filter) matchLists(event *v1alpha1.NetBoxEvent, in *Input) bool {
-	return oneOf(f.spec.Events, event.Spec.Event) && f.matchObjectType(event.Spec.ObjectType) && f.matchChangedFields(&event.Spec, in)
 }
 
 func (f *Filter) matchObjectType(objectType string) bool {

@@ -261,10 +261,22 @@ func bounded(err error) error {
 
 // Match reports whether the rule matches an event. An event on which the expression fails does not match, and Match returns the error.
 func (r *Rule) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Input) (bool, error) {
-	if !oneOf(r.sources, event.Spec.SourceRef.Name) || !r.matchBranch(event.Spec.Branch) {
+	if r.mismatch(event, in) != matchesLists {
 		return false, nil
 	}
-	return r.filter.Match(ctx, event, in)
+	return r.filter.holds(ctx, in)
+}
+
+// mismatch returns the first list of spec.match that an event does not fit.
+func (r *Rule) mismatch(event *v1alpha1.NetBoxEvent, in *Input) matchField {
+	switch {
+	case !oneOf(r.sources, event.Spec.SourceRef.Name):
+		return matchSources
+	case !r.matchBranch(event.Spec.Branch):
+		return matchBranches
+	default:
+		return r.filter.mismatch(event, in)
+	}
 }
 
 // Removes reports whether an event that does not match the rule ends a match of its NetBox object: the rule has a Mirror action, and the
@@ -274,7 +286,7 @@ func (r *Rule) Removes(event *v1alpha1.NetBoxEvent, in *Input) bool {
 		!r.filter.matchObjectType(event.Spec.ObjectType) {
 		return false
 	}
-	return event.Spec.Event == eventDeleted || r.filter.matchLists(event, in)
+	return event.Spec.Event == eventDeleted || r.filter.mismatch(event, in) == matchesLists
 }
 
 // LimitKey returns the value of spec.limit.key as text; "" where there is no such expression, it fails, or its value is null.
