@@ -54,7 +54,7 @@ func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 }
 
 func (p *plugin) run(ctx context.Context, args []string) int {
-	root := p.root()
+	root := p.root() //nolint:contextcheck // completions get the context of their command
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
 	switch {

@@ -74,5 +74,5 @@ func write(to io.Writer, value any, format string) error {
 // hasColors reports whether the output is a terminal that shows colors.
 func (p *plugin) hasColors() bool {
 	file, isFile := p.Out.(*os.File)
-	return isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" //nolint:gosec // a file descriptor is small
+	return isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""
 }

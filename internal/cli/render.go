@@ -25,8 +25,8 @@ func newRenderCommand(p *plugin) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "render RULE EVENT",
 		Short: "Show what a rule would send or apply for an event",
-		Long: "Show whether a rule matches an event, and what its actions would send or apply. Each of both is a file, or the name of an object " +
-			"in the cluster. Nothing is sent or written, and no Secret is read: a placeholder is in the place of each value.\n\n" +
+		Long: "Show whether a rule matches an event, and what its actions would send or apply. Each of both is a file, or the name of an " +
+			"object in the cluster. Nothing is sent or written, and no Secret is read: a placeholder is in the place of each value.\n\n" +
 			"The exit code is 1 if the match fails, or an action.",
 		Example: "  kubectl netbox render rule.yaml device-16-created-d7f0a6b1c2e3f4a5b6c7\n" +
 			"  kubectl netbox render provision event.json --lookup device=device-13.json -o json",

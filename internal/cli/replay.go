@@ -187,8 +187,12 @@ func (c *replayCommand) announce(events []*v1alpha1.NetBoxEvent) error {
 		}
 		spec := &event.Spec
 		rows = append(rows, []cell{
-			{event.Name, ""}, {spec.Event, ""}, {spec.ObjectType, ""}, {spec.ObjectName, ""},
-			{string(event.Status.Phase), phaseColor(event.Status.Phase)}, {c.age(spec.Delivery.ReceivedAt.Time), ""},
+			{event.Name, ""},
+			{spec.Event, ""},
+			{spec.ObjectType, ""},
+			{spec.ObjectName, ""},
+			{string(event.Status.Phase), phaseColor(event.Status.Phase)},
+			{c.age(spec.Delivery.ReceivedAt.Time), ""},
 		})
 	}
 	return c.section(rows)
@@ -269,7 +273,7 @@ const progressStep = 100
 
 // progress says how far the replay is.
 func (c *replayCommand) progress(done, all int) {
-	if file, ok := c.ErrOut.(*os.File); ok && term.IsTerminal(int(file.Fd())) { //nolint:gosec // a file descriptor is small
+	if file, ok := c.ErrOut.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		fmt.Fprintf(c.ErrOut, "\r%d of %d", done, all)
 		if done == all {
 			fmt.Fprintln(c.ErrOut)

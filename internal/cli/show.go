@@ -256,8 +256,12 @@ func (p *plugin) showDeliveries(event *v1alpha1.NetBoxEvent) error {
 	for _, rule := range event.Status.Rules {
 		for _, action := range rule.Actions {
 			rows = append(rows, []cell{
-				{rule.Name, ""}, {action.Name, ""}, stateCell(action.State), {strconv.Itoa(int(action.Attempts)), ""},
-				p.ageCell(action.LastAttemptTime), p.untilCell(action.NextAttemptTime), {cmp.Or(action.LastError, action.Response), ""},
+				{rule.Name, ""},
+				{action.Name, ""},
+				stateCell(action.State),
+				{strconv.Itoa(int(action.Attempts)), ""},
+				p.ageCell(action.LastAttemptTime), p.untilCell(action.NextAttemptTime),
+				{cmp.Or(action.LastError, action.Response), ""},
 			})
 		}
 	}

@@ -46,9 +46,15 @@ func (p *plugin) printSources(sources []sourceOverview) error {
 	rows := [][]cell{cells("SOURCE", "READY", "REASON", "LAST DELIVERY", "PENDING", "OLDEST", "FAILED", "KEYS", "NETBOX", "RECEIVING")}
 	for _, source := range sources {
 		rows = append(rows, []cell{
-			{source.Name, ""}, statusCell(source.Ready), {source.Reason, ""}, p.ageCell(source.LastDelivery),
-			{strconv.Itoa(source.Pending), ""}, p.ageCell(source.OldestPending), countCell(int64(source.Failed)),
-			{strings.Join(source.Keys, ","), ""}, {source.NetBox, ""}, statusCell(source.Receiving),
+			{source.Name, ""},
+			statusCell(source.Ready),
+			{source.Reason, ""},
+			p.ageCell(source.LastDelivery),
+			{strconv.Itoa(source.Pending), ""},
+			p.ageCell(source.OldestPending), countCell(int64(source.Failed)),
+			{strings.Join(source.Keys, ","), ""},
+			{source.NetBox, ""},
+			statusCell(source.Receiving),
 		})
 	}
 	return p.section(rows)
@@ -62,7 +68,11 @@ func (p *plugin) printRules(rules []ruleOverview) error {
 			sinks.color = red
 		}
 		rows = append(rows, []cell{
-			{rule.Name, ""}, statusCell(rule.Ready), {rule.Reason, ""}, {strconv.FormatInt(rule.Matched, 10), ""}, countCell(rule.Failed),
+			{rule.Name, ""},
+			statusCell(rule.Ready),
+			{rule.Reason, ""},
+			{strconv.FormatInt(rule.Matched, 10), ""},
+			countCell(rule.Failed),
 			p.ageCell(rule.LastMatched), sinks,
 		})
 	}

@@ -47,11 +47,13 @@ func TestExplain(t *testing.T) {
 		{"branch", v1alpha1.Match{Branches: []string{"Rack move"}}, "branches: wants [Rack move], got [main]"},
 		{"event", v1alpha1.Match{Filter: v1alpha1.Filter{Events: []string{"created"}}}, "events: wants [created], got [updated]"},
 		{
-			"object type", v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"ipam.*", "dcim.site"}}},
+			"object type",
+			v1alpha1.Match{Filter: v1alpha1.Filter{ObjectTypes: []string{"ipam.*", "dcim.site"}}},
 			"objectTypes: wants [ipam.* dcim.site], got [dcim.device]",
 		},
 		{
-			"changed field", v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}, CEL: "false"}},
+			"changed field",
+			v1alpha1.Match{Filter: v1alpha1.Filter{ChangedFields: []string{"name"}, CEL: "false"}},
 			"changedFields: wants [name], got [status]",
 		},
 		{"false in two parts", cel(`changedTo("status", "planned") && data.role.slug == "spine" && event.username != ""`), `cel

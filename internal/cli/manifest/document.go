@@ -162,6 +162,7 @@ func member(node *yaml.Node, name, index string) (key, value *yaml.Node) {
 				return node.Content[i], node.Content[i+1]
 			}
 		}
+	default:
 	}
 	return nil, nil
 }

@@ -144,6 +144,7 @@ func (a *attempt) run(ctx context.Context) {
 			result.Error = state.LastError
 		case v1alpha1.DeliverySkipped:
 			result.Skipped = state.Response
+		default:
 		}
 	}
 }
