@@ -155,7 +155,8 @@ type NetBoxAPIStatus struct {
 	// cursorTime is the time of that row, for example 2026-11-27T08:00:00.123456Z.
 	// +optional
 	CursorTime *metav1.MicroTime `json:"cursorTime,omitempty"`
-	// missed is the number of changes of which no webhook came, and that became events, for example 3.
+	// missed is the number of changes of which no webhook came, and that became events, for example 3. Counts since the last update are lost
+	// when the operator stops.
 	// +optional
 	Missed int64 `json:"missed,omitempty"`
 	// phantoms is the number of events whose change is not in the change log, for example 1. They are labeled netbox-events.io/phantom.

@@ -141,9 +141,10 @@ type logState struct {
 	failures     int
 	wasSuspended bool
 
-	// hints are what was found in NetBox at diagnosedAt.
-	hints       []string
-	diagnosedAt time.Time
+	// hints are what was found in NetBox at diagnosedAt, while the set-up of the webhook was diagnosedSetUp.
+	hints          []string
+	diagnosedAt    time.Time
+	diagnosedSetUp string
 }
 
 // SetupWithManager adds the controller to a manager.
@@ -316,11 +317,15 @@ func (s *logState) notes() string {
 // receiving returns the condition Receiving.
 func (c *ChangeLog) receiving(ctx context.Context, source *v1alpha1.NetBoxSource, state *logState) metav1.Condition {
 	counts, now := state.sightings.receiving(), c.Clock.Now()
+	setUp := ""
+	if configured := meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionWebhookConfigured); configured != nil {
+		setUp = configured.Message // says what was put right, and when
+	}
 	if counts.missed == 0 {
 		state.diagnosedAt = time.Time{}
-	} else if now.Sub(state.diagnosedAt) >= diagnosisInterval {
+	} else if now.Sub(state.diagnosedAt) >= diagnosisInterval || setUp != state.diagnosedSetUp {
 		if netbox, err := c.Clients.For(ctx, source); err == nil {
-			state.hints, state.diagnosedAt = diagnose(ctx, netbox, source), now
+			state.hints, state.diagnosedAt, state.diagnosedSetUp = diagnose(ctx, netbox, source), now, setUp
 		}
 	}
 	previous := meta.FindStatusCondition(source.Status.Conditions, v1alpha1.ConditionReceiving)

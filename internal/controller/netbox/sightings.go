@@ -2,6 +2,7 @@ package netbox
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,8 +67,8 @@ func (s *sightings) received(event *v1alpha1.NetBoxEvent) {
 	}
 }
 
-// isLogged reports whether the change log must have the change of an event. Updates that changed nothing are not in it, and updates without
-// a snapshot from before may be of that kind.
+// isLogged reports whether the change log must have the change of an event. Updates that changed nothing are not in it, nor those of fields
+// that NetBox computes, such as _path; and updates without a snapshot from before may be of these kinds.
 func isLogged(event *v1alpha1.NetBoxEvent) bool {
 	if slices.Contains(unloggedTypes, event.Spec.ObjectType) || metav1.HasLabel(event.ObjectMeta, v1alpha1.LabelPhantom) {
 		return false
@@ -76,7 +77,7 @@ func isLogged(event *v1alpha1.NetBoxEvent) bool {
 	case eventCreated, eventDeleted:
 		return true
 	case eventUpdated:
-		return len(event.Spec.ChangedFields) > 0
+		return slices.ContainsFunc(event.Spec.ChangedFields, func(field string) bool { return !strings.HasPrefix(field, "_") })
 	default:
 		return false
 	}

@@ -42,7 +42,8 @@ type NetBoxAPIStatusApplyConfiguration struct {
 	Cursor *int64 `json:"cursor,omitempty"`
 	// cursorTime is the time of that row, for example 2026-11-27T08:00:00.123456Z.
 	CursorTime *v1.MicroTime `json:"cursorTime,omitempty"`
-	// missed is the number of changes of which no webhook came, and that became events, for example 3.
+	// missed is the number of changes of which no webhook came, and that became events, for example 3. Counts since the last update are lost
+	// when the operator stops.
 	Missed *int64 `json:"missed,omitempty"`
 	// phantoms is the number of events whose change is not in the change log, for example 1. They are labeled netbox-events.io/phantom.
 	Phantoms *int64 `json:"phantoms,omitempty"`
