@@ -810,6 +810,13 @@ func TestDiagnosis(t *testing.T) {
 		t.Errorf("NetBox is asked at each reading: %q", asked)
 	}
 	w.netbox.set("/api/extras/event-rules/9/", nil)
-	w.pass(3 * interval)
+	source = w.source() // the set-up has put something right
+	meta.SetStatusCondition(&source.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionWebhookConfigured, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonConfigured, Message: "put right",
+	})
+	if err := plane.Client.Status().Update(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(interval)
 	w.expectCondition("Receiving", "False NothingArrives", "the event rule 9 is gone from NetBox")
 }

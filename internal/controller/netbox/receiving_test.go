@@ -93,6 +93,8 @@ func TestLogged(t *testing.T) {
 	}{
 		{event: "created", objectType: "dcim.site", want: true},
 		{event: "updated", objectType: "dcim.site", changed: []string{"name"}, want: true},
+		{event: "updated", objectType: "dcim.interface", changed: []string{"_path", "name"}, want: true},
+		{event: "updated", objectType: "dcim.interface", changed: []string{"_path"}},
 		{event: "updated", objectType: "dcim.site"},
 		{event: "deleted", objectType: "users.owner"},
 		{event: "job_ended", objectType: "core.datasource"},
