@@ -27,36 +27,8 @@ func TestLiveChangeLog(t *testing.T) {
 		s.Spec.NetBox.URL = url
 		s.Spec.Accept = &v1alpha1.Filter{ObjectTypes: []string{"dcim.site", "extras.tag", "dcim.region"}, CEL: `event.objectName.startsWith("changelog ")`}
 	})
-	secret := &corev1.Secret{}
-	secret.Namespace, secret.Name = w.name.Namespace, "token"
-	if err := plane.Client.Patch(t.Context(), secret, client.RawPatch("application/merge-patch+json",
-		fmt.Appendf(nil, `{"stringData":{"token":%q}}`, token))); err != nil {
-		t.Fatal(err)
-	}
-	call := func(method, path string, body any) map[string]any {
-		t.Helper()
-		var text []byte
-		if body != nil {
-			text, _ = json.Marshal(body)
-		}
-		request, err := http.NewRequestWithContext(t.Context(), method, url+path, bytes.NewReader(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Authorization", "Token "+token)
-		request.Header.Set("Content-Type", "application/json")
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = response.Body.Close() }()
-		answer := map[string]any{}
-		_ = json.NewDecoder(response.Body).Decode(&answer)
-		if response.StatusCode/100 != 2 {
-			t.Fatalf("%s %s: %s: %v", method, path, response.Status, answer)
-		}
-		return answer
-	}
+	w.setToken(token)
+	call := caller(t, url, token)
 	w.reconcile()
 	w.expectCondition("ChangeLogRead", "True UpToDate", "")
 
@@ -93,4 +65,87 @@ func TestLiveChangeLog(t *testing.T) {
 	}
 	w.expectCondition("Receiving", "False NothingArrives", "NetBox logged 5 changes")
 	t.Log(w.source().Status.Conditions)
+}
+
+// setToken replaces the token of the source.
+func (w *world) setToken(token string) {
+	w.Helper()
+	secret := &corev1.Secret{}
+	secret.Namespace, secret.Name = w.name.Namespace, "token"
+	if err := plane.Client.Patch(w.Context(), secret, client.RawPatch("application/merge-patch+json",
+		fmt.Appendf(nil, `{"stringData":{"token":%q}}`, token))); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// caller returns a function that calls the API of a NetBox or Nautobot.
+func caller(t *testing.T, url, token string) func(method, path string, body any) map[string]any {
+	t.Helper()
+	return func(method, path string, body any) map[string]any {
+		t.Helper()
+		var text []byte
+		if body != nil {
+			text, _ = json.Marshal(body)
+		}
+		request, err := http.NewRequestWithContext(t.Context(), method, url+path, bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Token "+token)
+		request.Header.Set("Content-Type", "application/json")
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		answer := map[string]any{}
+		_ = json.NewDecoder(response.Body).Decode(&answer)
+		if response.StatusCode/100 != 2 {
+			t.Fatalf("%s %s: %s: %v", method, path, response.Status, answer)
+		}
+		return answer
+	}
+}
+
+// TestLiveNautobot makes changes in the Nautobot at NAUTOBOT_URL with the token NAUTOBOT_TOKEN. Its log has no state from before a change.
+func TestLiveNautobot(t *testing.T) {
+	url, token := os.Getenv("NAUTOBOT_URL"), os.Getenv("NAUTOBOT_TOKEN")
+	if url == "" || token == "" {
+		t.Skip("NAUTOBOT_URL or NAUTOBOT_TOKEN is not set")
+	}
+	w := newWorld(t, func(s *v1alpha1.NetBoxSource) {
+		s.Spec.NetBox.URL = url
+		s.Spec.Accept = &v1alpha1.Filter{ObjectTypes: []string{"extras.tag"}}
+	})
+	w.setToken(token)
+	call := caller(t, url, token)
+	w.reconcile()
+	w.expectCondition("ChangeLogRead", "True UpToDate", "")
+
+	name := "changelog " + fmt.Sprint(time.Now().UnixNano())
+	tag := call("POST", "/api/extras/tags/", map[string]any{"name": name, "content_types": []string{"dcim.device"}})
+	path := fmt.Sprintf("/api/extras/tags/%v/", tag["id"])
+	call("PATCH", path, map[string]any{"description": "x"})
+	w.jump(lag + interval)
+	w.reconcile()
+	call("DELETE", path, nil)
+	w.jump(lag + interval)
+	w.reconcile()
+	var got []string
+	for _, event := range w.stored() {
+		got = append(got, event.Spec.Event+" "+event.Spec.ObjectType+" "+event.Spec.ObjectName)
+		if event.Spec.ObjectID != tag["id"] || len(event.Spec.ChangedFields) > 0 {
+			t.Errorf("%s is of object %s, and changed %v", event.Name, event.Spec.ObjectID, event.Spec.ChangedFields)
+		}
+	}
+	want := []string{"created extras.tag " + name, "updated extras.tag " + name, "deleted extras.tag " + name}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+	w.restart()
+	w.jump(interval)
+	w.reconcile()
+	if again := len(w.stored()); again != len(want) {
+		t.Errorf("%d events after a restart, want %d", again, len(want))
+	}
 }
