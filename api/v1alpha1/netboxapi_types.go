@@ -34,7 +34,8 @@ type NetBoxAPI struct {
 
 // ManagedWebhook is the webhook that the operator makes in NetBox, with an event rule that uses it. Both are named
 // netbox-event-operator/<namespace>/<name>. Fields that are not listed here, such as the verification of TLS certificates, are left as
-// people set them.
+// people set them. NetBox signs with the entry that spec.secretRef.key names, or else with the one that is the last by name; a key that is
+// replaced in the Secret is accepted for 5 minutes more.
 type ManagedWebhook struct {
 	// url is the URL at which NetBox reaches this source, for example https://netbox-events.example.com/webhook/netbox/netbox.
 	// +required
