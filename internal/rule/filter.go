@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
@@ -36,6 +37,19 @@ func (f *Filter) Match(ctx context.Context, event *v1alpha1.NetBoxEvent, in *Inp
 		return false, nil
 	}
 	return f.holds(ctx, in)
+}
+
+// acceptTimeout bounds the evaluation of a source's spec.accept. CEL's cost limit ends it sooner, after some tenths of a second, unless the
+// CPUs are busy.
+const acceptTimeout = time.Second
+
+// Accepts reports whether an event passes the spec.accept of its source. If the expression fails, the event is accepted, and Accepts
+// returns the error: an event that is stored needlessly can be deleted, and one that is not stored is lost.
+func (f *Filter) Accepts(ctx context.Context, event *v1alpha1.NetBoxEvent) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
+	defer cancel()
+	accepted, err := f.Match(ctx, event, NewInput(event, event.Spec.Delivery.ReceivedAt.Time))
+	return accepted || err != nil, err
 }
 
 // mismatch returns the first list that an event does not fit.

@@ -58,9 +58,8 @@ const (
 	sliceTime = 10 * time.Second
 	// congestionPause is the pause while live deliveries wait.
 	congestionPause = 5 * time.Second
-	// minReadBackoff and maxReadBackoff bound the exponential backoff after an error of NetBox, and minEventBackoff and maxEventBackoff after
-	// one of the API server.
-	minReadBackoff, maxReadBackoff   = 5 * time.Second, 5 * time.Minute
+	// minEventBackoff and maxEventBackoff bound the exponential backoff after an error of the API server; checkBackoff is that after one of
+	// NetBox.
 	minEventBackoff, maxEventBackoff = 100 * time.Millisecond, 30 * time.Second
 	// writeConflictPause is the pause after a conflict: the cache had an older source than the API server.
 	writeConflictPause = 50 * time.Millisecond
@@ -281,10 +280,7 @@ func (c *ChangeLog) failed(ctx context.Context, state *logState, now time.Time, 
 	if isAccept {
 		reason = v1alpha1.ReasonInvalidAccept
 	}
-	pause := min(minReadBackoff<<min(state.failures, 10), maxReadBackoff)
-	if failure, ok := errors.AsType[*netboxapi.Error](err); ok {
-		pause = max(pause, failure.RetryAfter)
-	}
+	pause := max(checkBackoff(state.failures), retryAfterOf(err))
 	state.failures++
 	state.conclude(now.Add(pause), metav1.ConditionFalse, reason, "the change log cannot be read: "+err.Error())
 	return nil

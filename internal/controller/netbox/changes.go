@@ -235,3 +235,8 @@ func earliest(a, b time.Time) time.Time {
 	}
 	return b
 }
+
+// summary returns what identifies a change to people, without the states of its object.
+func (c *change) summary() change {
+	return change{changeKey: c.changeKey, event: c.event, user: c.user, objectName: c.objectName, time: c.time}
+}

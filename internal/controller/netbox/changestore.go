@@ -17,7 +17,6 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/eventstore"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/netboxapi"
-	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
 // find finds out whether a change has an event, and, where its request made many changes, whether these have.
@@ -131,9 +130,11 @@ func (r *reading) create(ctx context.Context, c *change, object readObject) erro
 		r.pass(c, err)
 		return nil
 	}
-	if r.accept != nil && !r.accepts(ctx, event) {
-		r.settle(c)
-		return nil
+	if r.accept != nil {
+		if accepted, _ := r.accept.Accepts(ctx, event); !accepted {
+			r.settle(c)
+			return nil
+		}
 	}
 	if err := r.state.creations.Wait(ctx); err != nil {
 		return err
@@ -181,21 +182,13 @@ func (r *reading) event(c *change, object readObject) (*v1alpha1.NetBoxEvent, er
 	}), nil
 }
 
-// accepts reports whether an event passes the spec.accept of its source, as in the receiver.
-func (r *reading) accepts(ctx context.Context, event *v1alpha1.NetBoxEvent) bool {
-	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
-	defer cancel()
-	accepted, err := r.accept.Match(ctx, event, rule.NewInput(event, event.Spec.Delivery.ReceivedAt.Time))
-	return accepted || err != nil
-}
-
 func (r *reading) stored(c *change) {
 	r.state.missed++
 	r.state.storedTotal++
 	r.Metrics.missed.WithLabelValues(client.ObjectKeyFromObject(r.source).String()).Inc()
 	r.state.sightings.miss(c)
 	if r.state.found.stored == 0 {
-		r.state.found.first = change{changeKey: c.changeKey, event: c.event, user: c.user, objectName: c.objectName, time: c.time}
+		r.state.found.first = c.summary()
 	}
 	r.state.found.stored++
 }

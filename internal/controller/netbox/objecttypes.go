@@ -61,6 +61,20 @@ func matchesType(pattern, name string) bool {
 	return pattern == name
 }
 
+// sentPatterns returns the patterns of object types that NetBox should send to a source, which must have spec.netbox.webhook. rules are
+// those of its namespace, and only used if isFromRules.
+func sentPatterns(source *v1alpha1.NetBoxSource, rules []v1alpha1.NetBoxEventRule) []string {
+	webhook := managed(source)
+	switch {
+	case len(webhook.ObjectTypes) == 0:
+		return []string{v1alpha1.AllObjectTypes}
+	case isFromRules(source):
+		return rulePatterns(rules, source.Name)
+	default:
+		return webhook.ObjectTypes
+	}
+}
+
 // rulePatterns returns the patterns of object types that the rules of a source's namespace ask of it, sorted.
 func rulePatterns(rules []v1alpha1.NetBoxEventRule, source string) []string {
 	patterns := map[string]bool{}

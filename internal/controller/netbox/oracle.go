@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/utils/clock"
@@ -174,7 +175,7 @@ func (o *Oracle) Lookup(ctx context.Context, event *v1alpha1.NetBoxEvent, query 
 func (o *Oracle) sourceOf(ctx context.Context, event *v1alpha1.NetBoxEvent) (*v1alpha1.NetBoxSource, error) {
 	var source v1alpha1.NetBoxSource
 	err := o.sources.Get(ctx, types.NamespacedName{Namespace: event.Namespace, Name: event.Spec.SourceRef.Name}, &source)
-	if client.IgnoreNotFound(err) == nil && err != nil {
+	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("NetBoxSource %s does not exist any more", event.Spec.SourceRef.Name)
 	}
 	return &source, err

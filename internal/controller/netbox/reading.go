@@ -3,7 +3,6 @@ package netbox
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +25,6 @@ const (
 	listFrom = 4
 	// typesTTL and unknownTypesTTL are how long the list of object types is used, the second if it lacks one.
 	typesTTL, unknownTypesTTL = time.Hour, 10 * time.Minute
-	// acceptTimeout bounds the evaluation of a source's spec.accept.
-	acceptTimeout = time.Second
 )
 
 // result is how a turn of a reading ended.
@@ -91,7 +88,7 @@ func (c *ChangeLog) newReading(ctx context.Context, source *v1alpha1.NetBoxSourc
 		return nil, err
 	}
 	var rules v1alpha1.NetBoxEventRuleList
-	if webhook := source.Spec.NetBox.Webhook; webhook != nil && slices.Contains(webhook.ObjectTypes, v1alpha1.ObjectTypesFromRules) {
+	if isFromRules(source) {
 		if err := c.Cached.List(ctx, &rules, client.InNamespace(source.Namespace)); err != nil {
 			return nil, err
 		}
@@ -295,7 +292,7 @@ func (r *reading) process(ctx context.Context, due []*change) (isCongested bool,
 
 func (r *reading) skip(c *change) {
 	if r.state.found.skipped == 0 {
-		r.state.found.firstSkipped = change{changeKey: c.changeKey, event: c.event, user: c.user, objectName: c.objectName, time: c.time}
+		r.state.found.firstSkipped = c.summary()
 	}
 	r.state.found.skipped++
 	r.settle(c)

@@ -100,7 +100,7 @@ func (r *receiving) miss(c *change) {
 		return
 	}
 	if r.missed == 0 || c.time.Before(r.first.time) {
-		r.first = change{changeKey: c.changeKey, event: c.event, user: c.user, objectName: c.objectName, time: c.time}
+		r.first = c.summary()
 	}
 	r.missed++
 }

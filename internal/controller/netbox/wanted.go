@@ -26,13 +26,7 @@ func wantedOf(source *v1alpha1.NetBoxSource, rules []v1alpha1.NetBoxEventRule, t
 	all := []string{v1alpha1.AllObjectTypes}
 	w := wanted{types: types, sent: all, accepted: all, areWebhooksSafe: slices.Contains(source.Spec.Redact, secretField)}
 	if webhook := source.Spec.NetBox.Webhook; webhook != nil {
-		w.events = webhook.Events
-		switch {
-		case slices.Equal(webhook.ObjectTypes, []string{v1alpha1.ObjectTypesFromRules}):
-			w.sent = rulePatterns(rules, source.Name)
-		case len(webhook.ObjectTypes) > 0:
-			w.sent = webhook.ObjectTypes
-		}
+		w.events, w.sent = webhook.Events, sentPatterns(source, rules)
 	}
 	w.named = w.sent
 	if accept := source.Spec.Accept; accept != nil {

@@ -227,8 +227,7 @@ type webhookInputs struct {
 func (r *WebhookReconciler) inputs(ctx context.Context, source *v1alpha1.NetBoxSource) (webhookInputs, error) {
 	var in webhookInputs
 	in.client, in.clientErr = r.Clients.For(ctx, source)
-	webhook := managed(source)
-	if webhook == nil {
+	if managed(source) == nil {
 		return in, nil
 	}
 	if ref := source.Spec.SecretRef; ref != nil {
@@ -239,17 +238,13 @@ func (r *WebhookReconciler) inputs(ctx context.Context, source *v1alpha1.NetBoxS
 			in.key, in.keyErr = signingKey(secret, ref)
 		}
 	}
-	in.patterns = webhook.ObjectTypes
-	switch {
-	case len(in.patterns) == 0:
-		in.patterns = []string{v1alpha1.AllObjectTypes}
-	case isFromRules(source):
-		var rules v1alpha1.NetBoxEventRuleList
+	var rules v1alpha1.NetBoxEventRuleList
+	if isFromRules(source) {
 		if err := r.Cached.List(ctx, &rules, client.InNamespace(source.Namespace)); err != nil {
 			return in, err
 		}
-		in.patterns = rulePatterns(rules.Items, source.Name)
 	}
+	in.patterns = sentPatterns(source, rules.Items)
 	return in, nil
 }
 
@@ -293,7 +288,7 @@ func (r *WebhookReconciler) check(
 	return pause
 }
 
-// checkBackoff returns the pause after a failed check, which followed other failed ones.
+// checkBackoff returns the pause after NetBox failed, which followed other failures.
 func checkBackoff(failures int) time.Duration {
 	const maxDoublings = 10
 	return min(minCheckBackoff<<min(failures, maxDoublings), maxCheckBackoff)
