@@ -61,6 +61,7 @@ func (c *change) data(endpoint string) (json.RawMessage, error) {
 			members[name], _ = json.Marshal(value) // cannot fail: it is a text or a number
 		}
 	}
+	delete(members, "id") // the change is of the object that its rows name, and so is the event
 	if isFlat {
 		set("id", id)
 	} else {

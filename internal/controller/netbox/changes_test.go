@@ -271,6 +271,7 @@ func FuzzChange(f *testing.F) {
 		f.Add(string(row.Action), row.ObjectType, row.ObjectID, row.ObjectRepr, []byte(row.Prechange), []byte(row.Postchange))
 	}
 	f.Add("delete", "a.b", "c9\x00", "\xff", []byte(`{"id":7,"url":"u"}`), []byte(`{"x":1e999,"x":"\ud800"}`))
+	f.Add("delete", "a.b", "c", "c", []byte(`{"id":7}`), []byte(`null`))
 	f.Fuzz(func(t *testing.T, action, objectType, id, repr string, before, after []byte) {
 		text, err := json.Marshal(map[string]any{
 			"id": 1, "time": "2026-11-27T09:16:17.782353Z", "action": map[string]string{"value": action}, "request_id": "r", "user_name": repr,
