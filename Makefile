@@ -68,7 +68,7 @@ generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC ro
 	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml $(CHART)/files/
 	rm -f $(CHART)/files/admission/* && cp config/admission/*_*.yaml $(CHART)/files/admission/
 	rm -f $(CHART)/crds/* && cp config/crd/bases/*.yaml $(CHART)/crds/
-	go run ./hack/schemas source bin/schemas/source.json # values.yaml references it
+	go run ./hack/schemas values bin/schemas # values.yaml references them
 	$(VALUES_SCHEMA) --values $(CHART)/values.yaml --output $(CHART)/values.schema.json --use-helm-docs --no-additional-properties \
 		--bundle --bundle-without-id --draft 7 --indent 2
 	$(HELM_DOCS) --chart-search-root $(CHART) --sort-values-order file --log-level warning

@@ -1,7 +1,7 @@
 // Command schemas writes JSON schemas into a directory:
 //
 //	go run ./hack/schemas manifests DIRECTORY  # of all kinds in the chart and config/, for kubeconform
-//	go run ./hack/schemas source FILE          # of an item of the chart's value sources, for values.schema.json
+//	go run ./hack/schemas values DIRECTORY     # of the items of the chart's values sources and rules, for values.schema.json
 //
 // The schemas are strict: they reject unknown fields.
 package main
@@ -40,6 +40,7 @@ var foreignCRDs = map[string][]string{
 const (
 	ownCRDs    = "config/crd/bases/*.yaml"
 	sourceCRD  = "config/crd/bases/netbox-events.io_netboxsources.yaml"
+	ruleCRD    = "config/crd/bases/netbox-events.io_netboxeventrules.yaml"
 	objectMeta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 )
 
@@ -49,14 +50,14 @@ type object = map[string]any
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 3 {
-		log.Fatal("usage: schemas manifests DIRECTORY | schemas source FILE")
+		log.Fatal("usage: schemas manifests DIRECTORY | schemas values DIRECTORY")
 	}
 	var err error
 	switch os.Args[1] {
 	case "manifests":
 		err = writeManifests(os.Args[2])
-	case "source":
-		err = writeSource(os.Args[2])
+	case "values":
+		err = writeValues(os.Args[2])
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}
@@ -111,23 +112,40 @@ func writeManifests(directory string) error {
 	return nil
 }
 
-// writeSource writes the schema of a NetBoxSource's spec with the chart's additional fields.
-func writeSource(file string) error {
-	crd, err := readCRD(sourceCRD)
+// writeValues writes the schemas of the values that become objects of the operator: source.json and rule.json.
+func writeValues(directory string) error {
+	// The chart sets what a source requires when it creates the Secret.
+	source, err := valueSchema(sourceCRD, object{"generateSecret": object{"type": "boolean"}})
 	if err != nil {
 		return err
 	}
+	delete(source, "x-kubernetes-validations")
+	source["required"] = []string{"name"}
+	if err := writeJSON(filepath.Join(directory, "source.json"), source); err != nil {
+		return err
+	}
+	rule, err := valueSchema(ruleCRD, nil)
+	if err != nil {
+		return err
+	}
+	required, _ := rule["required"].([]any)
+	rule["required"] = append(required, "name")
+	return writeJSON(filepath.Join(directory, "rule.json"), rule)
+}
+
+// valueSchema returns the schema of a kind's spec with a name, a namespace and the chart's additional fields.
+func valueSchema(file string, additional object) (object, error) {
+	crd, err := readCRD(file)
+	if err != nil {
+		return nil, err
+	}
 	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema["properties"].(object)["spec"].(object)
 	restrict(spec)
-	delete(spec, "required") // the chart sets them when it creates the Secret
-	delete(spec, "x-kubernetes-validations")
-	maps.Copy(spec["properties"].(object), object{
-		"name":           object{"type": "string", "minLength": 1},
-		"namespace":      object{"type": "string"},
-		"generateSecret": object{"type": "boolean"},
-	})
-	spec["required"] = []string{"name"}
-	return writeJSON(file, spec)
+	properties := spec["properties"].(object)
+	properties["name"] = object{"type": "string", "minLength": 1}
+	properties["namespace"] = object{"type": "string"}
+	maps.Copy(properties, additional)
+	return spec, nil
 }
 
 // kubernetesDefinitions returns the OpenAPI definitions in the module of the tests' API server.
@@ -206,8 +224,11 @@ func restrict(schema object) {
 		delete(schema, "anyOf") // redundant
 		schema["type"] = []any{"integer", "string"}
 	}
+	if schema["x-kubernetes-preserve-unknown-fields"] == true {
+		schema["additionalProperties"] = true // rather than unsaid, which tools take for false
+	}
 	properties, hasProperties := schema["properties"].(object)
-	if _, open := schema["additionalProperties"]; hasProperties && !open && schema["x-kubernetes-preserve-unknown-fields"] != true {
+	if _, open := schema["additionalProperties"]; hasProperties && !open {
 		schema["additionalProperties"] = false
 	}
 	required, _ := schema["required"].([]any)

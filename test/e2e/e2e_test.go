@@ -120,7 +120,10 @@ func TestRelease(t *testing.T) {
 
 	stream := startStream(t, ways, path, key, 20)
 	time.Sleep(3 * time.Second)
-	values = append(values, "--set", "impersonation.serviceAccounts[0].name=provisioner")
+	values = append(values,
+		"--set-json", `impersonation.serviceAccounts=[{"name":"provisioner","permissions":[`+
+			`{"apiGroups":[""],"resources":["configmaps"],"verbs":["create","patch"]}]}]`,
+		"--set-json", `rules=[{"name":"announce","actions":[{"name":"line","log":{"message":"${event.event} ${event.objectName}"}}]}]`)
 	upgrade := slices.Concat([]string{"upgrade", release, chartDir, "--wait", "--timeout=3m"}, values, helmImage(target.image))
 	target.runHelm(t, namespace, upgrade...)
 	target.settled(t, namespace)
@@ -529,31 +532,32 @@ func rotate(t *testing.T, namespace string, stream *stream) {
 	time.Sleep(4 * time.Second)
 }
 
-// apply verifies that a rule creates an object with the permissions of its service account, and not with an account that is missing in the values.
+// apply verifies that a rule creates an object with the permissions of its service account, which the chart created, and not with an account
+// that is missing in the values; and that the rule in the values acts on the event too.
 func apply(t *testing.T, namespace string, ingress way, path string) {
 	t.Helper()
+	target.create(t,
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "untold"}},
+		&rbacv1.Role{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "untold"},
+			Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create", "patch"}}},
+		},
+		&rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "untold"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "untold"},
+			Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: "untold"}},
+		})
 	for _, name := range []string{"provisioner", "untold"} {
-		target.create(t,
-			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}},
-			&rbacv1.Role{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-				Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create", "patch"}}},
+		target.create(t, &v1alpha1.NetBoxEventRule{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+			Spec: v1alpha1.NetBoxEventRuleSpec{
+				ServiceAccountName: name,
+				Actions: []v1alpha1.Action{{Name: "note", Apply: &v1alpha1.ApplyAction{Template: v1alpha1.JSONObject{
+					"apiVersion": {Raw: []byte(`"v1"`)}, "kind": {Raw: []byte(`"ConfigMap"`)},
+					"metadata": {Raw: fmt.Appendf(nil, `{"name":%q}`, name)}, "data": {Raw: []byte(`{"event":"${event.event}"}`)},
+				}}}},
 			},
-			&rbacv1.RoleBinding{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
-				Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: name}},
-			},
-			&v1alpha1.NetBoxEventRule{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-				Spec: v1alpha1.NetBoxEventRuleSpec{
-					ServiceAccountName: name,
-					Actions: []v1alpha1.Action{{Name: "note", Apply: &v1alpha1.ApplyAction{Template: v1alpha1.JSONObject{
-						"apiVersion": {Raw: []byte(`"v1"`)}, "kind": {Raw: []byte(`"ConfigMap"`)},
-						"metadata": {Raw: fmt.Appendf(nil, `{"name":%q}`, name)}, "data": {Raw: []byte(`{"event":"${event.event}"}`)},
-					}}}},
-				},
-			})
+		})
 	}
 	eventually(t, "the rules are not accepted", func() bool {
 		var rules v1alpha1.NetBoxEventRuleList
@@ -577,8 +581,15 @@ func apply(t *testing.T, namespace string, ingress way, path string) {
 	if err := target.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "untold"}, &corev1.ConfigMap{}); !apierrors.IsNotFound(err) {
 		t.Errorf("an object was created as a service account that is not in impersonation.serviceAccounts: %v", err)
 	}
+	states := map[string]v1alpha1.DeliveryState{}
 	for _, rule := range target.event(t, got.Event).Status.Rules {
-		t.Logf("rule %s: %+v", rule.Name, rule.Actions)
+		states[rule.Name] = rule.State
+	}
+	wanted := map[string]v1alpha1.DeliveryState{
+		"announce": v1alpha1.DeliverySucceeded, "provisioner": v1alpha1.DeliverySucceeded, "untold": v1alpha1.DeliveryFailed,
+	}
+	if !maps.Equal(states, wanted) {
+		t.Errorf("the rules: %v, want %v", states, wanted)
 	}
 }
 
