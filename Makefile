@@ -58,7 +58,7 @@ PREFIX ?= $(shell go env GOPATH)/bin
 install-plugin: ## Build kubectl netbox, and install it with its completion into PREFIX (GOPATH/bin).
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(STAMP)" -o "$(PREFIX)/kubectl-netbox" ./cmd/kubectl-netbox
 	@"$(PREFIX)/kubectl-netbox" completion >"$(PREFIX)/kubectl_complete-netbox" && chmod +x "$(PREFIX)/kubectl_complete-netbox"
-	@"$(PREFIX)/kubectl-netbox" version
+	@"$(PREFIX)/kubectl-netbox" version --client
 
 .PHONY: generate
 generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and their copies in the Helm chart.

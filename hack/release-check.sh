@@ -114,5 +114,5 @@ assets=$(hack/control-plane.sh)
 export KREW_ROOT=$work/krew PATH=$work/krew/bin:$assets:$PATH
 go tool -modfile=hack/tools/krew/go.mod krew install --manifest bin/plugin/netbox.yaml --archive "bin/plugin/kubectl-netbox_${VERSION}_$here.tar.gz" \
   2>"$work/krew.log" || die "krew does not install the plugin: $(cat "$work/krew.log")"
-said=$(kubectl netbox version)
+said=$(kubectl netbox version --client)
 expect "kubectl netbox version" "${said%,*}" "kubectl-netbox $VERSION, commit $(git rev-parse HEAD)"

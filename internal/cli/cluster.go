@@ -91,6 +91,9 @@ func clusterError(err error, verb, resource, namespace string) error {
 		return fmt.Errorf("this cluster has no %s; install the operator, or correct --context", resource)
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w; see kubectl get %s -n %s", err, strings.ToLower(resource), namespace)
+	case strings.Contains(err.Error(), "cannot unmarshal"): // of another type than the plugin's
+		return fmt.Errorf("cannot read %s in %s; kubectl netbox version says whether the plugin fits the operator's CRDs: %w",
+			resource, place(namespace), err)
 	default:
 		return fmt.Errorf("cannot %s %s in %s: %w", verb, resource, place(namespace), err)
 	}

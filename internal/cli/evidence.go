@@ -422,8 +422,8 @@ func (e *evidence) object(object client.Object, kind string, failure *error) map
 
 // readme is the first file of the report.
 func (e *evidence) readme() []byte {
-	text := fmt.Sprintf("Report of kubectl netbox about namespace %s, made %s by %s.\n\n", e.namespace, e.time.UTC().Format(metav1.RFC3339Micro),
-		version.ThisBuild().Of("kubectl-netbox")) +
+	text := fmt.Sprintf("Report of kubectl netbox about namespace %s, made %s by %s.\n\n",
+		e.namespace, e.time.UTC().Format(metav1.RFC3339Micro), version.ThisBuild().Of("kubectl-netbox")) +
 		"Values are replaced: <string 3, 14 bytes> has the same number wherever the value is the same.\n\n" + listed("Left out:", leftOut)
 	if len(e.unread) > 0 {
 		text += "\n" + listed("Not read:", e.unread)

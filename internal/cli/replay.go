@@ -87,6 +87,7 @@ func (c *replayCommand) run(ctx context.Context, args []string) error {
 	if err := patch.apply(ctx, api, events[0], client.DryRunAll); client.IgnoreNotFound(err) != nil {
 		return clusterError(err, "patch", resourceEvents, namespace)
 	}
+	c.warnUnlessFit(ctx)
 	if err := c.announce(events); err != nil {
 		return err
 	}

@@ -28,9 +28,10 @@ func newReportCommand(p *plugin) *cobra.Command {
 	report := &cobra.Command{
 		Use:   "report",
 		Short: "Write an archive for a bug report, without secrets and values of NetBox",
-		Long: "Write an archive with what a bug report needs: versions, the sources, rules and newest events of a namespace, the Kubernetes Events of " +
-			"these, and the state and log of the operator. Secrets, and values that NetBox sent, are replaced by their type and length; equal values have " +
-			"the same number. It lists the files, what is left out and what you may not read, and asks before it writes.",
+		Long: "Write an archive with what a bug report needs: versions, the sources, rules and newest events of a namespace, the Kubernetes " +
+			"Events of these, and the state and log of the operator. Secrets, and values that NetBox sent, are replaced by their type and " +
+			"length; equal values have the same number. It lists the files, what is left out and what you may not read, and asks before it " +
+			"writes.",
 		Example: reportExample,
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return command.run(c.Context()) },
@@ -138,7 +139,8 @@ func (c *reportCommand) announceReport(evidence *evidence, files []reportFile) e
 	if len(evidence.unread) > 0 {
 		text.WriteString("\n" + listed("Not read:", evidence.unread))
 	}
-	text.WriteString("\nMessages and log lines are free text: known values, quoted texts and URLs are replaced in them. --show prints all of it.\n\n")
+	text.WriteString("\nMessages and log lines are free text: known values, quoted texts and URLs are replaced in them. " +
+		"--show prints all of it.\n\n")
 	_, err := io.WriteString(c.Out, text.String())
 	return err
 }

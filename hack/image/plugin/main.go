@@ -1,5 +1,5 @@
-// Command plugin packs binaries of kubectl-netbox into an archive for each platform, and writes their checksums, an SBOM of them, and a manifest
-// for krew. All are reproducible: they depend on the files and flags alone. See --help, and the target plugin of the Makefile.
+// Command plugin packs binaries of kubectl-netbox into an archive for each platform, and writes their checksums, an SBOM of them, and a
+// manifest for krew. All are reproducible: they depend on the files and flags alone. See --help, and the target plugin of the Makefile.
 package main
 
 import (

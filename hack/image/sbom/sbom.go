@@ -89,8 +89,8 @@ func (d *Document) Write(file string) error {
 	return errors.Join(json.Write(document, output, json.Indent("  ")), output.Close())
 }
 
-// modulesOf returns the names of the modules in binaries by their purl, which deduplicates those of several binaries. The main module has the
-// given version, not the one in the build info.
+// modulesOf returns the names of the modules in binaries by their purl, which deduplicates those of several binaries. The main module has
+// the given version, not the one in the build info.
 func modulesOf(binaries []string, version string) (map[string]string, error) {
 	modules := map[string]string{purl(ModulePath, version): ModulePath}
 	for _, binary := range binaries {

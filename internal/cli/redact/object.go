@@ -39,7 +39,8 @@ var treatments = map[string]treatment{
 
 	"cel": asExpression, "when": asExpression, "success": asExpression, "failure": asExpression, "by": asExpression, "limit.key": asExpression,
 	"message": asText, "lastError": asText, "response": asText, "lastExpressionError": asText,
-	"group.key": asValue, "limitKey": asValue, "branches": asValue, "event.reason": asTemplate, "event.message": asTemplate, "log.message": asTemplate,
+	"group.key": asValue, "limitKey": asValue, "branches": asValue,
+	"event.reason": asTemplate, "event.message": asTemplate, "log.message": asTemplate,
 }
 
 // payloads are the fields with NetBox's values, and bodies those with templates of any structure.
@@ -238,12 +239,12 @@ func isShownKey(key string) bool {
 	return slices.Contains([]string{"netbox-events.io", "app.kubernetes.io", "helm.sh"}, prefix)
 }
 
-// logKeys are those of the operator's log whose texts are names or words, and logTexts those with free text. Others have values.
+// logKeys are fields of the operator's log with names or words, and logTexts those with free text. All others have values.
 var (
 	logKeys = []string{
-		"level", "ts", "logger", "name", "namespace", "source", "rule", "action", "event", "objectType", "objectID", "requestID", "timestamp", "at",
-		"controller", "controllerKind", "controllerGroup", "reconcileID", "version", "commit", "go", "reason", "condition", "method", "status",
-		"address", "caller", "traceID", "spanID",
+		"level", "ts", "logger", "name", "namespace", "source", "rule", "action", "event", "objectType", "objectID", "requestID", "timestamp",
+		"at", "controller", "controllerKind", "controllerGroup", "reconcileID", "version", "commit", "go", "reason", "condition", "method",
+		"status", "address", "caller", "traceID", "spanID",
 	}
 	logTexts = []string{"msg", "error", "cause", "stacktrace", "stack", "result"}
 )

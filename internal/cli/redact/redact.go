@@ -1,8 +1,9 @@
-// Package redact replaces secrets, and values of NetBox, in what a bug report shows of the operator's objects. It talks to nobody.
+// Package redact replaces secrets, and values of NetBox, in the parts of the operator's objects that a bug report shows. It opens no
+// connection.
 //
 // Objects keep their structure: names of fields, types, lengths, and which values are equal, because equal values have the same number. Free
-// text, such as messages and lines of logs, cannot be taken apart: values that the Redactor has learned from objects are replaced in it, and
-// whatever is in double quotes or is a URL.
+// text, such as messages and lines of logs, cannot be taken apart: values that the Redactor has learned from objects are replaced in it,
+// and so are URLs and texts in double quotes.
 package redact
 
 import (
@@ -28,8 +29,8 @@ const (
 	minAnywhere = 8
 )
 
-// Redactor replaces values. The zero value is not usable; call New. Learn comes first, for all objects: it is of the text of each that values
-// of the others are in.
+// Redactor replaces values. The zero value is not usable; call New. Call Learn and LearnObject for all objects before the other methods,
+// because the messages of one object may have values of another.
 type Redactor struct {
 	numbers map[string]int
 	// known are names that are no secrets: of fields, and of objects in Kubernetes.
