@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -97,6 +98,11 @@ func clusterError(err error, verb, resource, namespace string) error {
 	default:
 		return fmt.Errorf("cannot %s %s in %s: %w", verb, resource, place(namespace), err)
 	}
+}
+
+// addAllNamespaces adds kubectl's flag for all namespaces.
+func addAllNamespaces(command *cobra.Command, isEverywhere *bool) {
+	command.Flags().BoolVarP(isEverywhere, "all-namespaces", "A", false, "look at all namespaces")
 }
 
 // place names a namespace, or all of them.

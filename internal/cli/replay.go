@@ -72,7 +72,13 @@ func (c *replayCommand) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkRule(ctx, api, namespace); err != nil {
+	if len(args) > 0 {
+		namespace, err = namespaceOf(args, namespace)
+	}
+	if err == nil {
+		err = c.checkRule(ctx, api, namespace)
+	}
+	if err != nil {
 		return err
 	}
 	events, err := c.events(ctx, api, namespace, args)
@@ -109,6 +115,17 @@ func (c *replayCommand) checkFlags(args []string) error {
 		return errors.New("name events, or select them by --failed, --since, --source, --type, --object, --user, --request or --branch")
 	}
 	return c.check()
+}
+
+// namespaceOf returns the one namespace of the events with these names: a replay has one rule, and one order.
+func namespaceOf(args []string, namespace string) (string, error) {
+	first := eventKey(args[0], namespace).Namespace
+	for _, arg := range args[1:] {
+		if other := eventKey(arg, namespace).Namespace; other != first {
+			return "", fmt.Errorf("the events are in namespaces %s and %s; replay those of one namespace at a time", first, other)
+		}
+	}
+	return first, nil
 }
 
 // checkRule fails unless the rule of the flag would be delivered.
