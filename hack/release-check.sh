@@ -111,7 +111,7 @@ go tool -modfile=hack/tools/krew/go.mod validate-krew-manifest -manifest bin/plu
 expect "URLs in the manifest" "$(grep -c "uri: https://github.com/netbox-events/netbox-event-operator/releases/download/$VERSION/kubectl-netbox_" bin/plugin/netbox.yaml)" 6
 here=$(go env GOHOSTOS)_$(go env GOHOSTARCH)
 assets=$(hack/control-plane.sh)
-export KREW_ROOT=$work/krew PATH=$work/krew/bin:$assets:$PATH
+export KREW_NO_UPGRADE_CHECK=1 KREW_ROOT=$work/krew PATH=$work/krew/bin:$assets:$PATH
 go tool -modfile=hack/tools/krew/go.mod krew install --manifest bin/plugin/netbox.yaml --archive "bin/plugin/kubectl-netbox_${VERSION}_$here.tar.gz" \
   2>"$work/krew.log" || die "krew does not install the plugin: $(cat "$work/krew.log")"
 said=$(kubectl netbox version --client)

@@ -17,8 +17,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
-const reportExample = `  # What the report would have, without writing it
-  kubectl netbox report -n netbox --show < /dev/null
+const reportExample = `  # See everything that would be written, and then decide
+  kubectl netbox report -n netbox --show
 
   # A report without the operator's log
   kubectl netbox report -n netbox --logs=false --file report.tar.gz`
