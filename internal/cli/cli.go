@@ -111,6 +111,7 @@ func (p *plugin) root() *cobra.Command {
 		newCompletionCommand(p),
 		newEventsCommand(p),
 		newReplayCommand(p),
+		newReportCommand(p),
 		newShowCommand(p),
 		newStatusCommand(p),
 		newRecordCommand(p),

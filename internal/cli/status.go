@@ -25,11 +25,15 @@ import (
 const statusExample = `  # What is received, matched and waiting, and what is wrong
   kubectl netbox status -n netbox
 
+  # All namespaces that have sources or rules
+  kubectl netbox status -A
+
   # In a script: the exit code is 1 if something is wrong
   kubectl netbox status -n netbox -o json | jq -r '.wrong[].problem'`
 
 func newStatusCommand(p *plugin) *cobra.Command {
 	var output string
+	var isEverywhere bool
 	command := &cobra.Command{
 		Use:   "status",
 		Short: "Show sources, rules, the backlog and the operator, and what is wrong",
@@ -38,7 +42,11 @@ func newStatusCommand(p *plugin) *cobra.Command {
 		Example: statusExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			found, err := p.overview(command.Context())
+			look := p.overview
+			if isEverywhere {
+				look = p.overviewOfAll
+			}
+			found, err := look(command.Context())
 			if err != nil {
 				return err
 			}
@@ -54,12 +62,14 @@ func newStatusCommand(p *plugin) *cobra.Command {
 		},
 	}
 	p.addOutput(command, &output, outputJSON)
+	addAllNamespaces(command, &isEverywhere)
 	return command
 }
 
 // overview is the answer of status.
 type overview struct {
-	Namespace string           `json:"namespace"`
+	// Namespace is empty for all namespaces. Then each source, refusal and rule has its own.
+	Namespace string           `json:"namespace,omitempty"`
 	Sources   []sourceOverview `json:"sources"`
 	Refused   []refusal        `json:"refused,omitempty"`
 	Rules     []ruleOverview   `json:"rules"`
@@ -71,6 +81,7 @@ type overview struct {
 }
 
 type sourceOverview struct {
+	Namespace     string       `json:"namespace,omitempty"`
 	Name          string       `json:"name"`
 	Ready         string       `json:"ready"`
 	Reason        string       `json:"reason"`
@@ -86,13 +97,15 @@ type sourceOverview struct {
 
 // refusal is a kind of deliveries that a source refused.
 type refusal struct {
-	Source string      `json:"source"`
-	Reason string      `json:"reason"`
-	Last   metav1.Time `json:"last"`
-	Note   string      `json:"note"`
+	Namespace string      `json:"namespace,omitempty"`
+	Source    string      `json:"source"`
+	Reason    string      `json:"reason"`
+	Last      metav1.Time `json:"last"`
+	Note      string      `json:"note"`
 }
 
 type ruleOverview struct {
+	Namespace   string       `json:"namespace,omitempty"`
 	Name        string       `json:"name"`
 	Ready       string       `json:"ready"`
 	Reason      string       `json:"reason"`
@@ -133,6 +146,11 @@ func (p *plugin) overview(ctx context.Context) (*overview, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.overviewOf(ctx, api, namespace)
+}
+
+// overviewOf looks at a namespace.
+func (p *plugin) overviewOf(ctx context.Context, api client.Client, namespace string) (*overview, error) {
 	found := &overview{Namespace: namespace, Sources: []sourceOverview{}, Rules: []ruleOverview{}}
 	var sources v1alpha1.NetBoxSourceList
 	if err := api.List(ctx, &sources, client.InNamespace(namespace)); err != nil {
@@ -363,7 +381,8 @@ func (p *plugin) addRefusals(ctx context.Context, api client.Client, found *over
 		if !ok || isShown || p.clock.Since(last.Time) > refusedFor {
 			continue
 		}
-		found.Refused = append(found.Refused, refusal{event.InvolvedObject.Name, event.Reason, last, event.Message})
+		found.Refused = append(found.Refused,
+			refusal{Source: event.InvolvedObject.Name, Reason: event.Reason, Last: last, Note: event.Message})
 		found.wrong("source "+event.InvolvedObject.Name,
 			fmt.Sprintf("deliveries were refused (%s), the last %s ago", event.Reason, p.age(last.Time)), next)
 	}
