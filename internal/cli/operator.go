@@ -60,7 +60,7 @@ func (p *plugin) operatorText(row *operator) string {
 	return fmt.Sprintf("%s: %d of %d replicas ready, %s", name, row.Ready, row.Replicas, leads)
 }
 
-// listDeployments returns the Deployments of all operators, or, without the right to list those of all namespaces, of the operators in one.
+// listDeployments returns the Deployments of all operators, or, without the right to list those of all namespaces, of those in one.
 func listDeployments(ctx context.Context, api client.Client, namespace string) ([]appsv1.Deployment, error) {
 	var deployments appsv1.DeploymentList
 	label := client.MatchingLabels{"app.kubernetes.io/part-of": operatorName}
@@ -139,7 +139,8 @@ func (p *plugin) addProcess(ctx context.Context, api client.Client, found *overv
 		found.Operators = append(found.Operators, operator{Wrote: lastWritten(found.sources)})
 		return
 	}
-	found.wrong("operator", "no operator watches namespace "+found.Namespace, "install the chart, or add the namespace to its watchNamespaces")
+	found.wrong("operator", "no operator watches namespace "+found.Namespace,
+		"install the chart, or add the namespace to its watchNamespaces")
 }
 
 // listLeases returns the Leases of the default name, or, without the right to list those of all namespaces, the one in a namespace.
