@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -193,6 +194,10 @@ func (d *doctor) checkCRDs(context.Context) {
 
 func (d *doctor) checkOperators(context.Context) {
 	d.addFindings("operator")
+	if number := len(d.found.Operators); number > 1 {
+		d.add(resultProblem, "operator", fmt.Sprintf("%d operators watch namespace %s, and execute each action twice", number, d.Namespace),
+			"remove the namespace from watchNamespaces of all but one")
+	}
 	for i := range d.found.Operators {
 		operator := &d.found.Operators[i]
 		about := "operator"
@@ -238,7 +243,7 @@ func (d *doctor) checkRules(context.Context) {
 		}
 	}
 	if len(good) > 0 {
-		d.ok("rules", "%s ready: %s", plural(len(good), "is", "are"), list(good))
+		d.ok("rules", "%d ready: %s", len(good), list(good))
 	}
 }
 
@@ -252,16 +257,27 @@ func (d *doctor) checkRights(context.Context) {
 // resultColors are the colors of results.
 var resultColors = map[checkResult]color{resultOK: green, resultWarning: yellow, resultProblem: red, resultUnknown: dim}
 
-// printDiagnosis prints the answer for people.
+// printDiagnosis prints the answer for people: the checks below what they are about.
 func (p *plugin) printDiagnosis(d *diagnosis) error {
 	paint := painter(p.hasColors())
+	var abouts []string
 	for _, check := range d.Checks {
-		const width = len(resultProblem) + len(columnGap)
-		padding := strings.Repeat(" ", width-len(check.Result))
-		fmt.Fprintf(p.Out, "%s%s%s: %s\n", paint.paint(string(check.Result), resultColors[check.Result]), padding,
-			oneline.Of(check.About, maxCellBytes), check.Text)
-		if check.Next != "" {
-			fmt.Fprintf(p.Out, "%sNext: %s\n", strings.Repeat(" ", width), check.Next)
+		if !slices.Contains(abouts, check.About) {
+			abouts = append(abouts, check.About)
+		}
+	}
+	for _, about := range abouts {
+		fmt.Fprintln(p.Out, oneline.Of(about, maxCellBytes))
+		for _, check := range d.Checks {
+			if check.About != about {
+				continue
+			}
+			const width = len(resultProblem) + len(columnGap)
+			padding := strings.Repeat(" ", width-len(check.Result))
+			fmt.Fprintf(p.Out, "  %s%s%s\n", paint.paint(string(check.Result), resultColors[check.Result]), padding, check.Text)
+			if check.Next != "" {
+				fmt.Fprintf(p.Out, "  %sNext: %s\n", strings.Repeat(" ", width), check.Next)
+			}
 		}
 	}
 	_, err := fmt.Fprintf(p.Out, "\n%s, %s, %d unknown\n", plural(d.count(resultProblem), "problem", "problems"),

@@ -101,7 +101,8 @@ func (d *doctor) checkAnnotations(s *v1alpha1.NetBoxSource, route *route) {
 func redirectsToHTTPS(route *route) bool {
 	annotations := route.ingress.Annotations
 	return isNginx(route.ingress) && route.isTLS && annotations[nginx+"ssl-redirect"] != "false" ||
-		annotations[nginx+"force-ssl-redirect"] == "true" || annotations[haproxy+"ssl-redirect"] == "true" || annotations[alb+"ssl-redirect"] != ""
+		annotations[nginx+"force-ssl-redirect"] == "true" || annotations[haproxy+"ssl-redirect"] == "true" ||
+		annotations[alb+"ssl-redirect"] != ""
 }
 
 // checkHTTP says that http is redirected, which is wrong if NetBox uses it.

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -212,8 +213,10 @@ var mistakes = []mistake{
 			p.failingRule(t, http.StatusServiceUnavailable)
 			made := p.delivered(t, func(s *v1alpha1.NetBoxSourceSpec) { s.MaxPending = 1 })
 			eventually(t, "the backlog is not full", func() bool {
-				return deliverTo(t, p.receiver, made, siteBody(int(time.Now().UnixNano()))) == http.StatusTooManyRequests
+				err := plane().Client.Get(t.Context(), client.ObjectKeyFromObject(made), made)
+				return err == nil && meta.IsStatusConditionTrue(made.Status.Conditions, v1alpha1.ConditionBacklogFull)
 			})
+			eventually(t, "nothing is refused", func() bool { return deliverTo(t, p.receiver, made, siteBody(2)) == http.StatusTooManyRequests })
 			p.refused(t, "BacklogFull")
 		},
 		want: []string{"BacklogFull is True (MaxPendingReached)", "deliveries were refused (BacklogFull)"},
@@ -265,7 +268,7 @@ var mistakes = []mistake{
 				return plane().Client.Get(t.Context(), client.ObjectKeyFromObject(other), other) == nil && readyReason(other) != ""
 			})
 		},
-		want: []string{"source other: Ready is False (PathConflict)", "Next: set another spec.path"},
+		want: []string{"source other\n  problem   Ready is False (PathConflict)", "Next: set another spec.path"},
 	},
 	{
 		symptom: "many events stay Pending",
@@ -278,13 +281,11 @@ var mistakes = []mistake{
 			eventually(t, "the sink is available", func() bool {
 				var rule v1alpha1.NetBoxEventRule
 				err := plane().Client.Get(t.Context(), keyOf(p.namespace, "announce"), &rule)
-				return err == nil && slices.ContainsFunc(rule.Status.Conditions, func(condition metav1.Condition) bool {
-					return condition.Type == v1alpha1.ConditionSinkAvailable && condition.Status == metav1.ConditionFalse
-				})
+				return err == nil && meta.IsStatusConditionFalse(rule.Status.Conditions, v1alpha1.ConditionSinkAvailable)
 			})
 			p.later = time.Hour
 		},
-		want: []string{"rule announce: SinkAvailable is False", "no replica leads: events are stored, and not acted on", "6 events are pending, the oldest for 60m"},
+		want: []string{"rule announce\n  problem   SinkAvailable is False", "no replica leads: events are stored, and not acted on", "6 events are pending, the oldest for 60m"},
 	},
 	{
 		symptom: "one event stays Pending",
@@ -448,6 +449,7 @@ func TestDoctor(t *testing.T) {
 	t.Run("rights", func(t *testing.T) {
 		user := newSession(t, well)
 		user.user = "patient"
+		user.later(0)
 		allow(t, well, "patient", rbacv1.PolicyRule{
 			APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, Resources: []string{"netboxsources", "netboxeventrules", "netboxevents"},
 			Verbs: []string{"get", "list", "watch"},
@@ -456,8 +458,8 @@ func TestDoctor(t *testing.T) {
 		if got.code != exitWell {
 			t.Errorf("exit code %d", got.code)
 		}
-		contains(t, got.out, "unknown   source netbox: the keys in Secret netbox-webhook: you may not get secrets in namespace doctor",
-			"unknown   rights: the operator: you may not list deployments in all namespaces")
+		contains(t, got.out, "unknown   the keys in Secret netbox-webhook: you may not get secrets in namespace doctor",
+			"rights\n  unknown   refused deliveries: you may not list events", "  unknown   the operator: you may not list deployments in all namespaces")
 	})
 }
 

@@ -104,7 +104,8 @@ func (d *doctor) checkReply(about string, to *url.URL, reply *reply) (isRefused 
 	case slices.Contains([]int{http.StatusTooManyRequests, http.StatusServiceUnavailable}, reply.status):
 		d.add(resultWarning, about, fmt.Sprintf("the operator answers with %d: %s", reply.status, reply.operator.Result), "run it again later")
 	default:
-		d.add(resultProblem, about, fmt.Sprintf("the operator answers with %d: %s", reply.status, reply.operator.Result), replyStep(reply, d.Namespace))
+		d.add(resultProblem, about, fmt.Sprintf("the operator answers with %d: %s", reply.status, reply.operator.Result),
+			replyStep(reply, d.Namespace))
 	}
 	return false
 }
