@@ -58,7 +58,7 @@ func (d *doctor) isURLOf(s *v1alpha1.NetBoxSource) bool {
 const refusedBody = "test of kubectl netbox doctor"
 
 // refusedSignature is of no key.
-var refusedSignature = strings.Repeat("0", 128) //nolint:mnd // as long as a signature
+var refusedSignature = strings.Repeat("0", 128)
 
 // checkWay sends requests to the URLs of a source that the operator refuses.
 func (d *doctor) checkWay(ctx context.Context, s *v1alpha1.NetBoxSource) {

@@ -47,7 +47,7 @@ func newSendCommand(p *plugin) *cobra.Command {
 			"It is sent through a forwarded port to a pod of the operator, or with --url as NetBox sends it. No redirect is followed, and no " +
 			"proxy is used.",
 		Example:           sendExample,
-		Args:              cobra.RangeArgs(1, 2), //nolint:mnd // SOURCE and FILE
+		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: p.completeArgs(completeSources, nil),
 		RunE:              func(c *cobra.Command, args []string) error { return command.run(c.Context(), args) },
 	}
