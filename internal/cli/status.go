@@ -9,10 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	appsv1 "k8s.io/api/apps/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -78,6 +75,9 @@ type overview struct {
 	Wrong     []finding        `json:"wrong,omitempty"`
 	// Unknown says what could not be looked at, and why.
 	Unknown []string `json:"unknown,omitempty"`
+
+	sources []v1alpha1.NetBoxSource
+	rules   []v1alpha1.NetBoxEventRule
 }
 
 type sourceOverview struct {
@@ -116,18 +116,6 @@ type ruleOverview struct {
 	Sinks string `json:"sinks,omitempty"`
 }
 
-// operator is an installed operator that watches the namespace.
-type operator struct {
-	Namespace string       `json:"namespace"`
-	Name      string       `json:"name"`
-	Version   string       `json:"version"`
-	Image     string       `json:"image"`
-	Ready     int32        `json:"ready"`
-	Replicas  int32        `json:"replicas"`
-	Leader    string       `json:"leader,omitempty"`
-	Renewed   *metav1.Time `json:"renewed,omitempty"`
-}
-
 // finding is something that is wrong, and what to do about it.
 type finding struct {
 	About   string `json:"about"`
@@ -160,6 +148,7 @@ func (p *plugin) overviewOf(ctx context.Context, api client.Client, namespace st
 	if err := api.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
 		return nil, clusterError(err, "list", resourceRules, namespace)
 	}
+	found.sources, found.rules = sources.Items, rules.Items
 	late := lateAfter(rules.Items)
 	for i := range sources.Items {
 		if err := p.addSource(ctx, api, found, &sources.Items[i], late); err != nil {
@@ -398,103 +387,4 @@ func lastSeen(event *corev1.Event) metav1.Time {
 	default:
 		return metav1.NewTime(event.EventTime.Time)
 	}
-}
-
-// addOperators adds the operators that watch the namespace, with their leaders. Without the right to list Deployments in all namespaces, it
-// looks for them in this one.
-func (p *plugin) addOperators(ctx context.Context, api client.Client, found *overview) {
-	var deployments appsv1.DeploymentList
-	label := client.MatchingLabels{"app.kubernetes.io/part-of": "netbox-event-operator"}
-	err := api.List(ctx, &deployments, label)
-	if apierrors.IsForbidden(err) {
-		if api.List(ctx, &deployments, label, client.InNamespace(found.Namespace)) == nil && len(deployments.Items) > 0 {
-			err = nil
-		}
-	}
-	if err != nil {
-		found.Unknown = append(found.Unknown, "the operator: "+clusterError(err, "list", "deployments", "").Error())
-		return
-	}
-	for i := range deployments.Items {
-		if deployment := &deployments.Items[i]; watches(deployment, found.Namespace) {
-			p.addOperator(ctx, api, found, deployment)
-		}
-	}
-	if len(found.Operators) == 0 {
-		found.wrong("operator", "no operator watches namespace "+found.Namespace,
-			"install the chart, or add the namespace to its watchNamespaces")
-	}
-}
-
-func (p *plugin) addOperator(ctx context.Context, api client.Client, found *overview, deployment *appsv1.Deployment) {
-	image := managerOf(deployment).Image
-	row := operator{
-		Namespace: deployment.Namespace, Name: deployment.Name, Image: image, Ready: deployment.Status.ReadyReplicas,
-		Replicas: deployment.Status.Replicas, Version: cmp.Or(deployment.Labels["app.kubernetes.io/version"], tagOf(image)),
-	}
-	about := fmt.Sprintf("operator %s/%s", deployment.Namespace, deployment.Name)
-	if row.Ready < row.Replicas || row.Replicas == 0 {
-		found.wrong(about, fmt.Sprintf("%d of %d replicas are ready", row.Ready, row.Replicas),
-			fmt.Sprintf("kubectl describe pods -n %s -l %s", deployment.Namespace, metav1.FormatLabelSelector(deployment.Spec.Selector)))
-	}
-	var lease coordinationv1.Lease
-	name := client.ObjectKey{
-		Namespace: argument(deployment, "leader-election-namespace", deployment.Namespace),
-		Name:      argument(deployment, "leader-election-id", "netbox-event-operator"),
-	}
-	err := api.Get(ctx, name, &lease)
-	switch {
-	case err != nil && !apierrors.IsNotFound(err):
-		found.Unknown = append(found.Unknown, "who leads: "+clusterError(err, "get", "leases", name.Namespace).Error())
-	case err != nil || lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" || p.isExpired(&lease):
-		found.wrong(about, "no replica leads: events are stored, and not acted on",
-			fmt.Sprintf("kubectl logs -n %s deployment/%s, and see Lease %s", deployment.Namespace, deployment.Name, name.Name))
-	default:
-		row.Leader, _, _ = strings.Cut(*lease.Spec.HolderIdentity, "_")
-		if lease.Spec.RenewTime != nil {
-			row.Renewed = &metav1.Time{Time: lease.Spec.RenewTime.Time}
-		}
-	}
-	found.Operators = append(found.Operators, row)
-}
-
-// clockSkew is how far this machine's clock may be off.
-const clockSkew = time.Minute
-
-func (p *plugin) isExpired(lease *coordinationv1.Lease) bool {
-	if lease.Spec.RenewTime == nil || lease.Spec.LeaseDurationSeconds == nil {
-		return false
-	}
-	return p.clock.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second+clockSkew
-}
-
-// managerOf returns the container of the operator.
-func managerOf(deployment *appsv1.Deployment) *corev1.Container {
-	containers := deployment.Spec.Template.Spec.Containers
-	at := slices.IndexFunc(containers, func(container corev1.Container) bool { return container.Name == "manager" })
-	return &containers[max(at, 0)] // a Deployment has at least one
-}
-
-// argument returns the value of a flag of the operator.
-func argument(deployment *appsv1.Deployment, flag, otherwise string) string {
-	for _, argument := range managerOf(deployment).Args {
-		if value, ok := strings.CutPrefix(argument, "--"+flag+"="); ok {
-			return value
-		}
-	}
-	return otherwise
-}
-
-func watches(deployment *appsv1.Deployment, namespace string) bool {
-	watched := argument(deployment, "watch-namespaces", "")
-	return watched == "" || slices.Contains(strings.Split(watched, ","), namespace)
-}
-
-// tagOf returns the tag or digest of an image.
-func tagOf(image string) string {
-	name := image[strings.LastIndex(image, "/")+1:]
-	if at := strings.IndexAny(name, ":@"); at >= 0 {
-		return name[at+1:]
-	}
-	return "latest"
 }

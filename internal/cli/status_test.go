@@ -161,6 +161,37 @@ func TestStatusWrong(t *testing.T) {
 	user.shows(t, "status-wrong.txt", exitFound, "status")
 }
 
+// TestStatusProcess looks at operators that are no Deployments.
+func TestStatusProcess(t *testing.T) {
+	space := plane().Namespace(t)
+	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
+	user := newSession(t, space)
+	user.later(0)
+	look := func(code int, text string) {
+		t.Helper()
+		got := user.run(t, "status")
+		if got.code != code {
+			t.Errorf("the exit code is %d, want %d", got.code, code)
+		}
+		contains(t, got.out, text)
+	}
+	look(exitWell, "Operator without Deployment and Lease: it looked at all sources, and last wrote the status of one ")
+
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: operatorName}, Spec: coordinationv1.LeaseSpec{
+		HolderIdentity: new("laptop_8a2b"), LeaseDurationSeconds: new(int32(15)), RenewTime: new(metav1.NowMicro()),
+	}}
+	plane().Create(t, lease)
+	look(exitWell, "Operator "+space+"/netbox-event-operator: no Deployment is visible, leader laptop\n")
+	user.later(time.Hour)
+	look(exitFound, "no operator watches namespace "+space)
+	if err := plane().Client.Delete(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+
+	newSource(t, space, "new", v1alpha1.NetBoxSourceSpec{})
+	look(exitFound, "no operator watches namespace "+space)
+}
+
 // TestStatusRights looks with the right to see the operator's resources alone, and with none.
 func TestStatusRights(t *testing.T) {
 	space := plane().Namespace(t)

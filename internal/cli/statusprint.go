@@ -92,13 +92,8 @@ func (p *plugin) printRules(rules []ruleOverview, isEverywhere bool) error {
 
 // printOperators prints who leads, and the versions.
 func (p *plugin) printOperators(found *overview) {
-	for _, operator := range found.Operators {
-		leads := "nobody leads"
-		if operator.Leader != "" {
-			leads = "leader " + operator.Leader
-		}
-		fmt.Fprintf(p.Out, "Operator %s/%s %s: %d of %d replicas ready, %s\n",
-			operator.Namespace, operator.Name, operator.Version, operator.Ready, operator.Replicas, leads)
+	for i := range found.Operators {
+		fmt.Fprintln(p.Out, "Operator "+p.operatorText(&found.Operators[i]))
 	}
 	if found.CRDs != nil {
 		text := found.CRDs.String()
