@@ -123,14 +123,14 @@ func (u *uiAPI) showEvent(r *http.Request) (any, error) {
 
 // uiNode is a node of a trace, with the name of its color in the page.
 type uiNode struct {
-	*traceNode
+	traceNode
 
 	Tone     string    `json:"tone,omitempty"`
 	Children []*uiNode `json:"children,omitempty"`
 }
 
 func newUINode(node *traceNode) *uiNode {
-	shown := &uiNode{traceNode: node, Tone: tones[node.color]}
+	shown := &uiNode{traceNode: *node, Tone: tones[node.color]}
 	for _, child := range node.Children {
 		shown.Children = append(shown.Children, newUINode(child))
 	}
