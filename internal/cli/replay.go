@@ -197,9 +197,9 @@ func (c *replayCommand) announce(events []*v1alpha1.NetBoxEvent) error {
 // actions says which actions are executed.
 func (c *replayCommand) actions() string {
 	if c.rule != "" {
-		return "all actions of rule " + c.rule + ", if it matches them now"
+		return "all actions of rule " + c.rule + ", if it matches now"
 	}
-	return "all actions of the rules that match them now"
+	return "all actions of the rules that match now"
 }
 
 func (c *replayCommand) confirm(number int) error {

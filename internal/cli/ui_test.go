@@ -254,7 +254,7 @@ func TestUIReplay(t *testing.T) {
 		t.Helper()
 		return ask[map[string]string](t, b, http.MethodPost, "/api/events/"+event.Name+"/replay?"+query)
 	}
-	contains(t, replay(events[1], "dryRun=true").value["text"], "all actions of the rules that match them now")
+	contains(t, replay(events[1], "dryRun=true").value["text"], "all actions of the rules that match now")
 	if got := requested(t, events[1]); got != (delivery.Replay{}) {
 		t.Errorf("a dry run requests %+v", got)
 	}

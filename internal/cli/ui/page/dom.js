@@ -21,6 +21,9 @@ export function toned(text, tone) {
 
 const format = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" }); // 2026-11-23 19:00:00
 
+/** zone is the name of the time zone of the browser. */
+export const zone = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts().find(({ type }) => type === "timeZoneName").value;
+
 /** moment writes a time in the time zone of the browser. */
 export function moment(time) {
   return format.format(new Date(time));

@@ -29,8 +29,10 @@ function section(heading, content, otherwise) {
 }
 
 function changes(changed) {
-  return table("Changes", ["Field", "Before", "After"], changed.map(({ field, before, after }) =>
+  const shown = table("Changes", ["Field", "Before", "After"], changed.map(({ field, before, after }) =>
     [el("code", {}, field), el("code", { class: "before" }, before), el("code", { class: "after" }, after)]));
+  shown.className = "changes";
+  return shown;
 }
 
 function deliveries(event) {

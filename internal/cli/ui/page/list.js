@@ -1,4 +1,4 @@
-import { moment } from "./dom.js";
+import { moment, zone } from "./dom.js";
 
 const columns = ["received", "event", "type", "object", "user", "branch", "changed", "phase"];
 const overscan = 10; // rows that are made above and below those in view
@@ -9,9 +9,9 @@ const overscan = 10; // rows that are made above and below those in view
  */
 export class List {
   #grid;
-  #body;
+  #head;
   #space;
-  #nodes = []; // that of row i is at i modulo their number
+  #nodes = new Map(); // the elements of the rows in view
   #rows = []; // sorted
   #byUID = new Map();
   #active = null;
@@ -23,17 +23,18 @@ export class List {
   /** open is called with the event that was chosen. */
   constructor(grid, open) {
     this.#grid = grid;
-    this.#body = grid.querySelector(".body");
+    this.#head = grid.querySelector(".head");
     this.#space = grid.querySelector(".space");
     this.#open = open;
-    this.#body.addEventListener("scroll", () => this.#schedule());
-    new ResizeObserver(() => this.#schedule()).observe(this.#body);
+    this.#head.querySelector(".received").textContent += ` (${zone})`;
+    grid.addEventListener("scroll", () => this.#schedule());
+    new ResizeObserver(() => this.#schedule()).observe(grid);
     grid.addEventListener("keydown", (event) => this.#press(event));
     grid.addEventListener("focus", () => this.#active ?? this.#activate(this.#first()));
     grid.addEventListener("click", (event) => {
       const node = event.target.closest("[aria-selected]");
       if (node) {
-        this.#active = this.#rows[node.index];
+        this.#active = node.shown;
         this.#open(this.#active);
       }
     });
@@ -47,7 +48,7 @@ export class List {
     this.#rows = [];
     this.#byUID.clear();
     this.#active = null;
-    this.#body.scrollTop = 0;
+    this.#grid.scrollTop = 0;
     this.#schedule();
   }
 
@@ -63,7 +64,7 @@ export class List {
   /** apply applies messages of the server. What is in view stays there, unless that is the top. */
   apply(messages) {
     const top = this.#rows[this.#first()];
-    const offset = this.#body.scrollTop - this.#first() * this.#height();
+    const offset = this.#grid.scrollTop - this.#first() * this.#height();
     let isNew = false;
     let isLess = false;
     for (const message of messages) {
@@ -91,11 +92,11 @@ export class List {
     if (isNew) {
       this.#rows.sort(newestFirst);
     }
-    if (this.#body.scrollTop > 0 && (isNew || isLess)) {
+    if (this.#grid.scrollTop > 0 && (isNew || isLess)) {
       const at = this.#rows.indexOf(top);
       this.#resize();
       if (at >= 0) {
-        this.#body.scrollTop = at * this.#height() + offset;
+        this.#grid.scrollTop = at * this.#height() + offset;
       }
     }
     this.#schedule();
@@ -119,8 +120,13 @@ export class List {
     return parseFloat(getComputedStyle(this.#space).getPropertyValue("--row"));
   }
 
+  // #inView returns the height of what is below the head, which stays at the top.
+  #inView() {
+    return this.#grid.clientHeight - this.#head.offsetHeight;
+  }
+
   #first() {
-    return Math.floor(this.#body.scrollTop / this.#height());
+    return Math.floor(this.#grid.scrollTop / this.#height());
   }
 
   #resize() {
@@ -139,19 +145,28 @@ export class List {
 
   #render() {
     const height = this.#height();
-    const inView = Math.ceil(this.#body.clientHeight / height);
-    while (this.#nodes.length < inView + 2 * overscan) {
-      const node = makeRow(this.#nodes.length);
-      this.#nodes.push(node);
-      this.#space.append(node);
+    const from = Math.max(0, this.#first() - overscan);
+    const rows = this.#rows.slice(from, from + Math.ceil(this.#grid.clientHeight / height) + 2 * overscan);
+    const isInView = new Set(rows);
+    const free = [];
+    for (const [row, node] of this.#nodes) {
+      if (!isInView.has(row)) {
+        this.#nodes.delete(row);
+        free.push(node);
+      }
     }
+    rows.forEach((row, i) => {
+      let node = this.#nodes.get(row);
+      if (!node) {
+        node = free.pop() ?? this.#space.appendChild(makeRow());
+        this.#nodes.set(row, node);
+      }
+      fill(node, from + i, row, row === this.#active, height);
+    });
+    free.forEach((node) => node.remove());
     this.#resize();
     this.#grid.setAttribute("aria-rowcount", this.#rows.length + 1);
-    const from = Math.max(0, this.#first() - overscan);
-    for (let index = from; index < from + this.#nodes.length; index++) {
-      fill(this.#nodes[index % this.#nodes.length], index, this.#rows[index], this.#active, height);
-    }
-    const active = this.#nodes.find((node) => !node.hidden && this.#rows[node.index] === this.#active);
+    const active = this.#nodes.get(this.#active);
     if (active) {
       this.#grid.setAttribute("aria-activedescendant", active.id);
     } else {
@@ -163,14 +178,14 @@ export class List {
     index = Math.max(0, Math.min(index, this.#rows.length - 1));
     this.#active = this.#rows[index] ?? null;
     const height = this.#height();
-    const lowest = (index + 1) * height - this.#body.clientHeight;
-    this.#body.scrollTop = Math.max(lowest, Math.min(this.#body.scrollTop, index * height));
+    const lowest = (index + 1) * height - this.#inView();
+    this.#grid.scrollTop = Math.max(lowest, Math.min(this.#grid.scrollTop, index * height));
     this.#schedule();
   }
 
   #press(event) {
     const at = this.#rows.indexOf(this.#active);
-    const page = Math.max(1, Math.floor(this.#body.clientHeight / this.#height()) - 1);
+    const page = Math.max(1, Math.floor(this.#inView() / this.#height()) - 1);
     const moves = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: this.#rows.length - 1 };
     if (event.ctrlKey || event.altKey || event.metaKey) {
       return;
@@ -194,9 +209,11 @@ function compare(a, b) {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-function makeRow(number) {
+let made = 0; // number of elements, for their ids
+
+function makeRow() {
   const node = document.createElement("div");
-  node.id = `row-${number}`;
+  node.id = `row-${++made}`;
   node.className = "row";
   node.setAttribute("role", "row");
   for (const column of columns) {
@@ -208,14 +225,9 @@ function makeRow(number) {
   return node;
 }
 
-// fill shows a row, if the element does not show it already.
-function fill(node, index, row, active, height) {
-  node.hidden = !row;
-  if (!row) {
-    node.shown = undefined;
-    return;
-  }
-  node.setAttribute("aria-selected", row === active);
+// fill shows a row, as far as the element does not show it already.
+function fill(node, index, row, isActive, height) {
+  node.setAttribute("aria-selected", isActive);
   if (node.index !== index || node.height !== height) {
     node.style.transform = `translateY(${index * height}px)`;
     node.setAttribute("aria-rowindex", index + 2); // the first is the head
