@@ -120,6 +120,7 @@ func (p *plugin) root() *cobra.Command {
 		newRenderCommand(p),
 		newTestCommand(p),
 		newTraceCommand(p),
+		newUICommand(p),
 		newVersionCommand(p),
 	)
 	return root

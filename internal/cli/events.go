@@ -78,7 +78,7 @@ func (c *eventsCommand) run(ctx context.Context) error {
 	}
 	c.table, c.shown = c.newTable(), map[types.UID]v1alpha1.Phase{}
 	if c.watch {
-		if err := c.mayWatch(ctx, api, namespace); err != nil {
+		if err := mayWatch(ctx, api, namespace); err != nil {
 			return err
 		}
 	}
@@ -189,7 +189,7 @@ func changedFields(spec *v1alpha1.NetBoxEventSpec) string {
 }
 
 // mayWatch fails where the user may not watch events: follow would try again and again.
-func (c *eventsCommand) mayWatch(ctx context.Context, api client.WithWatch, namespace string) error {
+func mayWatch(ctx context.Context, api client.WithWatch, namespace string) error {
 	watching, err := api.Watch(ctx, &v1alpha1.NetBoxEventList{}, client.InNamespace(namespace), client.Limit(1))
 	if err != nil {
 		return clusterError(err, "watch", resourceEvents, namespace)

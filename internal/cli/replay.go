@@ -187,12 +187,8 @@ const maxAnnounced = 10
 
 // announce says what will be done.
 func (c *replayCommand) announce(events []*v1alpha1.NetBoxEvent) error {
-	what := "all actions of the rules that match them now"
-	if c.rule != "" {
-		what = "all actions of rule " + c.rule + ", if it matches them now"
-	}
 	fmt.Fprintf(c.Out, "%s, oldest first, at most %g in a second: %s.\n\n",
-		plural(len(events), "event will be delivered again", "events will be delivered again"), c.perSecond, what)
+		plural(len(events), "event will be delivered again", "events will be delivered again"), c.perSecond, c.actions())
 	rows := [][]cell{cells("NAME", "EVENT", "TYPE", "OBJECT", "PHASE", "AGE")}
 	for i, event := range events {
 		if i == maxAnnounced && len(events) > 2*maxAnnounced {
@@ -212,6 +208,14 @@ func (c *replayCommand) announce(events []*v1alpha1.NetBoxEvent) error {
 		})
 	}
 	return c.section(rows)
+}
+
+// actions says which actions are executed.
+func (c *replayCommand) actions() string {
+	if c.rule != "" {
+		return "all actions of rule " + c.rule + ", if it matches now"
+	}
+	return "all actions of the rules that match now"
 }
 
 // replayPatch is the patch that requests a replay.

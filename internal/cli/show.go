@@ -180,16 +180,30 @@ func (p *plugin) showChanges(event *v1alpha1.NetBoxEvent) error {
 	if len(spec.ChangedFields) == 0 {
 		return nil
 	}
-	before, after := snapshot(spec, "prechange"), snapshot(spec, "postchange")
 	rows := [][]cell{cells("CHANGED", "BEFORE", "AFTER")}
-	for i, name := range spec.ChangedFields {
-		if hasMembers(spec.ChangedFields, i) {
-			continue
-		}
-		rows = append(rows, []cell{{name, ""}, {jsonText(field(before, name)), red}, {jsonText(field(after, name)), green}})
+	for _, change := range changes(spec) {
+		rows = append(rows, []cell{{change.Field, ""}, {change.Before, red}, {change.After, green}})
 	}
 	fmt.Fprintln(p.Out)
 	return p.newTable().print(rows...)
+}
+
+// change is a field that changed, with its values as JSON.
+type change struct {
+	Field  string `json:"field"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// changes returns the fields that changed. Custom fields are by themselves, not also together.
+func changes(spec *v1alpha1.NetBoxEventSpec) (changed []change) {
+	before, after := snapshot(spec, "prechange"), snapshot(spec, "postchange")
+	for i, name := range spec.ChangedFields {
+		if !hasMembers(spec.ChangedFields, i) {
+			changed = append(changed, change{name, jsonText(field(before, name)), jsonText(field(after, name))})
+		}
+	}
+	return changed
 }
 
 // hasMembers reports whether the members of a changed field are named by themselves: the list is sorted.
@@ -232,15 +246,8 @@ func jsonText(value any) string {
 
 // showData prints the object as NetBox's REST API showed it.
 func (p *plugin) showData(event *v1alpha1.NetBoxEvent) error {
-	if len(event.Spec.Data) == 0 {
-		return nil
-	}
-	encoded, err := json.Marshal(event.Spec.Data)
-	if err != nil {
-		return err
-	}
-	text, err := yaml.JSONToYAML(encoded) // escapes control characters
-	if err != nil {
+	text, err := dataYAML(&event.Spec)
+	if err != nil || len(text) == 0 {
 		return err
 	}
 	fmt.Fprintln(p.Out, "\nDATA")
@@ -250,9 +257,34 @@ func (p *plugin) showData(event *v1alpha1.NetBoxEvent) error {
 	return nil
 }
 
+// dataYAML returns the object as NetBox's REST API showed it, nothing if NetBox sent none. Control characters are escaped.
+func dataYAML(spec *v1alpha1.NetBoxEventSpec) ([]byte, error) {
+	if len(spec.Data) == 0 {
+		return nil, nil
+	}
+	encoded, err := json.Marshal(spec.Data)
+	if err != nil {
+		return nil, err
+	}
+	return yaml.JSONToYAML(encoded)
+}
+
 // showDeliveries prints the actions of the rules that matched.
 func (p *plugin) showDeliveries(event *v1alpha1.NetBoxEvent) error {
-	rows := [][]cell{cells("RULE", "ACTION", "STATE", "ATTEMPTS", "LAST", "NEXT", "ANSWER")}
+	rows := p.deliveries(event)
+	fmt.Fprintln(p.Out)
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(p.Out, "No rule matched; kubectl netbox trace says why.")
+		return err
+	}
+	return p.newTable().print(append([][]cell{cells(deliveryColumns...)}, rows...)...)
+}
+
+// deliveryColumns are the columns of deliveries.
+var deliveryColumns = []string{"RULE", "ACTION", "STATE", "ATTEMPTS", "LAST", "NEXT", "ANSWER"}
+
+// deliveries returns a row for each action of the rules that matched.
+func (p *plugin) deliveries(event *v1alpha1.NetBoxEvent) (rows [][]cell) {
 	for _, rule := range event.Status.Rules {
 		for _, action := range rule.Actions {
 			rows = append(rows, []cell{
@@ -265,12 +297,7 @@ func (p *plugin) showDeliveries(event *v1alpha1.NetBoxEvent) error {
 			})
 		}
 	}
-	fmt.Fprintln(p.Out)
-	if len(rows) == 1 {
-		_, err := fmt.Fprintln(p.Out, "No rule matched; kubectl netbox trace says why.")
-		return err
-	}
-	return p.newTable().print(rows...)
+	return rows
 }
 
 func stateCell(state v1alpha1.DeliveryState) cell {
