@@ -278,8 +278,11 @@ func (c *reportCommand) addLog(
 	stream, err := core.Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
 		Container: managerOf(&row.deployment).Name, Previous: isPrevious, TailLines: &c.tail, LimitBytes: new(int64(maxLogBytes)),
 	}).Stream(ctx)
+	if apierrors.IsForbidden(err) {
+		err = clusterError(err, "get", "pods/log", pod.Namespace)
+	}
 	if err != nil {
-		found.lacks("log of pod "+log.name, clusterError(err, "get", "pods/log", pod.Namespace))
+		found.lacks("log of pod "+log.name, err)
 		return
 	}
 	text, err := io.ReadAll(stream)
