@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${VERSION:=$(hack/version.sh)}"
-export VERSION
+export VERSION LC_ALL=C # the order of files
 
 work=$(mktemp -d)
 registry=

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -278,8 +279,11 @@ func (c *reportCommand) addLog(
 	stream, err := core.Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
 		Container: managerOf(&row.deployment).Name, Previous: isPrevious, TailLines: &c.tail, LimitBytes: new(int64(maxLogBytes)),
 	}).Stream(ctx)
+	if apierrors.IsForbidden(err) {
+		err = clusterError(err, "get", "pods/log", pod.Namespace)
+	}
 	if err != nil {
-		found.lacks("log of pod "+log.name, clusterError(err, "get", "pods/log", pod.Namespace))
+		found.lacks("log of pod "+log.name, err)
 		return
 	}
 	text, err := io.ReadAll(stream)
@@ -366,39 +370,41 @@ func (e *evidence) learn() error {
 }
 
 // files returns the files of the report, without secrets and values.
-func (e *evidence) files() ([]reportFile, error) {
-	var files []reportFile
-	var failure error
+func (e *evidence) files() (files []reportFile, failure error) {
 	add := func(name string, value any) {
 		text, err := yaml.Marshal(value)
-		if err != nil {
-			failure = err
-		}
-		files = append(files, reportFile{name, text})
+		failure = errors.Join(failure, err)
+		files = append(files, reportFile{name + ".yaml", text})
 	}
-	add("versions.yaml", e.versions())
+	addObject := func(directory, kind string, object client.Object) {
+		object.GetObjectKind().SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind(kind))
+		redacted, err := e.redactor.Object(object)
+		failure = errors.Join(failure, err)
+		add(directory+"/"+object.GetName(), redacted)
+	}
+	add("versions", e.versions())
 	if e.overview != nil {
-		add("status.yaml", e.statusFacts())
+		add("status", e.statusFacts())
 	}
 	for i := range e.sources {
-		add("sources/"+e.sources[i].Name+".yaml", e.object(&e.sources[i], "NetBoxSource", &failure))
+		addObject("sources", "NetBoxSource", &e.sources[i])
 	}
 	for i := range e.rules {
-		add("rules/"+e.rules[i].Name+".yaml", e.object(&e.rules[i], "NetBoxEventRule", &failure))
+		addObject("rules", "NetBoxEventRule", &e.rules[i])
 	}
 	for i := range e.events {
-		add("events/"+e.events[i].Name+".yaml", e.object(&e.events[i], "NetBoxEvent", &failure))
+		addObject("events", "NetBoxEvent", &e.events[i])
 	}
 	if len(e.secrets) > 0 {
-		add("secrets.yaml", e.secrets)
+		add("secrets", e.secrets)
 	}
 	if len(e.notes) > 0 {
-		add("kubernetes-events.yaml", e.noteFacts())
+		add("kubernetes-events", e.noteFacts())
 	}
 	for i := range e.operators {
 		row := &e.operators[i]
 		directory := "operator/" + row.deployment.Namespace + "-" + row.deployment.Name + "/"
-		add(directory+"state.yaml", e.operatorFacts(row))
+		add(directory+"state", e.operatorFacts(row))
 		for _, log := range row.logs {
 			var text bytes.Buffer
 			for _, line := range log.lines {
@@ -408,16 +414,6 @@ func (e *evidence) files() ([]reportFile, error) {
 		}
 	}
 	return files, failure
-}
-
-// object returns an object without its values.
-func (e *evidence) object(object client.Object, kind string, failure *error) map[string]any {
-	object.GetObjectKind().SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind(kind))
-	redacted, err := e.redactor.Object(object)
-	if err != nil {
-		*failure = err
-	}
-	return redacted
 }
 
 // readme is the first file of the report.

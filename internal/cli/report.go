@@ -130,7 +130,8 @@ func (c *reportCommand) announceReport(evidence *evidence, files []reportFile) e
 		for _, file := range files {
 			fmt.Fprintf(&text, "--- %s\n", file.name)
 			for line := range strings.Lines(string(file.content)) {
-				text.WriteString(oneline.Of(line, len(line)) + "\n")
+				indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
+				text.WriteString(indent + oneline.Of(line, len(line)) + "\n")
 			}
 		}
 		text.WriteByte('\n')

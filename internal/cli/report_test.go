@@ -93,7 +93,7 @@ func TestReport(t *testing.T) {
 			t.Errorf("the report has the name of %s", event.Name)
 		}
 	}
-	contains(t, shown.out, "--- README.txt\n", "--- events/", "objectType: dcim.site")
+	contains(t, shown.out, "--- README.txt\n", "--- events/", "\n  objectType: dcim.site\n")
 	if only := unpack(t, filepath.Join(directory, "other.tar.gz")); only["events/"+events[3].Name+".yaml"] == "" || only["events/"+events[2].Name+".yaml"] != "" {
 		t.Errorf("the one event is not the newest that is not done: %s", shown.out)
 	}
@@ -117,7 +117,13 @@ func TestReportSecrets(t *testing.T) {
 	if err := plane().Client.Update(t.Context(), &deployment); err != nil {
 		t.Fatal(err)
 	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operators, Name: "netbox-event-operator-x", Labels: deployment.Spec.Selector.MatchLabels},
+		Spec:       deployment.Spec.Template.Spec,
+	}
+	pod.Spec.NodeName = "gone" // no kubelet has its log
 	plane().Create(t,
+		pod,
 		&corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: "netbox-webhook", Annotations: map[string]string{"a": "canary-annotation"}},
 			StringData: map[string]string{"key": "canary-key\n"},
@@ -204,6 +210,11 @@ func TestReportSecrets(t *testing.T) {
 	contains(t, files["events/"+event.Name+".yaml"], "pin: <number ", "id: 3f9c")
 	contains(t, files["kubernetes-events.yaml"], "about: NetBoxEvent "+space+"/"+event.Name)
 	contains(t, files["operator/"+operators+"-netbox-event-operator/state.yaml"], "- HTTPS_PROXY", "--leader-elect", "holderIdentity")
+	contains(t, files["operator/"+operators+"-netbox-event-operator/state.yaml"], "name: netbox-event-operator-x", "phase: Pending")
+	contains(t, got.out, "- log of pod netbox-event-operator-x: ")
+	if out := user.run(t, "report", "-y", "--logs=false", "-f", file+".2").out; strings.Contains(out, "log of pod") {
+		t.Errorf("with --logs=false:\n%s", out)
+	}
 	if strings.Contains(files["secrets.yaml"], "other") {
 		t.Error("the report has a Secret that nothing names")
 	}
