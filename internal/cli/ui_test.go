@@ -82,6 +82,7 @@ type answer[T any] struct {
 	value  T
 }
 
+// ask sends a request, and decodes its answer.
 func ask[T any](t *testing.T, b *browser, method, path string) (got answer[T]) {
 	t.Helper()
 	response := b.request(t, method, path)
@@ -160,9 +161,10 @@ func TestUIOverview(t *testing.T) {
 	contains(t, fmt.Sprint(got.Wrong), "the operator has not looked at it", "check that the operator runs")
 }
 
-// tail reads messages about the list until a function is true for those since the last call.
+// tail reads messages about the list.
 type tail struct{ lines *bufio.Scanner }
 
+// tail begins to read the list.
 func (b *browser) tail(t *testing.T, query string) *tail {
 	t.Helper()
 	response := b.request(t, http.MethodGet, "/api/events?"+query)
@@ -172,7 +174,9 @@ func (b *browser) tail(t *testing.T, query string) *tail {
 	return &tail{bufio.NewScanner(response.Body)}
 }
 
+// until returns the messages since the last call, up to one for which a function is true.
 func (l *tail) until(t *testing.T, isLast func(uiMessage) bool) (messages []uiMessage) {
+	t.Helper()
 	t.Helper()
 	for l.lines.Scan() {
 		var message uiMessage
@@ -195,16 +199,16 @@ func TestUIList(t *testing.T) {
 	events := sites(t, space) // of which the second failed, and the last is pending
 	b := newSession(t, space).openUI(t)
 	for query, want := range map[string][]int{
-		"":                         {0, 1, 2, 3},
-		"source=other":             nil,
-		"type=dcim.site":           {0, 1, 3},
-		"type=dcim.*&object=P1-X1": {3},
-		"branch=other":             nil,
-		"failed=true":              {1},
-		"pending=true":             {3},
-		"rule=announce":            {0, 1},
-		"since=4m":                 {3},
-		"request=" + events[2].Spec.RequestID:            {2},
+		"":                                    {0, 1, 2, 3},
+		"source=other":                        nil,
+		"type=dcim.site":                      {0, 1, 3},
+		"type=dcim.*&object=P1-X1":            {3},
+		"branch=other":                        nil,
+		"failed=true":                         {1},
+		"pending=true":                        {3},
+		"rule=announce":                       {0, 1},
+		"since=4m":                            {3},
+		"request=" + events[2].Spec.RequestID: {2},
 		"user=" + events[2].Spec.Username + "&since=12h": {2},
 	} {
 		var got []int

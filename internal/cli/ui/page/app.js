@@ -156,12 +156,20 @@ async function load() {
     if (!signal.aborted) {
       document.title = `${title} – NetBox events`;
       page.replaceChildren(...nodes);
+      keepFocus();
     }
   } catch (error) {
     if (!signal.aborted) {
       page.replaceChildren(el("p", { class: "problem", role: "alert" }, error.message),
         el("button", { type: "button", click: load }, "Try again"));
     }
+  }
+}
+
+/** keepFocus focuses the page if what had the focus was replaced. */
+function keepFocus() {
+  if (document.activeElement === document.body) {
+    page.focus({ preventScroll: true });
   }
 }
 
@@ -215,6 +223,8 @@ function say(text) {
   clearTimeout(silence);
   silence = setTimeout(() => { byID("said").textContent = ""; }, 5000);
 }
+
+dialog.addEventListener("close", keepFocus);
 
 // The filter.
 
