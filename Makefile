@@ -11,7 +11,7 @@ VALUES_SCHEMA = go tool -modfile=hack/tools/helm/go.mod helm-values-schema-json
 
 CHART = charts/netbox-event-operator
 
-MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/kubernetes test/monitoring test/report
+MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/tools/krew hack/kubernetes test/monitoring test/report
 GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguration config/crd/bases config/rbac/role.yaml \
 	$(CHART)/crds $(CHART)/files/*role.yaml $(CHART)/files/admission $(CHART)/values.schema.json $(CHART)/README.md
 
@@ -35,6 +35,7 @@ BENCH ?=
 VERSION ?= $(shell hack/version.sh)
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null)
 PLATFORMS ?= linux/amd64 linux/arm64
+PLUGIN_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 IMAGE ?= ghcr.io/netbox-events/netbox-event-operator:$(VERSION)
 DEV_IMAGE ?= localhost/netbox-event-operator:dev
 CHARTS ?= oci://ghcr.io/netbox-events/charts
@@ -57,7 +58,7 @@ PREFIX ?= $(shell go env GOPATH)/bin
 install-plugin: ## Build kubectl netbox, and install it with its completion into PREFIX (GOPATH/bin).
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(STAMP)" -o "$(PREFIX)/kubectl-netbox" ./cmd/kubectl-netbox
 	@"$(PREFIX)/kubectl-netbox" completion >"$(PREFIX)/kubectl_complete-netbox" && chmod +x "$(PREFIX)/kubectl_complete-netbox"
-	@"$(PREFIX)/kubectl-netbox" version
+	@"$(PREFIX)/kubectl-netbox" version --client
 
 .PHONY: generate
 generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and their copies in the Helm chart.
@@ -157,28 +158,28 @@ e2e: export E2E_IMAGE ?= $(DEV_IMAGE)
 e2e: ## Install the chart into the cluster of KUBECONFIG, and test it end to end. See make kind.
 	@HELM=$$($(subst go tool,go tool -n,$(HELM))) && export HELM && set -x && go test -tags e2e -count 1 -timeout 20m -v ./test/e2e
 
-# Builds the stripped manager for platforms, as bin/<platform>/manager. All settings of the machine that affect the binary are set here.
+# Builds stripped binaries of command $(2) for platforms $(1), as bin/<platform>/$(2). All settings of the machine that affect them are set here.
 BINARIES = for platform in $(1); do \
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform\#*/} GOAMD64=v1 GOARM64=v8.0 GOFLAGS=-trimpath \
-		go build -buildvcs=false -ldflags "-s -w $(STAMP)" -o bin/$$platform/manager ./cmd/manager || exit 1; \
+		go build -buildvcs=false -ldflags "-s -w $(STAMP)" -o bin/$$platform/$(2) ./cmd/$(2) || exit 1; \
 	done
-PACK = go run -C hack/image . -binaries "$(CURDIR)/bin" -version "$(VERSION)" -revision "$(COMMIT)" \
-	-time "$$(git show -s --format=%ct HEAD)"
+RELEASED = -binaries "$(CURDIR)/bin" -version "$(VERSION)" -time "$$(git show -s --format=%ct HEAD)"
+PACK = go run -C hack/image . $(RELEASED) -revision "$(COMMIT)"
 
 .PHONY: image
 image: ## Build the image for all PLATFORMS: bin/image (an OCI layout), bin/image.spdx.json (its SBOM). Prints the digest.
-	@$(call BINARIES,$(PLATFORMS))
+	@$(call BINARIES,$(PLATFORMS),manager)
 	@$(PACK) -platforms "$(PLATFORMS)" -layout "$(CURDIR)/bin/image" -sbom "$(CURDIR)/bin/image.spdx.json"
 
 .PHONY: image-tar
 image-tar: PLATFORMS = linux/$(shell go env GOARCH)
 image-tar: ## Build the image for this machine's architecture as bin/image.tar, named DEV_IMAGE, for docker load and kind.
-	@$(call BINARIES,$(PLATFORMS))
+	@$(call BINARIES,$(PLATFORMS),manager)
 	@$(PACK) -platforms "$(PLATFORMS)" -tar "$(CURDIR)/bin/image.tar" -tag "$(DEV_IMAGE)"
 
 .PHONY: image-push
 image-push: ## Push the image for all PLATFORMS to a registry as IMAGE, and write its SBOM. Prints the name with the digest.
-	@$(call BINARIES,$(PLATFORMS))
+	@$(call BINARIES,$(PLATFORMS),manager)
 	@$(PACK) -platforms "$(PLATFORMS)" -sbom "$(CURDIR)/bin/image.spdx.json" -push "$(IMAGE)"
 
 .PHONY: chart-test
@@ -194,9 +195,15 @@ chart-push: chart-package ## Push the Helm chart to CHARTS, an OCI registry. Pri
 	@log=$$($(HELM) push $(HELM_PUSH_FLAGS) "bin/netbox-event-operator-$(VERSION:v%=%).tgz" "$(CHARTS)" 2>&1) || { echo "$$log" >&2; exit 1; }; \
 	echo "$(CHARTS:oci://%=%)/netbox-event-operator@$$(awk '$$1 == "Digest:" { print $$2 }' <<<"$$log")"
 
-.PHONY: changelog
-changelog: ## Print the changes since the last release, as Markdown.
-	@hack/changelog.sh
+.PHONY: plugin
+plugin: ## Build kubectl netbox for PLUGIN_PLATFORMS as bin/plugin: archives, their checksums and SBOM, and a manifest for krew.
+	@$(call BINARIES,$(PLUGIN_PLATFORMS),kubectl-netbox)
+	@go run -C hack/image ./plugin $(RELEASED) -platforms "$(PLUGIN_PLATFORMS)" -license "$(CURDIR)/LICENSE" \
+		-completion "$(CURDIR)/internal/cli/kubectl_complete-netbox" -out "$(CURDIR)/bin/plugin"
+
+.PHONY: release-notes
+release-notes: ## Print the section of VERSION in CHANGELOG.md; for a version that is no release, the first section.
+	@VERSION="$(VERSION)" hack/release-notes.sh
 
 .PHONY: release-check
 release-check: ## Rehearse a release against a temporary registry, and verify the pulled artifacts.

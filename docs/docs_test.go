@@ -99,6 +99,45 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// versions are the places on pages that name a version of this project, with what comes before it.
+var versions = regexp.MustCompile(`(?:--version |netbox-event-operator(?:/releases/download/|[:/][^ ]*[?@]ref=|:|/\.github/actions/rule-test@)` +
+	`|kubectl-netbox_|newTag: |git checkout )v?(\d+\.\d+\.\d+)`)
+
+// TestVersion compares the versions that pages install with that of the chart.
+func TestVersion(t *testing.T) {
+	var chart struct{ Version, AppVersion string }
+	text, err := os.ReadFile("../charts/netbox-event-operator/Chart.yaml")
+	if err == nil {
+		err = yaml.Unmarshal(text, &chart)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chart.AppVersion != "v"+chart.Version {
+		t.Errorf("the appVersion of the chart is %s, want v%s", chart.AppVersion, chart.Version)
+	}
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, page := range append(pages, "../README.md", "../charts/netbox-event-operator/README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range versions.FindAllStringSubmatch(string(text), -1) {
+			total++
+			if found[1] != chart.Version {
+				t.Errorf("%s: %q names another version than the chart, %s", page, found[0], chart.Version)
+			}
+		}
+	}
+	if total < 10 {
+		t.Errorf("found %d versions, want those of all pages", total)
+	}
+}
+
 // TestNetBox has the API server take every source on the page about NetBox's API, and looks for the reasons of conditions that the page has
 // to explain.
 func TestNetBox(t *testing.T) {

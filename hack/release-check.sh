@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Rehearses a release of VERSION against a temporary registry on loopback: pushes image and chart with the targets of the release, pulls both,
-# and verifies them. It signs nothing, because signing needs GitHub's identity, and leaves nothing behind.
+# Rehearses a release of VERSION: pushes image and chart to a temporary registry on loopback with the targets of the release, pulls both, and
+# verifies them; builds the plugin, and installs it with krew; and looks for the release notes. It signs nothing, because signing needs GitHub's
+# identity, and leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${VERSION:=$(hack/version.sh)}"
-export VERSION
+export VERSION LC_ALL=C # the order of files
 
 work=$(mktemp -d)
 registry=
@@ -20,6 +21,14 @@ expect() {
   [ "$2" = "$3" ] || die "$1: got $2, want $3"
   echo "ok: $1: $2"
 }
+
+# What needs no build is first. The chart names the version that the pages install (see TestVersion in docs), except between releases.
+make -s --no-print-directory release-notes VERSION="$VERSION" >"$work/notes.md"
+echo "ok: release notes: $(wc -l <"$work/notes.md") lines"
+if [[ $VERSION != v0.0.0-* ]]; then
+  expect "version of the chart" "$(awk '$1 == "version:" { print $2 }' charts/netbox-event-operator/Chart.yaml)" "${VERSION#v}"
+  expect "appVersion of the chart" "$(awk '$1 == "appVersion:" { print $2 }' charts/netbox-event-operator/Chart.yaml)" "$VERSION"
+fi
 
 crane=$(go tool -n -modfile=hack/image/go.mod crane)
 helm=$(go tool -n -modfile=hack/tools/helm/go.mod helm)
@@ -69,5 +78,41 @@ cmp "$work/netbox-event-operator-${VERSION#v}.tgz" "bin/netbox-event-operator-${
 used=$("$helm" template release "$work/netbox-event-operator-${VERSION#v}.tgz" | awk '$1 == "image:" { print $2 }' | tr -d '"' | sort -u)
 expect "image of the chart" "$used" "ghcr.io/netbox-events/netbox-event-operator:$VERSION"
 
-changelog=$(hack/changelog.sh)
-expect "head of the changelog" "${changelog%% *}" "##"
+make -s --no-print-directory plugin
+cp bin/plugin/checksums.txt "$work/checksums.txt"
+make -s --no-print-directory plugin
+cmp "$work/checksums.txt" bin/plugin/checksums.txt || die "a second build of the plugin differs"
+(cd bin/plugin && sha256sum --quiet --check checksums.txt) || die "the checksums of the plugin do not agree"
+expect "files with a checksum" "$(sort <(awk '{ print $2 }' bin/plugin/checksums.txt) <(echo checksums.txt))" "$(cd bin/plugin && find . -type f | sed 's|^\./||' | sort)"
+for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do
+  archive=bin/plugin/kubectl-netbox_${VERSION}_${platform/\//_}
+  unpacked=$work/plugin/$platform
+  mkdir -p "$unpacked"
+  case $platform in
+  windows/*)
+    program=kubectl-netbox.exe
+    (cd "$unpacked" && unzip -q "$OLDPWD/$archive.zip")
+    expect "files in $platform" "$(cd "$unpacked" && echo *)" "LICENSE $program"
+    ;;
+  *)
+    program=kubectl-netbox
+    tar -xzf "$archive.tar.gz" -C "$unpacked"
+    expect "files in $platform" "$(cd "$unpacked" && echo *)" "LICENSE $program kubectl_complete-netbox"
+    ;;
+  esac
+  expect "build of $platform" "$(go version -m "$unpacked/$program" | awk '$1 == "build" && $2 ~ /^GO(OS|ARCH)=/ { print $2 }' | sort | xargs)" \
+    "GOARCH=${platform#*/} GOOS=${platform%/*}"
+done
+grep -q '"pkg:golang/k8s.io/cli-runtime@v' "bin/plugin/kubectl-netbox_$VERSION.spdx.json" || die "the SBOM of the plugin does not list cli-runtime"
+
+# krew validates the manifest, and installs the plugin of this machine from the archive that it names, without the network.
+go tool -modfile=hack/tools/krew/go.mod validate-krew-manifest -manifest bin/plugin/netbox.yaml -skip-install 2>"$work/krew.log" ||
+  die "krew does not accept the manifest: $(cat "$work/krew.log")"
+expect "URLs in the manifest" "$(grep -c "uri: https://github.com/netbox-events/netbox-event-operator/releases/download/$VERSION/kubectl-netbox_" bin/plugin/netbox.yaml)" 6
+here=$(go env GOHOSTOS)_$(go env GOHOSTARCH)
+assets=$(hack/control-plane.sh)
+export KREW_NO_UPGRADE_CHECK=1 KREW_ROOT=$work/krew PATH=$work/krew/bin:$assets:$PATH
+go tool -modfile=hack/tools/krew/go.mod krew install --manifest bin/plugin/netbox.yaml --archive "bin/plugin/kubectl-netbox_${VERSION}_$here.tar.gz" \
+  2>"$work/krew.log" || die "krew does not install the plugin: $(cat "$work/krew.log")"
+said=$(kubectl netbox version --client)
+expect "kubectl netbox version" "${said%,*}" "kubectl-netbox $VERSION, commit $(git rev-parse HEAD)"

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/netbox-events/netbox-event-operator/hack/image/sbom"
 )
 
 // binaryName is the name of the binary in the directory of each platform and in the image.
@@ -61,9 +64,9 @@ func run(o options) error {
 	labels := map[string]string{
 		"org.opencontainers.image.title":         "netbox-event-operator",
 		"org.opencontainers.image.description":   "Receives NetBox's webhooks, stores each as a Kubernetes resource, and acts on them by rules",
-		"org.opencontainers.image.url":           "https://" + modulePath,
-		"org.opencontainers.image.source":        "https://" + modulePath,
-		"org.opencontainers.image.documentation": "https://" + modulePath + "#readme",
+		"org.opencontainers.image.url":           "https://" + sbom.ModulePath,
+		"org.opencontainers.image.source":        "https://" + sbom.ModulePath,
+		"org.opencontainers.image.documentation": "https://" + sbom.ModulePath + "#readme",
 		"org.opencontainers.image.licenses":      "Apache-2.0",
 		"org.opencontainers.image.version":       o.version,
 		"org.opencontainers.image.revision":      o.revision,
@@ -100,6 +103,22 @@ func run(o options) error {
 		errs = append(errs, push(o.push, index))
 	}
 	return errors.Join(errs...)
+}
+
+// writeSBOM writes an SBOM of the image.
+func writeSBOM(file, version string, created time.Time, index v1.ImageIndex, binaries []string) error {
+	digest, err := index.Digest()
+	if err != nil {
+		return err
+	}
+	document := &sbom.Document{
+		Name: "netbox-event-operator", Digest: digest.Hex, Version: version, Created: created,
+		Subjects: []sbom.Subject{{
+			ID: "image", Name: "netbox-event-operator", Purpose: "CONTAINER", SHA256: digest.Hex, Binaries: binaries,
+			PURL: "pkg:oci/netbox-event-operator@" + url.QueryEscape(digest.String()) + "?repository_url=ghcr.io/netbox-events/netbox-event-operator",
+		}},
+	}
+	return document.Write(file)
 }
 
 // newImage returns an image of one binary, without a base image.

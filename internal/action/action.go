@@ -156,7 +156,7 @@ func asFailure(ctx context.Context, task Task, err error) error {
 		}
 	}
 	if text := failure.Err.Error(); len(text) > maxTextBytes {
-		failure.Err = &textError{oneline.Of(text, maxTextBytes), failure.Err}
+		failure.Err = outbound.WithText(failure.Err, oneline.Of(text, maxTextBytes))
 	}
 	return failure
 }
@@ -166,18 +166,6 @@ type responseError struct{ error }
 
 // Unwrap returns the error.
 func (e responseError) Unwrap() error { return e.error }
-
-// textError replaces the text of an error.
-type textError struct {
-	text string
-	err  error
-}
-
-// Error returns the replacement.
-func (e *textError) Error() string { return e.text }
-
-// Unwrap returns the error.
-func (e *textError) Unwrap() error { return e.err }
 
 // unavailable returns a failure of the sink, or of a dependency of all requests to it.
 func unavailable(err error) error { return &Failure{Err: err, Unavailable: true} }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
+	"github.com/netbox-events/netbox-event-operator/internal/outbound"
 )
 
 // explain classifies an error of the API server, and adds the object and advice to it.
@@ -31,7 +32,7 @@ func explain(object string, err error) error {
 	if advice != "" {
 		text += "; " + advice
 	}
-	failure := &Failure{Err: &textError{text, err}, Permanent: isPermanent, Unavailable: !isPermanent && isUnavailable(err)}
+	failure := &Failure{Err: outbound.WithText(err, text), Permanent: isPermanent, Unavailable: !isPermanent && isUnavailable(err)}
 	if _, ok := errors.AsType[*apierrors.StatusError](err); ok {
 		failure.Err = responseError{failure.Err}
 	}

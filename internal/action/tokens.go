@@ -203,7 +203,7 @@ func (s *httpSender) oauth2Error(tokenURL string, err error) error {
 		case code >= 400 && code < 500:
 			text += "; check tokenURL, clientID, clientSecretRef and scopes"
 		}
-		return &Failure{Err: &textError{text, err}, Unavailable: true, RetryAfter: s.retryAfter(refused.Response.Header.Get("Retry-After"))}
+		return &Failure{Err: outbound.WithText(err, text), Unavailable: true, RetryAfter: s.retryAfter(refused.Response.Header.Get("Retry-After"))}
 	}
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		host := tokenURL
@@ -212,5 +212,5 @@ func (s *httpSender) oauth2Error(tokenURL string, err error) error {
 		}
 		return transportError("tokenURL: "+host, err)
 	}
-	return unavailable(&textError{"tokenURL answered without an access token; check that it is a token endpoint", err})
+	return unavailable(outbound.WithText(err, "tokenURL answered without an access token; check that it is a token endpoint"))
 }

@@ -109,8 +109,11 @@ func (p *plugin) root() *cobra.Command {
 	p.addFlags(root)
 	root.AddCommand(
 		newCompletionCommand(p),
+		newDoctorCommand(p),
 		newEventsCommand(p),
 		newReplayCommand(p),
+		newReportCommand(p),
+		newSendCommand(p),
 		newShowCommand(p),
 		newStatusCommand(p),
 		newRecordCommand(p),

@@ -207,7 +207,7 @@ func TestFormats(t *testing.T) {
 	run(t.Context(), "test", directory, "-o", "xml").check(t, 2, "", `error: invalid argument "xml" for "-o, --output" flag: use json or junit; see kubectl netbox test --help`)
 	run(t.Context(), "test", t.TempDir()).check(t, 2, "", "has no file of the kind RuleTest; name one\n")
 	run(t.Context(), "unknown").check(t, 2, "", `error: unknown command "unknown" for "kubectl netbox"; see kubectl netbox --help`)
-	run(t.Context(), "version").check(t, 0, "kubectl-netbox ", "")
+	run(t.Context(), "version", "--client").check(t, 0, "kubectl-netbox ", "")
 	run(t.Context(), "completion").check(t, 0, `exec kubectl netbox __complete "$@"`, "")
 }
 

@@ -3,9 +3,11 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -82,7 +84,11 @@ func clusterError(err error, verb, resource, namespace string) error {
 	case apierrors.IsForbidden(err):
 		next := "ask for a role with that right"
 		if strings.HasPrefix(resource, "netbox") {
-			next += ", such as view, where the operator's chart has extended it"
+			role := "edit"
+			if slices.Contains([]string{"get", "list", "watch"}, verb) {
+				role = "view"
+			}
+			next += ", such as " + role + ", where the operator's chart has extended it"
 		}
 		return fmt.Errorf("you may not %s %s in %s; %s (%w)", verb, resource, place(namespace), next, err)
 	case apierrors.IsUnauthorized(err):
@@ -91,9 +97,17 @@ func clusterError(err error, verb, resource, namespace string) error {
 		return fmt.Errorf("this cluster has no %s; install the operator, or correct --context", resource)
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w; see kubectl get %s -n %s", err, strings.ToLower(resource), namespace)
+	case strings.Contains(err.Error(), "cannot unmarshal"): // of another type than the plugin's
+		return fmt.Errorf("cannot read %s in %s; kubectl netbox version says whether the plugin fits the operator's CRDs: %w",
+			resource, place(namespace), err)
 	default:
 		return fmt.Errorf("cannot %s %s in %s: %w", verb, resource, place(namespace), err)
 	}
+}
+
+// addAllNamespaces adds kubectl's flag for all namespaces.
+func addAllNamespaces(command *cobra.Command, isEverywhere *bool) {
+	command.Flags().BoolVarP(isEverywhere, "all-namespaces", "A", false, "look at all namespaces")
 }
 
 // place names a namespace, or all of them.

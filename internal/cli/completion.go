@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	_ "embed" // for kubectlComplete
 	"fmt"
 	"slices"
 	"time"
@@ -22,10 +23,9 @@ const (
 )
 
 // kubectlComplete is the program that kubectl runs to complete arguments of the plugin.
-const kubectlComplete = `#!/bin/sh
-# kubectl runs this to complete the arguments of kubectl netbox.
-exec kubectl netbox __complete "$@"
-`
+//
+//go:embed kubectl_complete-netbox
+var kubectlComplete string
 
 // newCompletionCommand returns the command that prints kubectlComplete.
 func newCompletionCommand(p *plugin) *cobra.Command {

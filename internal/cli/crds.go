@@ -23,6 +23,9 @@ type fit struct {
 	Unknown []string `json:"unknown,omitempty"`
 }
 
+// isGood reports whether there is no difference.
+func (f *fit) isGood() bool { return len(f.Missing) == 0 && len(f.Unknown) == 0 }
+
 // String describes the fit, and says what to do where there is none.
 func (f *fit) String() string {
 	switch {
@@ -56,6 +59,9 @@ type apiSchema struct {
 	} `json:"x-kubernetes-group-version-kind"`
 }
 
+// apiVersion is the version of the operator's API that the plugin uses.
+var apiVersion = v1alpha1.SchemeGroupVersion.Version
+
 // fitOf compares the CRDs with the plugin's types. It reads the API's description, which all users may, unlike the CRDs.
 func fitOf(ctx context.Context, config *rest.Config) (*fit, error) {
 	api, err := discovery.NewDiscoveryClientForConfig(config)
@@ -74,7 +80,7 @@ func fitOf(ctx context.Context, config *rest.Config) (*fit, error) {
 	if err := json.Unmarshal(text, &described); err != nil {
 		return nil, err
 	}
-	found := &fit{Version: v1alpha1.SchemeGroupVersion.Version}
+	found := &fit{Version: apiVersion}
 	for _, stored := range described.Components.Schemas {
 		for _, kind := range stored.Kinds {
 			if known, ok := kinds[kind.Kind]; ok {

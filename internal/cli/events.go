@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -16,6 +17,9 @@ import (
 
 const eventsExample = `  # What failed within the last two hours
   kubectl netbox events --failed --since 2h
+
+  # What is not done yet, in all namespaces
+  kubectl netbox events --pending -A
 
   # What admin changes in sites, as it comes
   kubectl netbox events --type dcim.site --user admin --watch`
@@ -34,6 +38,7 @@ func newEventsCommand(p *plugin) *cobra.Command {
 	command.addFieldFlags(p, events)
 	command.addStateFlags(p, events)
 	events.MarkFlagsMutuallyExclusive("failed", "pending")
+	addAllNamespaces(events, &command.isEverywhere)
 	p.addOutput(events, &command.output, outputJSON, outputName)
 	return events
 }
@@ -44,6 +49,8 @@ type eventsCommand struct {
 
 	watch  bool
 	output string
+	// isEverywhere is for the events of all namespaces.
+	isEverywhere bool
 
 	table *table
 	// shown are the phases of the events that were printed.
@@ -57,6 +64,9 @@ func (c *eventsCommand) run(ctx context.Context) error {
 	api, namespace, err := c.cluster()
 	if err != nil {
 		return err
+	}
+	if c.isEverywhere {
+		namespace = metav1.NamespaceAll
 	}
 	keep := withoutPayload
 	if c.output == outputJSON {
@@ -83,7 +93,7 @@ func (c *eventsCommand) show(events []*v1alpha1.NetBoxEvent) error {
 	if c.output == outputJSON && !c.watch {
 		return c.showJSON(events)
 	}
-	rows := [][]cell{cells("NAME", "EVENT", "TYPE", "OBJECT", "USER", "BRANCH", "CHANGED", "PHASE", "AGE")}
+	rows := [][]cell{c.head()}
 	if len(events) == 0 && !c.watch && c.output == "" {
 		_, err := fmt.Fprintln(c.ErrOut, "No events are selected.")
 		return err
@@ -126,6 +136,10 @@ func (c *eventsCommand) showOne(event *v1alpha1.NetBoxEvent) error {
 		event.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NetBoxEvent"))
 		return json.NewEncoder(c.Out).Encode(event)
 	case outputName:
+		if c.isEverywhere { // as the other commands take it
+			_, err := fmt.Fprintln(c.Out, event.Namespace+"/"+event.Name)
+			return err
+		}
 		_, err := fmt.Fprintf(c.Out, "netboxevent.%s/%s\n", v1alpha1.SchemeGroupVersion.Group, event.Name)
 		return err
 	default:
@@ -133,9 +147,13 @@ func (c *eventsCommand) showOne(event *v1alpha1.NetBoxEvent) error {
 	}
 }
 
+func (c *eventsCommand) head() []cell {
+	return placed(c.isEverywhere, "NAMESPACE", cells("NAME", "EVENT", "TYPE", "OBJECT", "USER", "BRANCH", "CHANGED", "PHASE", "AGE"))
+}
+
 func (c *eventsCommand) row(event *v1alpha1.NetBoxEvent) []cell {
 	spec := &event.Spec
-	return []cell{
+	return placed(c.isEverywhere, event.Namespace, []cell{
 		{event.Name, ""},
 		{spec.Event, ""},
 		{spec.ObjectType, ""},
@@ -145,7 +163,7 @@ func (c *eventsCommand) row(event *v1alpha1.NetBoxEvent) []cell {
 		{changedFields(spec), dim},
 		{string(event.Status.Phase), phaseColor(event.Status.Phase)},
 		{c.age(spec.Delivery.ReceivedAt.Time), ""},
-	}
+	})
 }
 
 func phaseColor(phase v1alpha1.Phase) color {

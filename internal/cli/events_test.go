@@ -194,3 +194,41 @@ func TestEventsPages(t *testing.T) {
 		t.Errorf("%d events, from %s to %s", len(got), got[0], got[len(got)-1])
 	}
 }
+
+// TestAllNamespaces lists events and shows the status of two namespaces, among those of other tests.
+func TestAllNamespaces(t *testing.T) {
+	first, second := plane().Namespace(t), plane().Namespace(t)
+	newSource(t, first, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
+	newSource(t, second, "netbox", v1alpha1.NetBoxSourceSpec{})
+	events := []*v1alpha1.NetBoxEvent{sites(t, first)[1], receive(t, second, "netbox-4.6.8-live/51", 0)}
+	user := newSession(t, first)
+	got := user.run(t, "events", "-A")
+	if !strings.HasPrefix(got.out, "NAMESPACE ") || got.code != exitWell {
+		t.Errorf("exit code %d: %s%s", got.code, got.out, got.err)
+	}
+	for _, event := range events {
+		contains(t, got.out, "\n"+event.Namespace+" ")
+		name := event.Namespace + "/" + event.Name
+		contains(t, user.run(t, "events", "-A", "-o", "name").out, name+"\n")
+		contains(t, user.run(t, "show", name).out, name)
+	}
+
+	user.later(time.Minute)
+	got = user.run(t, "status", "-A", "-o", "json")
+	var all overview
+	if err := json.Unmarshal([]byte(got.out), &all); err != nil || got.code != exitFound {
+		t.Fatalf("exit code %d, %v: %s", got.code, err, got.err)
+	}
+	for namespace, ready := range map[string]string{first: "True", second: "Unknown"} {
+		at := slices.IndexFunc(all.Sources, func(source sourceOverview) bool { return source.Namespace == namespace })
+		if at < 0 || all.Sources[at].Ready != ready {
+			t.Errorf("the source of %s: %+v", namespace, all.Sources)
+		}
+	}
+	got = user.run(t, "status", "--all-namespaces")
+	contains(t, got.out, "NAMESPACE ", "\n"+first+" ", "\n"+second+" ", "- source netbox in namespace "+first+": 1 event failed",
+		"kubectl netbox events --failed --source netbox -n "+first, "- source netbox in namespace "+second+": the operator has not looked at it")
+	user.user = "nobody"
+	contains(t, user.run(t, "status", "-A").err, "in all namespaces")
+	contains(t, user.run(t, "events", "-A").err, "you may not list netboxevents in all namespaces")
+}

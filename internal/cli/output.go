@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -75,4 +77,19 @@ func write(to io.Writer, value any, format string) error {
 func (p *plugin) hasColors() bool {
 	file, isFile := p.Out.(*os.File)
 	return isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""
+}
+
+// confirm asks a question, and fails unless the answer is yes, or was given before.
+func (p *plugin) confirm(isConfirmed bool, question string) error {
+	if isConfirmed {
+		return nil
+	}
+	fmt.Fprintf(p.ErrOut, "%s [y/N] ", question)
+	answer, _ := bufio.NewReader(p.In).ReadString('\n')
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	default:
+		return errors.New("not confirmed, and nothing done; answer y, or pass --yes")
+	}
 }

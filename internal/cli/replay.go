@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -74,7 +72,13 @@ func (c *replayCommand) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkRule(ctx, api, namespace); err != nil {
+	if len(args) > 0 {
+		namespace, err = namespaceOf(args, namespace)
+	}
+	if err == nil {
+		err = c.checkRule(ctx, api, namespace)
+	}
+	if err != nil {
 		return err
 	}
 	events, err := c.events(ctx, api, namespace, args)
@@ -89,10 +93,11 @@ func (c *replayCommand) run(ctx context.Context, args []string) error {
 	if err := patch.apply(ctx, api, events[0], client.DryRunAll); client.IgnoreNotFound(err) != nil {
 		return clusterError(err, "patch", resourceEvents, namespace)
 	}
+	c.warnUnlessFit(ctx)
 	if err := c.announce(events); err != nil {
 		return err
 	}
-	if err := c.confirm(len(events)); err != nil {
+	if err := c.confirm(c.isConfirmed, fmt.Sprintf("Replay %s?", plural(len(events), "event", "events"))); err != nil {
 		return err
 	}
 	return c.replay(ctx, api, namespace, events, patch)
@@ -110,6 +115,17 @@ func (c *replayCommand) checkFlags(args []string) error {
 		return errors.New("name events, or select them by --failed, --since, --source, --type, --object, --user, --request or --branch")
 	}
 	return c.check()
+}
+
+// namespaceOf returns the one namespace of the events with these names: a replay has one rule, and one order.
+func namespaceOf(args []string, namespace string) (string, error) {
+	first := eventKey(args[0], namespace).Namespace
+	for _, arg := range args[1:] {
+		if other := eventKey(arg, namespace).Namespace; other != first {
+			return "", fmt.Errorf("the events are in namespaces %s and %s; replay those of one namespace at a time", first, other)
+		}
+	}
+	return first, nil
 }
 
 // checkRule fails unless the rule of the flag would be delivered.
@@ -200,20 +216,6 @@ func (c *replayCommand) actions() string {
 		return "all actions of rule " + c.rule + ", if it matches now"
 	}
 	return "all actions of the rules that match now"
-}
-
-func (c *replayCommand) confirm(number int) error {
-	if c.isConfirmed {
-		return nil
-	}
-	fmt.Fprintf(c.ErrOut, "Replay %s? [y/N] ", plural(number, "event", "events"))
-	answer, _ := bufio.NewReader(c.In).ReadString('\n')
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	default:
-		return errors.New("not confirmed, and nothing done; answer y, or pass --yes")
-	}
 }
 
 // replayPatch is the patch that requests a replay.

@@ -53,6 +53,15 @@ func TestReplay(t *testing.T) {
 		}
 	}
 
+	other := plane().Namespace(t)
+	newRule(t, other, "there", announceSpec)
+	elsewhere := receive(t, other, "netbox-4.6.8-live/51", 0)
+	deliver(t, elsewhere, nil, nil)
+	contains(t, user.run(t, "replay", other+"/"+elsewhere.Name, "--rule", "there", "--yes").out, "kubectl netbox events --pending -n "+other)
+	if got := requested(t, elsewhere); got.Rule != "there" {
+		t.Errorf("requested %+v", got)
+	}
+
 	newRule(t, space, "suspended", `{suspend: true, actions: [{name: say, log: {message: x}}]}`)
 	newRule(t, space, "new", `{actions: [{name: say, log: {message: x}}]}`)
 	for args, want := range map[string]string{
@@ -62,6 +71,8 @@ func TestReplay(t *testing.T) {
 		"--failed --rule suspended":       "rule suspended is suspended",
 		"--failed --rule absent":          `"absent" not found`,
 		"absent":                          `"absent" not found`,
+		"absent " + other + "/a":          "in namespaces " + space + " and " + other + "; replay those of one namespace at a time",
+		other + "/a --rule announce":      `"announce" not found; see kubectl get netboxeventrules -n ` + other,
 		"--failed --per-second 0":         "--per-second must be more than 0",
 		"--source other --yes":            "nothing to replay",
 		"--rule new --since 10h --yes":    "1 event is pending",

@@ -9,10 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	appsv1 "k8s.io/api/apps/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -25,11 +22,15 @@ import (
 const statusExample = `  # What is received, matched and waiting, and what is wrong
   kubectl netbox status -n netbox
 
+  # All namespaces that have sources or rules
+  kubectl netbox status -A
+
   # In a script: the exit code is 1 if something is wrong
   kubectl netbox status -n netbox -o json | jq -r '.wrong[].problem'`
 
 func newStatusCommand(p *plugin) *cobra.Command {
 	var output string
+	var isEverywhere bool
 	command := &cobra.Command{
 		Use:   "status",
 		Short: "Show sources, rules, the backlog and the operator, and what is wrong",
@@ -38,7 +39,11 @@ func newStatusCommand(p *plugin) *cobra.Command {
 		Example: statusExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			found, err := p.overview(command.Context())
+			look := p.overview
+			if isEverywhere {
+				look = p.overviewOfAll
+			}
+			found, err := look(command.Context())
 			if err != nil {
 				return err
 			}
@@ -54,12 +59,14 @@ func newStatusCommand(p *plugin) *cobra.Command {
 		},
 	}
 	p.addOutput(command, &output, outputJSON)
+	addAllNamespaces(command, &isEverywhere)
 	return command
 }
 
 // overview is the answer of status.
 type overview struct {
-	Namespace string           `json:"namespace"`
+	// Namespace is empty for all namespaces. Then each source, refusal and rule has its own.
+	Namespace string           `json:"namespace,omitempty"`
 	Sources   []sourceOverview `json:"sources"`
 	Refused   []refusal        `json:"refused,omitempty"`
 	Rules     []ruleOverview   `json:"rules"`
@@ -68,9 +75,13 @@ type overview struct {
 	Wrong     []finding        `json:"wrong,omitempty"`
 	// Unknown says what could not be looked at, and why.
 	Unknown []string `json:"unknown,omitempty"`
+
+	sources []v1alpha1.NetBoxSource
+	rules   []v1alpha1.NetBoxEventRule
 }
 
 type sourceOverview struct {
+	Namespace     string       `json:"namespace,omitempty"`
 	Name          string       `json:"name"`
 	Ready         string       `json:"ready"`
 	Reason        string       `json:"reason"`
@@ -86,13 +97,15 @@ type sourceOverview struct {
 
 // refusal is a kind of deliveries that a source refused.
 type refusal struct {
-	Source string      `json:"source"`
-	Reason string      `json:"reason"`
-	Last   metav1.Time `json:"last"`
-	Note   string      `json:"note"`
+	Namespace string      `json:"namespace,omitempty"`
+	Source    string      `json:"source"`
+	Reason    string      `json:"reason"`
+	Last      metav1.Time `json:"last"`
+	Note      string      `json:"note"`
 }
 
 type ruleOverview struct {
+	Namespace   string       `json:"namespace,omitempty"`
 	Name        string       `json:"name"`
 	Ready       string       `json:"ready"`
 	Reason      string       `json:"reason"`
@@ -101,18 +114,6 @@ type ruleOverview struct {
 	LastMatched *metav1.Time `json:"lastMatched,omitempty"`
 	// Sinks is the reason of the condition SinkAvailable, empty while all sinks have always been available.
 	Sinks string `json:"sinks,omitempty"`
-}
-
-// operator is an installed operator that watches the namespace.
-type operator struct {
-	Namespace string       `json:"namespace"`
-	Name      string       `json:"name"`
-	Version   string       `json:"version"`
-	Image     string       `json:"image"`
-	Ready     int32        `json:"ready"`
-	Replicas  int32        `json:"replicas"`
-	Leader    string       `json:"leader,omitempty"`
-	Renewed   *metav1.Time `json:"renewed,omitempty"`
 }
 
 // finding is something that is wrong, and what to do about it.
@@ -133,6 +134,11 @@ func (p *plugin) overview(ctx context.Context) (*overview, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.overviewOf(ctx, api, namespace)
+}
+
+// overviewOf looks at a namespace.
+func (p *plugin) overviewOf(ctx context.Context, api client.Client, namespace string) (*overview, error) {
 	found := &overview{Namespace: namespace, Sources: []sourceOverview{}, Rules: []ruleOverview{}}
 	var sources v1alpha1.NetBoxSourceList
 	if err := api.List(ctx, &sources, client.InNamespace(namespace)); err != nil {
@@ -142,6 +148,7 @@ func (p *plugin) overview(ctx context.Context) (*overview, error) {
 	if err := api.List(ctx, &rules, client.InNamespace(namespace)); err != nil {
 		return nil, clusterError(err, "list", resourceRules, namespace)
 	}
+	found.sources, found.rules = sources.Items, rules.Items
 	late := lateAfter(rules.Items)
 	for i := range sources.Items {
 		if err := p.addSource(ctx, api, found, &sources.Items[i], late); err != nil {
@@ -363,7 +370,8 @@ func (p *plugin) addRefusals(ctx context.Context, api client.Client, found *over
 		if !ok || isShown || p.clock.Since(last.Time) > refusedFor {
 			continue
 		}
-		found.Refused = append(found.Refused, refusal{event.InvolvedObject.Name, event.Reason, last, event.Message})
+		found.Refused = append(found.Refused,
+			refusal{Source: event.InvolvedObject.Name, Reason: event.Reason, Last: last, Note: event.Message})
 		found.wrong("source "+event.InvolvedObject.Name,
 			fmt.Sprintf("deliveries were refused (%s), the last %s ago", event.Reason, p.age(last.Time)), next)
 	}
@@ -379,103 +387,4 @@ func lastSeen(event *corev1.Event) metav1.Time {
 	default:
 		return metav1.NewTime(event.EventTime.Time)
 	}
-}
-
-// addOperators adds the operators that watch the namespace, with their leaders. Without the right to list Deployments in all namespaces, it
-// looks for them in this one.
-func (p *plugin) addOperators(ctx context.Context, api client.Client, found *overview) {
-	var deployments appsv1.DeploymentList
-	label := client.MatchingLabels{"app.kubernetes.io/part-of": "netbox-event-operator"}
-	err := api.List(ctx, &deployments, label)
-	if apierrors.IsForbidden(err) {
-		if api.List(ctx, &deployments, label, client.InNamespace(found.Namespace)) == nil && len(deployments.Items) > 0 {
-			err = nil
-		}
-	}
-	if err != nil {
-		found.Unknown = append(found.Unknown, "the operator: "+clusterError(err, "list", "deployments", "").Error())
-		return
-	}
-	for i := range deployments.Items {
-		if deployment := &deployments.Items[i]; watches(deployment, found.Namespace) {
-			p.addOperator(ctx, api, found, deployment)
-		}
-	}
-	if len(found.Operators) == 0 {
-		found.wrong("operator", "no operator watches namespace "+found.Namespace,
-			"install the chart, or add the namespace to its watchNamespaces")
-	}
-}
-
-func (p *plugin) addOperator(ctx context.Context, api client.Client, found *overview, deployment *appsv1.Deployment) {
-	image := managerOf(deployment).Image
-	row := operator{
-		Namespace: deployment.Namespace, Name: deployment.Name, Image: image, Ready: deployment.Status.ReadyReplicas,
-		Replicas: deployment.Status.Replicas, Version: cmp.Or(deployment.Labels["app.kubernetes.io/version"], tagOf(image)),
-	}
-	about := fmt.Sprintf("operator %s/%s", deployment.Namespace, deployment.Name)
-	if row.Ready < row.Replicas || row.Replicas == 0 {
-		found.wrong(about, fmt.Sprintf("%d of %d replicas are ready", row.Ready, row.Replicas),
-			fmt.Sprintf("kubectl describe pods -n %s -l %s", deployment.Namespace, metav1.FormatLabelSelector(deployment.Spec.Selector)))
-	}
-	var lease coordinationv1.Lease
-	name := client.ObjectKey{
-		Namespace: argument(deployment, "leader-election-namespace", deployment.Namespace),
-		Name:      argument(deployment, "leader-election-id", "netbox-event-operator"),
-	}
-	err := api.Get(ctx, name, &lease)
-	switch {
-	case err != nil && !apierrors.IsNotFound(err):
-		found.Unknown = append(found.Unknown, "who leads: "+clusterError(err, "get", "leases", name.Namespace).Error())
-	case err != nil || lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" || p.isExpired(&lease):
-		found.wrong(about, "no replica leads: events are stored, and not acted on",
-			fmt.Sprintf("kubectl logs -n %s deployment/%s, and see Lease %s", deployment.Namespace, deployment.Name, name.Name))
-	default:
-		row.Leader, _, _ = strings.Cut(*lease.Spec.HolderIdentity, "_")
-		if lease.Spec.RenewTime != nil {
-			row.Renewed = &metav1.Time{Time: lease.Spec.RenewTime.Time}
-		}
-	}
-	found.Operators = append(found.Operators, row)
-}
-
-// clockSkew is how far this machine's clock may be off.
-const clockSkew = time.Minute
-
-func (p *plugin) isExpired(lease *coordinationv1.Lease) bool {
-	if lease.Spec.RenewTime == nil || lease.Spec.LeaseDurationSeconds == nil {
-		return false
-	}
-	return p.clock.Since(lease.Spec.RenewTime.Time) > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second+clockSkew
-}
-
-// managerOf returns the container of the operator.
-func managerOf(deployment *appsv1.Deployment) *corev1.Container {
-	containers := deployment.Spec.Template.Spec.Containers
-	at := slices.IndexFunc(containers, func(container corev1.Container) bool { return container.Name == "manager" })
-	return &containers[max(at, 0)] // a Deployment has at least one
-}
-
-// argument returns the value of a flag of the operator.
-func argument(deployment *appsv1.Deployment, flag, otherwise string) string {
-	for _, argument := range managerOf(deployment).Args {
-		if value, ok := strings.CutPrefix(argument, "--"+flag+"="); ok {
-			return value
-		}
-	}
-	return otherwise
-}
-
-func watches(deployment *appsv1.Deployment, namespace string) bool {
-	watched := argument(deployment, "watch-namespaces", "")
-	return watched == "" || slices.Contains(strings.Split(watched, ","), namespace)
-}
-
-// tagOf returns the tag or digest of an image.
-func tagOf(image string) string {
-	name := image[strings.LastIndex(image, "/")+1:]
-	if at := strings.IndexAny(name, ":@"); at >= 0 {
-		return name[at+1:]
-	}
-	return "latest"
 }

@@ -1,7 +1,15 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
@@ -152,6 +161,37 @@ func TestStatusWrong(t *testing.T) {
 	user.shows(t, "status-wrong.txt", exitFound, "status")
 }
 
+// TestStatusProcess looks at operators that are no Deployments.
+func TestStatusProcess(t *testing.T) {
+	space := plane().Namespace(t)
+	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
+	user := newSession(t, space)
+	user.later(0)
+	look := func(code int, text string) {
+		t.Helper()
+		got := user.run(t, "status")
+		if got.code != code {
+			t.Errorf("the exit code is %d, want %d", got.code, code)
+		}
+		contains(t, got.out, text)
+	}
+	look(exitWell, "Operator without Deployment and Lease: it looked at all sources, and last wrote the status of one ")
+
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: operatorName}, Spec: coordinationv1.LeaseSpec{
+		HolderIdentity: new("laptop_8a2b"), LeaseDurationSeconds: new(int32(15)), RenewTime: new(metav1.NowMicro()),
+	}}
+	plane().Create(t, lease)
+	look(exitWell, "Operator "+space+"/netbox-event-operator: no Deployment is visible, leader laptop\n")
+	user.later(time.Hour)
+	look(exitFound, "no operator watches namespace "+space)
+	if err := plane().Client.Delete(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+
+	newSource(t, space, "new", v1alpha1.NetBoxSourceSpec{})
+	look(exitFound, "no operator watches namespace "+space)
+}
+
 // TestStatusRights looks with the right to see the operator's resources alone, and with none.
 func TestStatusRights(t *testing.T) {
 	space := plane().Namespace(t)
@@ -215,4 +255,74 @@ func TestFit(t *testing.T) {
 		t.Errorf("unknown: %q", got.Unknown)
 	}
 	contains(t, got.String(), "older than this plugin")
+}
+
+// olderCRDs points a session at a proxy of the API server whose CRDs lack a field of rules.
+func (s *session) olderCRDs(t *testing.T) {
+	t.Helper()
+	transport, err := rest.TransportFor(plane().Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, _, err := rest.DefaultServerUrlFor(plane().Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = transport
+	proxy.ModifyResponse = func(response *http.Response) error {
+		if response.Request.URL.Path != "/openapi/v3/apis/netbox-events.io/v1alpha1" {
+			return nil
+		}
+		text, err := io.ReadAll(response.Body)
+		if err != nil {
+			return err
+		}
+		text = bytes.ReplaceAll(text, []byte(`"dryRun"`), []byte(`"dryRan"`))
+		response.Body = io.NopCloser(bytes.NewReader(text))
+		return nil
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Accept-Encoding")
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	s.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: %q}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}`,
+		server.URL)
+	if err := os.WriteFile(s.kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	space := plane().Namespace(t)
+	installOperator(t, plane().Namespace(t), space, time.Now())
+	user := newSession(t, space)
+	got := user.run(t, "version")
+	contains(t, got.out, "kubectl-netbox ", "/netbox-event-operator v1.4.0: 2 of 2 replicas ready", "The CRDs (v1alpha1) fit this plugin")
+	var parsed versions
+	if err := json.Unmarshal([]byte(user.run(t, "version", "-o", "json").out), &parsed); err != nil || got.code != exitWell {
+		t.Errorf("exit code %d, %v", got.code, err)
+	}
+	if parsed.Plugin.Go == "" || len(parsed.Operators) != 1 || parsed.CRDs == nil {
+		t.Errorf("got %+v", parsed)
+	}
+
+	event := sites(t, space)[0]
+	user.olderCRDs(t)
+	got = user.run(t, "version")
+	contains(t, got.out, "older than this plugin, and lack NetBoxEventRule.spec.dryRun: upgrade the operator")
+	if got.code != exitFound {
+		t.Errorf("the exit code is %d: %s", got.code, got.err)
+	}
+	contains(t, user.run(t, "replay", event.Name, "--yes").err, "warning: the CRDs (v1alpha1) are older than this plugin")
+
+	user.kubeconfig = filepath.Join(t.TempDir(), "none")
+	got = user.run(t, "version")
+	contains(t, got.out, "kubectl-netbox ")
+	contains(t, got.err, "no such file", "--client prints the version of the plugin alone")
+	if got = user.run(t, "version", "--client"); got.code != exitWell || got.err != "" || strings.Count(got.out, "\n") != 1 {
+		t.Errorf("exit code %d: %s%s", got.code, got.out, got.err)
+	}
 }

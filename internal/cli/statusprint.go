@@ -12,22 +12,24 @@ import (
 
 // printOverview prints the answer of status for people.
 func (p *plugin) printOverview(found *overview) error {
+	isEverywhere := found.Namespace == ""
 	if len(found.Sources) > 0 {
-		if err := p.printSources(found.Sources); err != nil {
+		if err := p.printSources(found.Sources, isEverywhere); err != nil {
 			return err
 		}
 	}
 	if len(found.Refused) > 0 {
-		rows := [][]cell{cells("REFUSED BY", "REASON", "LAST", "DELIVERY")}
+		rows := [][]cell{placed(isEverywhere, "NAMESPACE", cells("REFUSED BY", "REASON", "LAST", "DELIVERY"))}
 		for _, refused := range found.Refused {
-			rows = append(rows, []cell{{refused.Source, ""}, {refused.Reason, red}, {p.age(refused.Last.Time), ""}, {refused.Note, ""}})
+			row := []cell{{refused.Source, ""}, {refused.Reason, red}, {p.age(refused.Last.Time), ""}, {refused.Note, ""}}
+			rows = append(rows, placed(isEverywhere, refused.Namespace, row))
 		}
 		if err := p.section(rows); err != nil {
 			return err
 		}
 	}
 	if len(found.Rules) > 0 {
-		if err := p.printRules(found.Rules); err != nil {
+		if err := p.printRules(found.Rules, isEverywhere); err != nil {
 			return err
 		}
 	}
@@ -42,10 +44,19 @@ func (p *plugin) section(rows [][]cell) error {
 	return err
 }
 
-func (p *plugin) printSources(sources []sourceOverview) error {
-	rows := [][]cell{cells("SOURCE", "READY", "REASON", "LAST DELIVERY", "PENDING", "OLDEST", "FAILED", "KEYS", "NETBOX", "RECEIVING")}
+// placed puts the namespace before a row about all namespaces.
+func placed(isEverywhere bool, namespace string, row []cell) []cell {
+	if isEverywhere {
+		return append(cells(namespace), row...)
+	}
+	return row
+}
+
+func (p *plugin) printSources(sources []sourceOverview, isEverywhere bool) error {
+	head := cells("SOURCE", "READY", "REASON", "LAST DELIVERY", "PENDING", "OLDEST", "FAILED", "KEYS", "NETBOX", "RECEIVING")
+	rows := [][]cell{placed(isEverywhere, "NAMESPACE", head)}
 	for _, source := range sources {
-		rows = append(rows, []cell{
+		rows = append(rows, placed(isEverywhere, source.Namespace, []cell{
 			{source.Name, ""},
 			statusCell(source.Ready),
 			{source.Reason, ""},
@@ -55,39 +66,34 @@ func (p *plugin) printSources(sources []sourceOverview) error {
 			{strings.Join(source.Keys, ","), ""},
 			{source.NetBox, ""},
 			statusCell(source.Receiving),
-		})
+		}))
 	}
 	return p.section(rows)
 }
 
-func (p *plugin) printRules(rules []ruleOverview) error {
-	rows := [][]cell{cells("RULE", "READY", "REASON", "MATCHED", "FAILED", "LAST MATCHED", "SINKS")}
+func (p *plugin) printRules(rules []ruleOverview, isEverywhere bool) error {
+	rows := [][]cell{placed(isEverywhere, "NAMESPACE", cells("RULE", "READY", "REASON", "MATCHED", "FAILED", "LAST MATCHED", "SINKS"))}
 	for _, rule := range rules {
 		sinks := cell{rule.Sinks, ""}
 		if rule.Sinks != "" && rule.Sinks != v1alpha1.ReasonAvailable {
 			sinks.color = red
 		}
-		rows = append(rows, []cell{
+		rows = append(rows, placed(isEverywhere, rule.Namespace, []cell{
 			{rule.Name, ""},
 			statusCell(rule.Ready),
 			{rule.Reason, ""},
 			{strconv.FormatInt(rule.Matched, 10), ""},
 			countCell(rule.Failed),
 			p.ageCell(rule.LastMatched), sinks,
-		})
+		}))
 	}
 	return p.section(rows)
 }
 
 // printOperators prints who leads, and the versions.
 func (p *plugin) printOperators(found *overview) {
-	for _, operator := range found.Operators {
-		leads := "nobody leads"
-		if operator.Leader != "" {
-			leads = "leader " + operator.Leader
-		}
-		fmt.Fprintf(p.Out, "Operator %s/%s %s: %d of %d replicas ready, %s\n",
-			operator.Namespace, operator.Name, operator.Version, operator.Ready, operator.Replicas, leads)
+	for i := range found.Operators {
+		fmt.Fprintln(p.Out, "Operator "+p.operatorText(&found.Operators[i]))
 	}
 	if found.CRDs != nil {
 		text := found.CRDs.String()

@@ -24,7 +24,7 @@ func newTraceCommand(p *plugin) *cobra.Command {
 		Short: "Show the way of an event: its source, each rule and why it matched or not, actions, and the objects they made",
 		Long: "Show the way of an event as a tree: its source, each rule of the namespace, and for one that matched its actions with the " +
 			"objects that they made, for any other the first thing that does not fit. Rules are evaluated as they are now, by the code that " +
-			"the operator uses.",
+			"the operator uses. The exit code is 0, whatever came of the event.",
 		Example:           "  kubectl netbox trace site-14-updated-3f9c2a7be1d04c55a1b2",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: p.completeArgs(completeEvents),

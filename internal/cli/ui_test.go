@@ -143,6 +143,11 @@ func TestUIEvent(t *testing.T) {
 	}
 	contains(t, rules[1].Text, "match.events has deleted; the event is updated")
 
+	other := plane().Namespace(t)
+	elsewhere := receive(t, other, "netbox-4.6.8-live/51", 0)
+	if got := ask[any](t, b, http.MethodGet, "/api/events/"+other+"%2F"+elsewhere.Name); got.status == http.StatusOK {
+		t.Errorf("answers with an event of another namespace: %+v", got)
+	}
 	for _, path := range []string{"/api/events/absent", "/api/events/absent/trace"} {
 		if got := ask[any](t, b, http.MethodGet, path); got.status != http.StatusNotFound || !strings.Contains(got.Error, `"absent" not found`) {
 			t.Errorf("%s: %+v", path, got)
@@ -295,9 +300,10 @@ func TestUIRights(t *testing.T) {
 	denied(nobody, http.MethodGet, "/api/overview", "list netboxsources")
 	denied(nobody, http.MethodGet, "/api/events/"+events[0].Name, "get netboxevents")
 
-	group, all := []string{v1alpha1.SchemeGroupVersion.Group}, []string{"netboxsources", "netboxeventrules", "netboxevents"}
 	user.user = "ui-lister"
-	allow(t, space, user.user, rbacv1.PolicyRule{APIGroups: group, Resources: all, Verbs: []string{"list"}})
+	allow(t, space, user.user, rbacv1.PolicyRule{
+		APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, Resources: []string{"netboxevents", "netboxsources"}, Verbs: []string{"list"},
+	})
 	messages := user.openUI(t).tail(t, "").until(t, func(message uiMessage) bool { return message.Error != "" })
 	contains(t, messages[len(messages)-1].Error, "you may not watch netboxevents in namespace "+space)
 	if rows := slices.DeleteFunc(messages, func(message uiMessage) bool { return message.Row == nil }); len(rows) != len(events) {
@@ -305,10 +311,11 @@ func TestUIRights(t *testing.T) {
 	}
 
 	user.user = "ui-viewer"
-	allow(t, space, user.user, rbacv1.PolicyRule{APIGroups: group, Resources: all, Verbs: []string{"get", "list", "watch"}})
+	allowView(t, space, user.user)
 	viewer := user.openUI(t)
 	denied(viewer, http.MethodPost, "/api/events/"+events[1].Name+"/replay?dryRun=true", "patch netboxevents")
 	denied(viewer, http.MethodPost, "/api/events/"+events[1].Name+"/replay", "patch netboxevents")
+	contains(t, ask[any](t, viewer, http.MethodPost, "/api/events/"+events[1].Name+"/replay").Error, "ask for a role with that right, such as edit")
 	for _, path := range []string{"/api/overview", "/api/events/" + events[0].Name, "/api/events/" + events[0].Name + "/trace"} {
 		if got := ask[any](t, viewer, http.MethodGet, path); got.status != http.StatusOK {
 			t.Errorf("%s: %+v", path, got)

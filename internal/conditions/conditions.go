@@ -1,7 +1,10 @@
-// Package conditions converts conditions for server-side apply.
+// Package conditions prepares conditions for server-side apply.
 package conditions
 
 import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
 )
@@ -19,4 +22,13 @@ func Apply(conditions []metav1.Condition) []*metav1apply.ConditionApplyConfigura
 			WithLastTransitionTime(condition.LastTransitionTime))
 	}
 	return configurations
+}
+
+// Stamp sets the generation and the transition time of a condition: now, or the time of the condition that was before, if that had the same
+// status.
+func Stamp(condition *metav1.Condition, before []metav1.Condition, generation int64, now time.Time) {
+	condition.ObservedGeneration, condition.LastTransitionTime = generation, metav1.NewTime(now)
+	if was := meta.FindStatusCondition(before, condition.Type); was != nil && was.Status == condition.Status {
+		condition.LastTransitionTime = was.LastTransitionTime
+	}
 }

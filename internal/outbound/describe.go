@@ -21,9 +21,9 @@ func Describe(host string, err error) error {
 		return fmt.Errorf("%s: %w", host, forbidden)
 	}
 	if through, ok := errors.AsType[*proxyError](err); ok {
-		return &textError{host + ": " + through.describe(), err}
+		return WithText(err, host+": "+through.describe())
 	}
-	return &textError{host + ": " + describe(err), err}
+	return WithText(err, host+": "+describe(err))
 }
 
 // IsForbidden reports whether the error of a request is that the operator must not connect to its host. A retry would fail too.
@@ -36,6 +36,9 @@ func IsForbidden(err error) bool {
 func Status(code int) string {
 	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
 }
+
+// WithText returns an error with another text, which unwraps to err.
+func WithText(err error, text string) error { return &textError{text, err} }
 
 // textError replaces the text of an error.
 type textError struct {

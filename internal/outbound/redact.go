@@ -149,7 +149,7 @@ func (r *Redactor) RedactError(err error) error {
 		}
 	}
 	if redacted := strings.Join(parts, ""); redacted != text {
-		return &textError{redacted, err}
+		return WithText(err, redacted)
 	}
 	return err
 }

@@ -13,7 +13,11 @@ import (
 var version, commit string
 
 // Build identifies the version of a binary.
-type Build struct{ Version, Commit, Go string }
+type Build struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Go      string `json:"go"`
+}
 
 // ThisBuild describes the running binary.
 func ThisBuild() Build {

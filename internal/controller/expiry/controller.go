@@ -320,8 +320,7 @@ func (s *sweep) exceeded() *metav1.Condition {
 	}
 	exceeded := &metav1.Condition{
 		Type: v1alpha1.ConditionMaxEventsExceeded, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonWithinMaxEvents,
-		Message:            "the finished events that have to be kept are within spec.retention.maxEvents",
-		ObservedGeneration: s.source.Generation, LastTransitionTime: metav1.NewTime(s.Clock.Now()),
+		Message: "the finished events that have to be kept are within spec.retention.maxEvents",
 	}
 	switch {
 	case s.plan.Protected() <= int(spec.Retention.MaxEvents):
@@ -336,10 +335,7 @@ func (s *sweep) exceeded() *metav1.Condition {
 			"to deduplicate deliveries that are sent again; raise maxEvents, lower maxAge, or set spec.rateLimit",
 			spec.Retention.MaxEvents, spec.MaxAge.Duration)
 	}
-	before := meta.FindStatusCondition(s.source.Status.Conditions, exceeded.Type)
-	if before != nil && before.Status == exceeded.Status {
-		exceeded.LastTransitionTime = before.LastTransitionTime
-	}
+	conditions.Stamp(exceeded, s.source.Status.Conditions, s.source.Generation, s.Clock.Now())
 	return exceeded
 }
 

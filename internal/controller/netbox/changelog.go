@@ -346,12 +346,8 @@ func (c *ChangeLog) write(ctx context.Context, source *v1alpha1.NetBoxSource, st
 	}
 	isSame := equality.Semantic.DeepEqual(current, next)
 	for i := range list {
-		list[i].ObservedGeneration = source.Generation
-		list[i].LastTransitionTime = metav1.NewTime(c.Clock.Now())
+		conditions.Stamp(&list[i], source.Status.Conditions, source.Generation, c.Clock.Now())
 		before := meta.FindStatusCondition(source.Status.Conditions, list[i].Type)
-		if before != nil && before.Status == list[i].Status {
-			list[i].LastTransitionTime = before.LastTransitionTime
-		}
 		isSame = isSame && before != nil && equality.Semantic.DeepEqual(*before, list[i])
 	}
 	if isSame {

@@ -39,7 +39,7 @@ func selectTypes(known []netboxapi.ObjectType, refused map[string]bool, patterns
 				continue
 			}
 			matches = true
-			if name == webhookType && pattern != webhookType && !areSecretsRedacted {
+			if name == webhookType && !strings.EqualFold(pattern, webhookType) && !areSecretsRedacted {
 				result.isWebhookLeftOut = true
 				continue
 			}
@@ -54,7 +54,9 @@ func selectTypes(known []netboxapi.ObjectType, refused map[string]bool, patterns
 	return result
 }
 
+// matchesType reports whether a pattern such as dcim.device or dcim.* has an object type. Case makes no difference.
 func matchesType(pattern, name string) bool {
+	pattern, name = strings.ToLower(pattern), strings.ToLower(name)
 	if app, isApp := strings.CutSuffix(pattern, "*"); isApp {
 		return strings.HasPrefix(name, app)
 	}

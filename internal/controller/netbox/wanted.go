@@ -60,8 +60,7 @@ func (w wanted) wantsEvent(event string) bool {
 
 func anyPattern(patterns []string, objectType string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		prefix, isPrefix := strings.CutSuffix(strings.ToLower(pattern), "*")
-		return isPrefix && strings.HasPrefix(strings.ToLower(objectType), prefix) || strings.EqualFold(pattern, objectType)
+		return matchesType(pattern, objectType)
 	})
 }
 

@@ -76,10 +76,7 @@ func (r *WebhookReconciler) writeStatus(ctx context.Context, source *v1alpha1.Ne
 			continue
 		}
 		next := *pair.after
-		next.LastTransitionTime = metav1.NewTime(r.Clock.Now())
-		if pair.before != nil && pair.before.Status == next.Status {
-			next.LastTransitionTime = pair.before.LastTransitionTime
-		}
+		conditions.Stamp(&next, source.Status.Conditions, next.ObservedGeneration, r.Clock.Now())
 		isSame = isSame && pair.before != nil && equality.Semantic.DeepEqual(next, *pair.before)
 		all = append(all, next)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -214,11 +213,7 @@ func (b *Backlog) publish(ctx context.Context, source *v1alpha1.NetBoxSource, ne
 			"of that are pending; the condition SinkAvailable of the NetBoxEventRules in this namespace names the unavailable sink",
 			next.pending, next.maxPending, lowPercent)
 	}
-	full.ObservedGeneration = source.Generation
-	full.LastTransitionTime = metav1.NewTime(next.at)
-	if before := meta.FindStatusCondition(source.Status.Conditions, full.Type); before != nil && before.Status == full.Status {
-		full.LastTransitionTime = before.LastTransitionTime
-	}
+	conditions.Stamp(&full, source.Status.Conditions, source.Generation, next.at)
 	status := apply.NetBoxSourceStatus().
 		WithPending(next.pending).
 		WithPendingTime(metav1.NewMicroTime(next.at)).

@@ -1,0 +1,67 @@
+package rule
+
+import "strings"
+
+// Mask returns a template with everything that may be a secret replaced by the function: what is beside its expressions, and the string
+// literals and comments within them.
+func Mask(template string, mask func(string) string) string {
+	var masked, literal strings.Builder
+	flush := func() {
+		if literal.Len() > 0 {
+			masked.WriteString(mask(literal.String()))
+			literal.Reset()
+		}
+	}
+	for rest := template; rest != ""; {
+		at := strings.Index(rest, "${")
+		isEscaped := at > 0 && rest[at-1] == '$'
+		end := -1
+		if at >= 0 && !isEscaped {
+			end = expressionEnd(rest[at+len("${"):])
+		}
+		switch {
+		case isEscaped:
+			literal.WriteString(rest[:at+len("${")])
+			rest = rest[at+len("${"):]
+		case end < 0:
+			literal.WriteString(rest)
+			rest = ""
+		default:
+			literal.WriteString(rest[:at])
+			flush()
+			rest = rest[at+len("${"):]
+			masked.WriteString("${" + MaskExpression(rest[:end], mask) + "}")
+			rest = rest[end+len("}"):]
+		}
+	}
+	flush()
+	return masked.String()
+}
+
+// MaskExpression returns a CEL expression with its string literals and comments replaced by the function, which gets them without quotes.
+func MaskExpression(expression string, mask func(string) string) string {
+	var masked strings.Builder
+	for at := 0; at < len(expression); {
+		switch rest := expression[at:]; {
+		case strings.HasPrefix(rest, "//"):
+			length := strings.IndexByte(rest, '\n')
+			if length < 0 {
+				length = len(rest)
+			}
+			masked.WriteString("// " + mask(strings.TrimSpace(rest[len("//"):length])))
+			at += length
+		case rest[0] == '"' || rest[0] == '\'':
+			raw := at > 0 && (expression[at-1] == 'r' || expression[at-1] == 'R')
+			length := stringLength(rest, raw)
+			if length < 0 {
+				length = len(rest)
+			}
+			masked.WriteString(`"` + mask(strings.Trim(rest[:length], rest[:1])) + `"`)
+			at += length
+		default:
+			masked.WriteByte(rest[0])
+			at++
+		}
+	}
+	return masked.String()
+}
