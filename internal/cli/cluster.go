@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/go-logr/logr"
@@ -83,7 +84,11 @@ func clusterError(err error, verb, resource, namespace string) error {
 	case apierrors.IsForbidden(err):
 		next := "ask for a role with that right"
 		if strings.HasPrefix(resource, "netbox") {
-			next += ", such as view, where the operator's chart has extended it"
+			role := "edit"
+			if slices.Contains([]string{"get", "list", "watch"}, verb) {
+				role = "view"
+			}
+			next += ", such as " + role + ", where the operator's chart has extended it"
 		}
 		return fmt.Errorf("you may not %s %s in %s; %s (%w)", verb, resource, place(namespace), next, err)
 	case apierrors.IsUnauthorized(err):

@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -52,6 +55,10 @@ func TestViewRole(t *testing.T) {
 	user.user = "onlooker"
 	allowView(t, space, user.user)
 
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	_, taken, _ := net.SplitHostPort(server.Listener.Addr().String())
+
 	type row struct {
 		args []string
 		code int
@@ -77,6 +84,7 @@ func TestViewRole(t *testing.T) {
 		},
 		"test":    {{[]string{"../../config/samples/tests/rules.yaml"}, exitWell, "0 failed"}},
 		"trace":   {{[]string{event}, exitWell, "rule announce: matched"}},
+		"ui":      {{[]string{"--port", taken}, exitFailed, "choose another --port"}}, // TestUIRights has its answers
 		"version": {{nil, exitWell, "you may not list deployments in all namespaces"}},
 	}
 	for _, command := range New(genericiooptions.NewTestIOStreamsDiscard()).Commands() {

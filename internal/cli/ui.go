@@ -43,7 +43,7 @@ func newUICommand(p *plugin) *cobra.Command {
 	return command
 }
 
-// uiTimeout bounds the headers of a request, and the end of requests when the command stops.
+// uiTimeout bounds how long the headers of a request may take.
 const uiTimeout = 5 * time.Second
 
 // serveUI prints the URL of the page, and serves it until ctx is done.
@@ -60,7 +60,7 @@ func (p *plugin) serveUI(ctx context.Context, port uint16, opens bool) error {
 	server := &http.Server{
 		Handler:           ui.Handler(token, (&uiAPI{p, api, namespace}).handler()),
 		ReadHeaderTimeout: uiTimeout,
-		BaseContext:       func(net.Listener) context.Context { return ctx }, // ends streams
+		BaseContext:       func(net.Listener) context.Context { return ctx }, // ends requests to the API server
 	}
 	url := fmt.Sprintf("http://%s/#token=%s", listener.Addr(), token)
 	fmt.Fprintln(p.Out, url)
@@ -70,17 +70,11 @@ func (p *plugin) serveUI(ctx context.Context, port uint16, opens bool) error {
 			fmt.Fprintln(p.ErrOut, "No browser was opened:", err)
 		}
 	}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), uiTimeout)
-		defer cancel()
-		stopped <- server.Shutdown(ending)
-	}()
+	context.AfterFunc(ctx, func() { _ = server.Close() })
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return <-stopped
+	return nil
 }
 
 // openBrowser opens a URL as the user's desktop does.

@@ -82,6 +82,7 @@ type answer[T any] struct {
 	value  T
 }
 
+// ask sends a request, and decodes its answer.
 func ask[T any](t *testing.T, b *browser, method, path string) (got answer[T]) {
 	t.Helper()
 	response := b.request(t, method, path)
@@ -142,6 +143,11 @@ func TestUIEvent(t *testing.T) {
 	}
 	contains(t, rules[1].Text, "match.events has deleted; the event is updated")
 
+	other := plane().Namespace(t)
+	elsewhere := receive(t, other, "netbox-4.6.8-live/51", 0)
+	if got := ask[any](t, b, http.MethodGet, "/api/events/"+other+"%2F"+elsewhere.Name); got.status == http.StatusOK {
+		t.Errorf("answers with an event of another namespace: %+v", got)
+	}
 	for _, path := range []string{"/api/events/absent", "/api/events/absent/trace"} {
 		if got := ask[any](t, b, http.MethodGet, path); got.status != http.StatusNotFound || !strings.Contains(got.Error, `"absent" not found`) {
 			t.Errorf("%s: %+v", path, got)
@@ -160,9 +166,10 @@ func TestUIOverview(t *testing.T) {
 	contains(t, fmt.Sprint(got.Wrong), "the operator has not looked at it", "check that the operator runs")
 }
 
-// tail reads messages about the list until a function is true for those since the last call.
+// tail reads messages about the list.
 type tail struct{ lines *bufio.Scanner }
 
+// tail begins to read the list.
 func (b *browser) tail(t *testing.T, query string) *tail {
 	t.Helper()
 	response := b.request(t, http.MethodGet, "/api/events?"+query)
@@ -172,7 +179,9 @@ func (b *browser) tail(t *testing.T, query string) *tail {
 	return &tail{bufio.NewScanner(response.Body)}
 }
 
+// until returns the messages since the last call, up to one for which a function is true.
 func (l *tail) until(t *testing.T, isLast func(uiMessage) bool) (messages []uiMessage) {
+	t.Helper()
 	t.Helper()
 	for l.lines.Scan() {
 		var message uiMessage
@@ -195,16 +204,16 @@ func TestUIList(t *testing.T) {
 	events := sites(t, space) // of which the second failed, and the last is pending
 	b := newSession(t, space).openUI(t)
 	for query, want := range map[string][]int{
-		"":                         {0, 1, 2, 3},
-		"source=other":             nil,
-		"type=dcim.site":           {0, 1, 3},
-		"type=dcim.*&object=P1-X1": {3},
-		"branch=other":             nil,
-		"failed=true":              {1},
-		"pending=true":             {3},
-		"rule=announce":            {0, 1},
-		"since=4m":                 {3},
-		"request=" + events[2].Spec.RequestID:            {2},
+		"":                                    {0, 1, 2, 3},
+		"source=other":                        nil,
+		"type=dcim.site":                      {0, 1, 3},
+		"type=dcim.*&object=P1-X1":            {3},
+		"branch=other":                        nil,
+		"failed=true":                         {1},
+		"pending=true":                        {3},
+		"rule=announce":                       {0, 1},
+		"since=4m":                            {3},
+		"request=" + events[2].Spec.RequestID: {2},
 		"user=" + events[2].Spec.Username + "&since=12h": {2},
 	} {
 		var got []int
@@ -291,9 +300,10 @@ func TestUIRights(t *testing.T) {
 	denied(nobody, http.MethodGet, "/api/overview", "list netboxsources")
 	denied(nobody, http.MethodGet, "/api/events/"+events[0].Name, "get netboxevents")
 
-	group, all := []string{v1alpha1.SchemeGroupVersion.Group}, []string{"netboxsources", "netboxeventrules", "netboxevents"}
 	user.user = "ui-lister"
-	allow(t, space, user.user, rbacv1.PolicyRule{APIGroups: group, Resources: all, Verbs: []string{"list"}})
+	allow(t, space, user.user, rbacv1.PolicyRule{
+		APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, Resources: []string{"netboxevents", "netboxsources"}, Verbs: []string{"list"},
+	})
 	messages := user.openUI(t).tail(t, "").until(t, func(message uiMessage) bool { return message.Error != "" })
 	contains(t, messages[len(messages)-1].Error, "you may not watch netboxevents in namespace "+space)
 	if rows := slices.DeleteFunc(messages, func(message uiMessage) bool { return message.Row == nil }); len(rows) != len(events) {
@@ -301,10 +311,11 @@ func TestUIRights(t *testing.T) {
 	}
 
 	user.user = "ui-viewer"
-	allow(t, space, user.user, rbacv1.PolicyRule{APIGroups: group, Resources: all, Verbs: []string{"get", "list", "watch"}})
+	allowView(t, space, user.user)
 	viewer := user.openUI(t)
 	denied(viewer, http.MethodPost, "/api/events/"+events[1].Name+"/replay?dryRun=true", "patch netboxevents")
 	denied(viewer, http.MethodPost, "/api/events/"+events[1].Name+"/replay", "patch netboxevents")
+	contains(t, ask[any](t, viewer, http.MethodPost, "/api/events/"+events[1].Name+"/replay").Error, "ask for a role with that right, such as edit")
 	for _, path := range []string{"/api/overview", "/api/events/" + events[0].Name, "/api/events/" + events[0].Name + "/trace"} {
 		if got := ask[any](t, viewer, http.MethodGet, path); got.status != http.StatusOK {
 			t.Errorf("%s: %+v", path, got)

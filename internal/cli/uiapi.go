@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/cli/ui"
 )
 
@@ -104,8 +105,13 @@ type uiEvent struct {
 	Data string `json:"data"`
 }
 
+// event returns the event of a request, which is one of the namespace.
+func (u *uiAPI) event(r *http.Request) (*v1alpha1.NetBoxEvent, error) {
+	return getEvent(r.Context(), u.api, u.namespace, u.namespace+"/"+r.PathValue("name"))
+}
+
 func (u *uiAPI) showEvent(r *http.Request) (any, error) {
-	event, err := getEvent(r.Context(), u.api, u.namespace, r.PathValue("name"))
+	event, err := u.event(r)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +144,7 @@ func newUINode(node *traceNode) *uiNode {
 }
 
 func (u *uiAPI) traceEvent(r *http.Request) (any, error) {
-	event, err := getEvent(r.Context(), u.api, u.namespace, r.PathValue("name"))
+	event, err := u.event(r)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +162,7 @@ func (u *uiAPI) replayEvent(r *http.Request) (any, error) {
 	if err := replay.checkRule(ctx, u.api, u.namespace); err != nil {
 		return nil, err
 	}
-	event, err := getEvent(ctx, u.api, u.namespace, r.PathValue("name"))
+	event, err := u.event(r)
 	if err != nil {
 		return nil, err
 	}

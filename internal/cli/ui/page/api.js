@@ -2,22 +2,34 @@
 
 const key = "token";
 
-// The token leaves the address bar, so that it is not in the history, nor in a screenshot. It lasts as long as the tab.
-const given = new URLSearchParams(location.hash.slice(1)).get(key);
-if (given) {
+/**
+ * takeToken takes the token from the address bar, so that it is not in the history, nor in a screenshot, and reports whether there was one.
+ * It lasts as long as the tab.
+ */
+export function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get(key);
+  if (!given) {
+    return false;
+  }
   sessionStorage.setItem(key, given);
   history.replaceState(null, "", "#/events");
+  return true;
 }
 
-/** Failure is an error that the server explained: asking again does not help. */
-export class Failure extends Error {}
+/** Failure is an error that the server explained. If it isFinal, asking again does not help. */
+export class Failure extends Error {
+  constructor(message, isFinal) {
+    super(message);
+    this.isFinal = isFinal;
+  }
+}
 
 async function request(path, options) {
   const headers = { Authorization: `Bearer ${sessionStorage.getItem(key) ?? ""}` };
   const response = await fetch(path, { ...options, headers });
   if (!response.ok) {
     const answer = await response.json().catch(() => ({}));
-    throw new Failure(answer.error ?? `the server answered with ${response.status}`);
+    throw new Failure(answer.error ?? `the server answered with ${response.status}`, response.status < 500);
   }
   return response;
 }

@@ -1,4 +1,4 @@
-import { ask, Failure, stream } from "./api.js";
+import { ask, Failure, stream, takeToken } from "./api.js";
 import { el } from "./dom.js";
 import { showEvent } from "./event.js";
 import { List } from "./list.js";
@@ -35,6 +35,7 @@ async function follow(hash) {
   list.clear();
   fillForm(hash);
   complain("");
+  showContext();
   for (;;) {
     live(list.length > 0 ? "reconnecting" : "loading", "busy");
     let queue = [];
@@ -44,32 +45,38 @@ async function follow(hash) {
       if (!signal.aborted) {
         list.apply(messages);
         messages.forEach(note);
+        byID("count").textContent = `${list.length.toLocaleString("en")} event${list.length === 1 ? "" : "s"}`;
         refresh(messages);
       }
     };
-    let problem;
+    let problem = "The server does not answer; is kubectl netbox ui still running?";
+    let isFinal = false;
+    let lastError;
     try {
       await stream(`/api/events?${query(hash)}`, signal, (messages) => {
         if (queue.length === 0) {
           setTimeout(apply, applyAfter);
         }
         queue.push(...messages);
+        lastError = messages.at(-1).error;
       });
-      problem = queue.find((message) => message.error)?.error;
+      if (lastError) {
+        [problem, isFinal] = [lastError, true];
+      }
     } catch (error) {
-      problem = error instanceof Failure ? error.message : undefined;
+      if (error instanceof Failure) {
+        ({ message: problem, isFinal } = error);
+      }
     }
     if (signal.aborted) {
       return;
     }
     apply();
-    if (problem) {
-      complain(problem);
-      live("not live", "bad");
+    complain(problem);
+    live(isFinal ? "not live" : "disconnected; trying again", "bad");
+    if (isFinal) {
       return;
     }
-    complain("The server does not answer; is kubectl netbox ui still running? Trying again.");
-    live("disconnected", "bad");
     await new Promise((resolve) => { setTimeout(resolve, retryAfter); });
     if (signal.aborted) {
       return;
@@ -86,7 +93,6 @@ function note(message) {
     complain(message.warning);
     live("delayed", "busy");
   }
-  byID("count").textContent = `${list.length.toLocaleString("en")} event${list.length === 1 ? "" : "s"}`;
 }
 
 function live(text, tone) {
@@ -116,13 +122,21 @@ const pages = [
 
 /** route shows what the hash names. */
 async function route() {
+  if (takeToken()) {
+    streamed?.abort();
+    streamed = null;
+  }
   shown?.abort();
   shownUID = "";
   const hash = location.hash;
   const at = pages.findIndex(([pattern]) => pattern.test(hash));
   for (const link of document.querySelectorAll("nav a")) {
     const isCurrent = hash.startsWith(link.getAttribute("href").split("?")[0]) || (at < 0 && link.textContent === "Events");
-    link.toggleAttribute("aria-current", isCurrent);
+    if (isCurrent) {
+      link.setAttribute("aria-current", "page");
+    } else {
+      link.removeAttribute("aria-current");
+    }
   }
   byID("events").hidden = at >= 0;
   page.hidden = at < 0;
@@ -145,6 +159,13 @@ async function route() {
   page.focus();
 }
 
+/** showContext shows which namespace of which cluster this is. */
+function showContext() {
+  ask("/api/context").then(({ namespace, context }) => {
+    byID("context").textContent = `${namespace} in ${context}`;
+  }, () => {}); // the list says what is wrong
+}
+
 /** load loads the page, at first or again. */
 async function load() {
   shown?.abort();
@@ -156,12 +177,20 @@ async function load() {
     if (!signal.aborted) {
       document.title = `${title} – NetBox events`;
       page.replaceChildren(...nodes);
+      keepFocus();
     }
   } catch (error) {
     if (!signal.aborted) {
       page.replaceChildren(el("p", { class: "problem", role: "alert" }, error.message),
         el("button", { type: "button", click: load }, "Try again"));
     }
+  }
+}
+
+/** keepFocus focuses the page if what had the focus was replaced. */
+function keepFocus() {
+  if (document.activeElement === document.body) {
+    page.focus({ preventScroll: true });
   }
 }
 
@@ -215,6 +244,8 @@ function say(text) {
   clearTimeout(silence);
   silence = setTimeout(() => { byID("said").textContent = ""; }, 5000);
 }
+
+dialog.addEventListener("close", keepFocus);
 
 // The filter.
 
@@ -275,6 +306,3 @@ if (!location.hash) {
   history.replaceState(null, "", listHash);
 }
 route();
-ask("/api/context").then(({ namespace, context }) => {
-  byID("context").textContent = `${namespace} in ${context}`;
-}, () => {}); // the list says what is wrong
