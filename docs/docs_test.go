@@ -152,6 +152,11 @@ func TestLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	reference, err := filepath.Glob("reference/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages = append(pages, reference...)
 	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md", "../SECURITY.md") {
 		content, _ := readPage(t, page)
 		for _, found := range link.FindAllStringSubmatch(fence.ReplaceAllString(content, ""), -1) {
