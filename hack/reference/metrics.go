@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func metrics() (string, error) {
 	netbox.NewMetrics(registered)
 	app.RegisterBuild(registered, version.Build{})
 
-	var rows [][]string
+	sections := map[string]string{}
 	for _, collector := range registered.collectors {
 		kind := "gauge"
 		switch collector.(type) {
@@ -62,13 +63,20 @@ func metrics() (string, error) {
 					labels = append(labels, code(name))
 				}
 			}
-			rows = append(rows, []string{code(parts[1]), kind, strings.Join(labels, ", "), prose(strings.ReplaceAll(parts[2], `\"`, `"`))})
+			with := ""
+			if len(labels) > 0 {
+				with = " with the labels " + strings.Join(labels, ", ")
+			}
+			sections[parts[1]] = fmt.Sprintf("\n## %s\n\nA %s%s. %s\n", parts[1], kind, with, prose(strings.ReplaceAll(parts[2], `\"`, `"`)))
 		}
 	}
-	slices.SortFunc(rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
-	return "# Metrics\n\n" +
+	page := "# Metrics\n\n" +
 		"The metrics of the operator, at `/metrics` of each pod. [Monitoring](../monitoring.md#metrics) is about queries, alerts and the " +
-		"dashboard.\n\n" + table([]string{"metric", "type", "labels", "meaning"}, rows), nil
+		"dashboard.\n"
+	for _, name := range slices.Sorted(maps.Keys(sections)) {
+		page += sections[name]
+	}
+	return page, nil
 }
 
 func descriptions(collector prometheus.Collector) (all []*prometheus.Desc) {
