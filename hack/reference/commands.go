@@ -64,9 +64,9 @@ func manager() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, help)
 	}
-	_, flags, _ := strings.Cut(string(help), "\n")
+	_, flags, _ := strings.Cut(string(help), "\n  -")
 	var rows [][]string
-	for flag := range strings.SplitSeq(strings.TrimPrefix("\n"+flags, "\n  -"), "\n  -") {
+	for flag := range strings.SplitSeq(flags, "\n  -") {
 		head, usage, isFlag := strings.Cut(flag, "\n")
 		if !isFlag {
 			return "", fmt.Errorf("cannot read %q", flag)
