@@ -5,15 +5,17 @@ SHELL = bash
 CONTROLLER_GEN = go tool -modfile=hack/tools/go.mod controller-gen
 GOLANGCI_LINT = go tool -modfile=hack/tools/golangci-lint/go.mod golangci-lint
 ACTIONLINT = go tool -modfile=hack/tools/go.mod actionlint
+HUGO = go tool -modfile=hack/tools/hugo/go.mod hugo
 HELM = go tool -modfile=hack/tools/helm/go.mod helm
 HELM_DOCS = go tool -modfile=hack/tools/helm/go.mod helm-docs
 VALUES_SCHEMA = go tool -modfile=hack/tools/helm/go.mod helm-values-schema-json
 
 CHART = charts/netbox-event-operator
 
-MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/tools/krew hack/kubernetes test/monitoring test/report
+MODULES = . hack/image hack/tools hack/tools/golangci-lint hack/tools/helm hack/tools/helm3 hack/tools/hugo hack/tools/krew hack/kubernetes \
+	test/monitoring test/report
 GENERATED = api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/applyconfiguration config/crd/bases config/rbac/role.yaml \
-	$(CHART)/crds $(CHART)/files/*role.yaml $(CHART)/files/admission $(CHART)/values.schema.json $(CHART)/README.md
+	$(CHART)/crds $(CHART)/files/*role.yaml $(CHART)/files/admission $(CHART)/values.schema.json $(CHART)/README.md docs/reference
 
 # Prefix of recipes that need kube-apiserver, etcd and kubectl.
 WITH_CONTROL_PLANE = assets=$$(hack/control-plane.sh) && export KUBEBUILDER_ASSETS="$$assets" &&
@@ -61,7 +63,7 @@ install-plugin: ## Build kubectl netbox, and install it with its completion into
 	@"$(PREFIX)/kubectl-netbox" version --client
 
 .PHONY: generate
-generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC role, and their copies in the Helm chart.
+generate: ## Regenerate the deep copies, apply configurations, CRDs, RBAC role, their copies in the Helm chart, and the reference.
 	rm -rf api/v1alpha1/applyconfiguration config/crd/bases # removes the files of deleted kinds
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt \
 		crd paths="./api/..." output:crd:artifacts:config=config/crd/bases
@@ -73,6 +75,7 @@ generate: ## Regenerate the deep copies, apply configurations, CRDs, the RBAC ro
 	$(VALUES_SCHEMA) --values $(CHART)/values.yaml --output $(CHART)/values.schema.json --use-helm-docs --no-additional-properties \
 		--bundle --bundle-without-id --draft 7 --indent 2
 	$(HELM_DOCS) --chart-search-root $(CHART) --sort-values-order file --log-level warning
+	go run ./hack/reference docs/reference
 
 .PHONY: verify
 verify: generate ## Fail if generated files or go.mod files differ from the commit.
@@ -142,6 +145,19 @@ netbox-test: build ## Test with a real NetBox, with flags NETBOX_TEST; fails unl
 .PHONY: report
 report: ## Write docs/endurance.md and its plots from the results of make bench, make backlog, make soak and make chaos.
 	@go run -C test/report . -from "$(CURDIR)/bin/report" -to "$(CURDIR)/docs"
+
+# The site's files that its pages link to are those of COMMIT. Go downloads the theme, as any module.
+SITE = HUGO_MODULE_PROXY="$$(go env GOPROXY)" HUGO_PARAMS_COMMIT="$(or $(COMMIT),main)" $(HUGO)
+SITE_URL ?= https://netbox-events.github.io/netbox-event-operator/
+
+.PHONY: docs
+docs: ## Build the documentation site from README.md and docs/ as bin/site, for SITE_URL, and check its links.
+	@$(SITE) --source hack/site --noBuildLock --destination "$(CURDIR)/bin/site" --cleanDestinationDir --baseURL "$(SITE_URL)" --quiet
+	@SITE="$(CURDIR)/bin/site" SITE_URL="$(SITE_URL)" go test -count 1 ./test/site
+
+.PHONY: docs-serve
+docs-serve: ## Show the documentation site on loopback, and rebuild it when a page changes.
+	@$(SITE) server --source hack/site --noBuildLock --renderToMemory
 
 .PHONY: demo
 demo: prerequisites build ## Run a demo on this machine: API server, manager, deliveries. DEMO_ONCE=1 exits by itself.

@@ -170,14 +170,9 @@ type NetBoxAPIStatus struct {
 
 // Conditions of a NetBoxSource with spec.netbox, and their reasons.
 const (
-	// ConditionNetBoxReachable is True while NetBox answers the token.
+	// ConditionNetBoxReachable is True while NetBox answers the token. ConditionWebhookConfigured and ConditionChangeLogRead have its reasons
+	// too, where NetBox is why they are not True.
 	ConditionNetBoxReachable = "NetBoxReachable"
-	// ConditionWebhookConfigured is True while the webhook and its event rule in NetBox are as spec.netbox.webhook says.
-	ConditionWebhookConfigured = "WebhookConfigured"
-	// ConditionChangeLogRead is True while the change log is read.
-	ConditionChangeLogRead = "ChangeLogRead"
-	// ConditionReceiving is False where NetBox logged changes that it should have sent, and none of them came.
-	ConditionReceiving = "Receiving"
 
 	// ReasonReachable means that NetBox answers.
 	ReasonReachable = "Reachable"
@@ -194,6 +189,9 @@ const (
 	// ReasonUnsupportedVersion means that this version of NetBox lacks what is needed.
 	ReasonUnsupportedVersion = "UnsupportedVersion"
 
+	// ConditionWebhookConfigured is True while the webhook and its event rule in NetBox are as spec.netbox.webhook says.
+	ConditionWebhookConfigured = "WebhookConfigured"
+
 	// ReasonConfigured means that the webhook and its event rule are as they should be.
 	ReasonConfigured = "Configured"
 	// ReasonNameTaken means that a webhook or an event rule with the name exists that is not of this source.
@@ -203,10 +201,16 @@ const (
 	// ReasonRemovalFailed means that the source is being deleted, and that its webhook could not be removed yet.
 	ReasonRemovalFailed = "RemovalFailed"
 
+	// ConditionChangeLogRead is True while the change log is read.
+	ConditionChangeLogRead = "ChangeLogRead"
+
 	// ReasonUpToDate means that all changes older than the lag have events.
 	ReasonUpToDate = "UpToDate"
 	// ReasonCatchingUp means that older changes are being read or stored.
 	ReasonCatchingUp = "CatchingUp"
+
+	// ConditionReceiving is False where NetBox logged changes that it should have sent, and none of them came.
+	ConditionReceiving = "Receiving"
 
 	// ReasonChangesArrive means that changes that NetBox logged arrived.
 	ReasonChangesArrive = "ChangesArrive"

@@ -252,9 +252,6 @@ const (
 	// ConditionSucceeded is True when processing is complete and no action failed, and False when an action failed permanently or waits for
 	// its next attempt.
 	ConditionSucceeded = "Succeeded"
-	// ConditionMatched is True when a rule matched the event. It is present only if one matched, or if an expression failed.
-	ConditionMatched = "Matched"
-
 	// ReasonLogged means that no rule matched the event, which was written to the operator's log.
 	ReasonLogged = "Logged"
 	// ReasonDelivered means that all actions succeeded.
@@ -274,6 +271,9 @@ const (
 	ReasonStatusCut = "StatusCut"
 	// ReasonSetAside means that the operator crashed several times while it evaluated expressions on the event, and no longer processes it.
 	ReasonSetAside = "SetAside"
+
+	// ConditionMatched is True when a rule matched the event. It is present only if one matched, or if an expression failed.
+	ConditionMatched = "Matched"
 
 	// ReasonRulesMatched means that a rule matched.
 	ReasonRulesMatched = "RulesMatched"

@@ -708,9 +708,9 @@ const (
 
 // Labels of the objects of apply actions. A name that is too long for a label is truncated.
 const (
-	// LabelEvent is the name of the event.
+	// LabelEvent is, on the objects of apply actions, the name of the event.
 	LabelEvent = "netbox-events.io/event"
-	// LabelRule is the name of the rule.
+	// LabelRule is, on the objects of apply actions, the name of the rule.
 	LabelRule = "netbox-events.io/rule"
 	// LabelObject is, on the objects of the operation Mirror, a hash of the NetBox object, and one of the rule's and the action's names.
 	LabelObject = "netbox-events.io/object"
@@ -746,7 +746,8 @@ type LogAction struct {
 	Message string `json:"message,omitempty"`
 }
 
-// Conditions of a NetBoxEventRule and their reasons.
+// Conditions of a NetBoxEventRule and their reasons. ConditionReady, as of a source, is True with ReasonCompiled, ReasonDryRun or
+// ReasonSuspended, and False with ReasonInvalid.
 const (
 	// ConditionStalled is True while the rule is invalid, which a retry does not change. It is absent otherwise. Tools that evaluate
 	// conditions by kstatus, such as Flux and Argo CD, then report a failure instead of progress.

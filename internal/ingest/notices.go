@@ -23,15 +23,15 @@ const (
 
 // eventReasons maps the refusals that need a fix to the reasons of their Kubernetes Events on the source.
 var eventReasons = map[result]string{
-	resultUnauthorized:         "SignatureMismatch",
-	resultMalformed:            "MalformedBody",
-	resultInvalid:              "InvalidBody",
-	resultTooLarge:             "BodyTooLarge",
-	resultUnsupportedMediaType: "UnsupportedMediaType",
-	resultUnavailable:          "NotStored",
-	resultSuspended:            "NotStored",
-	resultThrottled:            "Throttled",
-	resultBacklogFull:          "BacklogFull",
+	resultUnauthorized:         v1alpha1.EventSignatureMismatch,
+	resultMalformed:            v1alpha1.EventMalformedBody,
+	resultInvalid:              v1alpha1.EventInvalidBody,
+	resultTooLarge:             v1alpha1.EventBodyTooLarge,
+	resultUnsupportedMediaType: v1alpha1.EventUnsupportedMediaType,
+	resultUnavailable:          v1alpha1.EventNotStored,
+	resultSuspended:            v1alpha1.EventNotStored,
+	resultThrottled:            v1alpha1.EventThrottled,
+	resultBacklogFull:          v1alpha1.EventBacklogFull,
 }
 
 // notices reports refused requests, rate-limited.
@@ -91,7 +91,7 @@ func (n *notices) acceptFailed(source *v1alpha1.NetBoxSource, event *v1alpha1.Ne
 			"source", key.source, "namespace", event.Namespace, "name", event.Name, "suppressed", suppressed)
 	}
 	if allowed, _ := n.events.Allow(key); allowed {
-		n.recorder.Eventf(source, nil, corev1.EventTypeWarning, "AcceptFailed", "Receive",
+		n.recorder.Eventf(source, nil, corev1.EventTypeWarning, v1alpha1.EventAcceptFailed, "Receive",
 			"spec.accept.cel failed on %s, which is stored therefore: %v", event.Name, err)
 	}
 }

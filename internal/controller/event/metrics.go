@@ -33,15 +33,19 @@ const (
 
 var (
 	pendingEvents = prometheus.NewDesc("netbox_events_pending_events",
-		"Events that are not finished, without those that only wait for a group to close, by source (namespace/name). Only the leader knows.",
+		"Pending events, without those that only wait for a group, by source (namespace/name). Reported by the leader alone, for sources with "+
+			"pending events.",
 		[]string{"source"}, nil)
 	oldestPending = prometheus.NewDesc("netbox_events_oldest_pending_event_seconds",
-		"Seconds since the oldest of these events was received, by source. Only the leader knows.", []string{"source"}, nil)
+		"Seconds since the oldest event of netbox_events_pending_events was received, by source. Reported by the leader alone.",
+		[]string{"source"}, nil)
 	groupingEvents = prometheus.NewDesc("netbox_events_grouping_events",
-		"Events that wait for a group to close, by source. Only the leader knows.", []string{"source"}, nil)
+		"Pending events that only wait for a group to close, or for an earlier group with the same key, by source. Reported by the "+
+			"leader alone.", []string{"source"}, nil)
 	sinkAvailable = prometheus.NewDesc("netbox_events_sink_available",
-		"1 where deliveries go to the sink of an action as they come, 0 while they wait because it failed several times in a row or asked to "+
-			"wait, by rule (namespace/name) and action. Only the leader knows.", []string{"rule", "action"}, nil)
+		"0 while deliveries of an action wait for its sink, which failed several times in a row or throttles, otherwise 1, by rule "+
+			"(namespace/name) and action. Reported by the leader alone, for actions with a delivery since it became the leader.",
+		[]string{"rule", "action"}, nil)
 )
 
 // NewMetrics returns metrics that are registered.
@@ -50,8 +54,8 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_deliveries_total",
-			Help: "Attempts at actions, by rule (namespace/name), action and result: succeeded, retried, failed (permanently), skipped, or " +
-				"waiting (for the objects that it wrote).",
+			Help: "Attempts at actions, one for a whole group, by rule (namespace/name), action and result: succeeded, retried (failed, will be " +
+				"retried), failed (permanently), waiting (for the objects of apply.wait), and for each event skipped (not executed).",
 		}, []string{"rule", "action", "result"}),
 		expressionErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_rule_expression_errors_total",
@@ -59,11 +63,11 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, []string{"rule"}),
 		sinceChange: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "netbox_events_finished_since_change_seconds",
-			Help: "Seconds from NetBox's timestamp to all work on the event finished, by source and phase.", Buckets: finished,
+			Help: "Seconds from NetBox's timestamp to the finished event, including the wait for its group, by source and phase.", Buckets: finished,
 		}, []string{"source", "phase"}),
 		sinceReceipt: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "netbox_events_finished_since_receipt_seconds",
-			Help: "Seconds from the receipt of an event to all work on it finished, by source and phase.", Buckets: finished,
+			Help: "Seconds from the receipt to the finished event, including the wait for its group, by source and phase.", Buckets: finished,
 		}, []string{"source", "phase"}),
 	}
 	registry.MustRegister(m.deliveries, m.expressionErrors, m.sinceChange, m.sinceReceipt, m)

@@ -157,7 +157,7 @@ func (r *reading) create(ctx context.Context, c *change, object readObject) erro
 func (r *reading) pass(c *change, err error) {
 	r.Log.Info("a change cannot be stored as an event", "source", client.ObjectKeyFromObject(r.source).String(), "change", c.String(),
 		"cause", err.Error())
-	r.warn(r.source, "ChangeNotStored", "%s cannot be stored as an event: %v", c, err)
+	r.warn(r.source, v1alpha1.EventChangeNotStored, "%s cannot be stored as an event: %v", c, err)
 	r.settle(c)
 }
 

@@ -76,7 +76,7 @@ func (r *reading) rewind(ctx context.Context, value string, now time.Time) error
 	}
 	r.state.since, r.state.sinceNote = value, note
 	if note != "" {
-		r.warn(r.source, "BackfillRefused", "%s", note)
+		r.warn(r.source, v1alpha1.EventBackfillRefused, "%s", note)
 	}
 	return nil
 }
@@ -130,8 +130,9 @@ func (r *reading) checkReset(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r.warn(r.source, "ChangeLogReset", "the change log ends at row %d, and was read up to %d before: NetBox was restored from a backup, or "+
-		"the log was emptied; it is read from row %d on", newest.ID, r.state.cursor.ID, cursor.ID)
+	r.warn(r.source, v1alpha1.EventChangeLogReset,
+		"the change log ends at row %d, and was read up to %d before: NetBox was restored from a backup, or "+
+			"the log was emptied; it is read from row %d on", newest.ID, r.state.cursor.ID, cursor.ID)
 	if cursor == (netboxapi.Cursor{}) {
 		cursor.Time = r.state.cursorTime
 	}

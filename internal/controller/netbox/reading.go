@@ -310,18 +310,20 @@ func (r *reading) report() {
 	log := r.Log.WithValues("source", client.ObjectKeyFromObject(r.source).String())
 	if found.stored > 0 {
 		log.Info("changes of which no webhook came became events", "changes", found.stored, "first", found.first.String())
-		r.warn(r.source, "MissedChanges", "%d changes of which no webhook came became events from NetBox's change log; the first is %s",
+		r.warn(r.source, v1alpha1.EventMissedChanges,
+			"%d changes of which no webhook came became events from NetBox's change log; the first is %s",
 			found.stored, &found.first)
 	}
 	if found.skipped > 0 {
 		log.Info("changes that are too old were skipped", "changes", found.skipped, "first", found.firstSkipped.String())
-		r.warn(r.source, "ChangesSkipped", "%d changes that may have no event were skipped, because they are older than "+
+		r.warn(r.source, v1alpha1.EventChangesSkipped, "%d changes that may have no event were skipped, because they are older than "+
 			"spec.netbox.backfill.maxAge, or than the oldest event that spec.retention.maxEvents keeps; the first is %s",
 			found.skipped, &found.firstSkipped)
 	}
 	if found.phantoms > 0 {
 		log.Info("events are not in the change log", "events", found.phantoms, "first", found.firstPhantom)
-		r.warn(r.source, "PhantomEvents", "%d events are not in NetBox's change log, and were labeled %s: NetBox rolled their changes back; "+
-			"the first is %s", found.phantoms, v1alpha1.LabelPhantom, found.firstPhantom)
+		r.warn(r.source, v1alpha1.EventPhantomEvents,
+			"%d events are not in NetBox's change log, and were labeled %s: NetBox rolled their changes back; "+
+				"the first is %s", found.phantoms, v1alpha1.LabelPhantom, found.firstPhantom)
 	}
 }

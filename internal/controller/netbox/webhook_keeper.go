@@ -255,15 +255,16 @@ func (k *keeper) report(ctx context.Context) {
 	name := client.ObjectKeyFromObject(k.source).String()
 	if len(k.changed) > 0 {
 		text := strings.Join(k.changed, "; ")
-		k.recorder().Eventf(k.source, nil, corev1.EventTypeNormal, "WebhookChanged", "ConfigureWebhook", "in NetBox: %s", text)
+		k.recorder().Eventf(k.source, nil, corev1.EventTypeNormal, v1alpha1.EventWebhookChanged, "ConfigureWebhook", "in NetBox: %s", text)
 		logf.FromContext(ctx).Info("webhook in NetBox changed", "source", name, "changes", text)
 	}
 	if len(k.corrected) > 0 {
 		text := strings.Join(k.corrected, "; ")
 		k.Metrics.drift.WithLabelValues(name).Add(float64(k.correctedFields))
 		k.state.corrected = fmt.Sprintf("put right at %s, because it was changed in NetBox: %s", k.Clock.Now().UTC().Format(time.RFC3339), text)
-		k.recorder().Eventf(k.source, nil, corev1.EventTypeWarning, "DriftCorrected", "ConfigureWebhook", "put right, because it was changed in "+
-			"NetBox: %s; change spec.netbox.webhook instead", text)
+		k.recorder().Eventf(k.source, nil, corev1.EventTypeWarning, v1alpha1.EventDriftCorrected, "ConfigureWebhook",
+			"put right, because it was changed in "+
+				"NetBox: %s; change spec.netbox.webhook instead", text)
 		logf.FromContext(ctx).Info("webhook was changed in NetBox, and put right", "source", name, "changes", text)
 	}
 }

@@ -102,7 +102,7 @@ func (r *WebhookReconciler) removeFromNetBox(ctx context.Context, source *v1alph
 		what = "kept in"
 	}
 	text := fmt.Sprintf("%s %s NetBox at %s", strings.Join(objects, " and "), what, hostOf(source.Spec.NetBox.URL))
-	r.recorder().Eventf(source, nil, corev1.EventTypeNormal, "WebhookRemoved", "RemoveWebhook", "%s", text)
+	r.recorder().Eventf(source, nil, corev1.EventTypeNormal, v1alpha1.EventWebhookRemoved, "RemoveWebhook", "%s", text)
 	logf.FromContext(ctx).Info("webhook of a source removed", "result", text)
 	return nil
 }
@@ -159,7 +159,7 @@ func (r *WebhookReconciler) reportLeft(ctx context.Context, source *v1alpha1.Net
 		what = fmt.Sprintf("a webhook and an event rule named %s may remain", objectName(client.ObjectKeyFromObject(source)))
 	}
 	text := fmt.Sprintf("%s in %s, delete them there: %v", what, where, cause)
-	r.recorder().Eventf(source, nil, corev1.EventTypeWarning, "WebhookLeft", "RemoveWebhook", "%s", text)
+	r.recorder().Eventf(source, nil, corev1.EventTypeWarning, v1alpha1.EventWebhookLeft, "RemoveWebhook", "%s", text)
 	logf.FromContext(ctx).Info("webhook of a source left in NetBox", "result", text)
 }
 

@@ -233,7 +233,8 @@ func NewBacklogMetrics(registry prometheus.Registerer) *BacklogMetrics {
 	m := &BacklogMetrics{
 		maxPending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "netbox_events_max_pending_events",
-			Help: "Limit of pending events: spec.maxPending, by source (namespace/name). Reported by the leader alone.",
+			Help: "spec.maxPending, the number of pending events, with those that wait for groups, at which deliveries are answered with 429, by " +
+				"source (namespace/name). Reported by the leader alone.",
 		}, []string{"source"}),
 	}
 	registry.MustRegister(m.maxPending)
