@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -44,7 +45,11 @@ type notices struct {
 type noticeKey struct {
 	source string
 	result result
+	isTest bool
 }
+
+// testAgent begins the User-Agent of kubectl netbox, whose refused requests are no fault of NetBox: their Kubernetes Events do not warn.
+const testAgent = "kubectl-netbox"
 
 // acceptFailed is the noticeKey.result of an expression that failed on a delivery.
 const acceptFailed result = "accept_failed"
@@ -58,7 +63,7 @@ func newNotices(options Options) *notices {
 
 // refused reports a refused request; source is nil if none has its path.
 func (n *notices) refused(source *v1alpha1.NetBoxSource, request *http.Request, answer *answer) {
-	key := noticeKey{nameOf(source), answer.result}
+	key := noticeKey{source: nameOf(source), result: answer.result}
 	if allowed, suppressed := n.lines.Allow(key); allowed {
 		log := n.log.WithValues(tracing.LogValues(tracing.Traceparent(trace.SpanFromContext(request.Context())))...)
 		log.Info("request refused", "status", statuses[answer.result], "result", answer.message, "cause", causeOf(answer), "source", key.source,
@@ -68,15 +73,19 @@ func (n *notices) refused(source *v1alpha1.NetBoxSource, request *http.Request, 
 	if !ok || source == nil {
 		return
 	}
+	kind, what := corev1.EventTypeWarning, "delivery"
+	if key.isTest = strings.HasPrefix(request.UserAgent(), testAgent); key.isTest {
+		kind, what = corev1.EventTypeNormal, "test"
+	}
 	if allowed, _ := n.events.Allow(key); allowed {
-		n.recorder.Eventf(source, nil, corev1.EventTypeWarning, reason, "Receive", "delivery from %s answered with %d: %s",
-			request.RemoteAddr, statuses[answer.result], answer.message)
+		n.recorder.Eventf(source, nil, kind, reason, "Receive", "%s from %s answered with %d: %s",
+			what, request.RemoteAddr, statuses[answer.result], answer.message)
 	}
 }
 
 // acceptFailed reports an event that is stored because its source's spec.accept failed on it.
 func (n *notices) acceptFailed(source *v1alpha1.NetBoxSource, event *v1alpha1.NetBoxEvent, err error) {
-	key := noticeKey{nameOf(source), acceptFailed}
+	key := noticeKey{source: nameOf(source), result: acceptFailed}
 	if allowed, suppressed := n.lines.Allow(key); allowed {
 		n.log.Info("spec.accept.cel failed on an event, which is stored therefore; fix the expression", "cause", err.Error(),
 			"source", key.source, "namespace", event.Namespace, "name", event.Name, "suppressed", suppressed)

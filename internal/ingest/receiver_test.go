@@ -605,6 +605,25 @@ func TestContract(t *testing.T) {
 	}
 }
 
+// TestRefusedTests expects that tests of kubectl netbox that are refused do not warn, and do not keep a delivery of NetBox from it.
+func TestRefusedTests(t *testing.T) {
+	at := start(t, plane.Config)
+	target := newSource(t, at, "key", nil)
+	for _, test := range []struct{ agent, want string }{
+		{"kubectl-netbox", "Normal SignatureMismatch test from 127.0.0.1:"},
+		{"python-urllib3/2.8.0", "Warning SignatureMismatch delivery from 127.0.0.1:"},
+	} {
+		post(t, at.URL+source.Path(target), "{}", map[string]string{"User-Agent": test.agent})
+		for recorded := ""; !strings.HasPrefix(recorded, test.want); {
+			select {
+			case recorded = <-at.recorded:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("there is no Kubernetes Event %s", test.want)
+			}
+		}
+	}
+}
+
 // TestKeys rotates the key of a source.
 func TestKeys(t *testing.T) {
 	at := start(t, plane.Config)
