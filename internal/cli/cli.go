@@ -109,8 +109,10 @@ func (p *plugin) root() *cobra.Command {
 	p.addFlags(root)
 	root.AddCommand(
 		newCompletionCommand(p),
+		newDoctorCommand(p),
 		newEventsCommand(p),
 		newReplayCommand(p),
+		newSendCommand(p),
 		newShowCommand(p),
 		newStatusCommand(p),
 		newRecordCommand(p),

@@ -143,6 +143,10 @@ func TestCompletion(t *testing.T) {
 	c.run(t, "__complete", "render", "").check(t, 0, "announce-deletions\n", "ShellCompDirectiveDefault")
 	c.run(t, "__complete", "render", "announce-deletions", "").check(t, 0, event+"\n", "ShellCompDirectiveDefault")
 	c.run(t, "__complete", "record", event, "--rule", "").check(t, 0, "announce-deletions\n", "ShellCompDirectiveNoFileComp")
+	source := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "lab"}}
+	source.Spec.Unsigned = v1alpha1.UnsignedAccept
+	plane.Create(t, source)
+	c.run(t, "__complete", "send", "").check(t, 0, "lab\n", "ShellCompDirectiveDefault")
 	c.run(t, "__complete", "render", "x", "y", "--namespace", "").check(t, 0, c.namespace+"\n", "ShellCompDirectiveNoFileComp")
 	c.run(t, "__complete", "test", "-o", "").check(t, 0, "json\njunit\n", "ShellCompDirectiveNoFileComp")
 	run(t.Context(), "--kubeconfig", filepath.Join(t.TempDir(), "none"), "__complete", "render", "").check(t, 0, ":0\n", "ShellCompDirectiveDefault")

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -75,4 +77,16 @@ func write(to io.Writer, value any, format string) error {
 func (p *plugin) hasColors() bool {
 	file, isFile := p.Out.(*os.File)
 	return isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""
+}
+
+// confirm asks a question, and fails unless the answer is yes.
+func (p *plugin) confirm(question string) error {
+	fmt.Fprint(p.ErrOut, question+" [y/N] ")
+	answer, _ := bufio.NewReader(p.In).ReadString('\n')
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	default:
+		return errors.New("not confirmed, and nothing done; answer y, or pass --yes")
+	}
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -92,8 +90,10 @@ func (c *replayCommand) run(ctx context.Context, args []string) error {
 	if err := c.announce(events); err != nil {
 		return err
 	}
-	if err := c.confirm(len(events)); err != nil {
-		return err
+	if !c.isConfirmed {
+		if err := c.confirm("Replay " + plural(len(events), "event", "events") + "?"); err != nil {
+			return err
+		}
 	}
 	return c.replay(ctx, api, namespace, events, patch)
 }
@@ -196,20 +196,6 @@ func (c *replayCommand) announce(events []*v1alpha1.NetBoxEvent) error {
 		})
 	}
 	return c.section(rows)
-}
-
-func (c *replayCommand) confirm(number int) error {
-	if c.isConfirmed {
-		return nil
-	}
-	fmt.Fprintf(c.ErrOut, "Replay %s? [y/N] ", plural(number, "event", "events"))
-	answer, _ := bufio.NewReader(c.In).ReadString('\n')
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	default:
-		return errors.New("not confirmed, and nothing done; answer y, or pass --yes")
-	}
 }
 
 // replayPatch is the patch that requests a replay.
