@@ -118,6 +118,7 @@ var doctorChecks = []func(*doctor, context.Context){
 	(*doctor).checkURL,
 	(*doctor).checkSources,
 	(*doctor).checkRules,
+	(*doctor).addRest,
 	(*doctor).checkRights,
 }
 
@@ -159,7 +160,10 @@ func (c *doctorCommand) run(ctx context.Context, p *plugin) (*diagnosis, error) 
 
 func (d *doctor) add(result checkResult, about, text, next string) {
 	next = strings.ReplaceAll(next, "{namespace}", d.Namespace)
-	d.Checks = append(d.Checks, check{about, result, oneline.Of(text, maxLineBytes), next})
+	added := check{about, result, oneline.Of(text, maxLineBytes), next}
+	if !slices.Contains(d.Checks, added) { // two sources may share an Ingress
+		d.Checks = append(d.Checks, added)
+	}
 }
 
 func (d *doctor) ok(about, format string, args ...any) {
@@ -200,14 +204,17 @@ func (d *doctor) checkOperators(context.Context) {
 	}
 	for i := range d.found.Operators {
 		operator := &d.found.Operators[i]
-		about := "operator"
-		if operator.deployment != nil {
-			about += " " + operator.Namespace + "/" + operator.Name
-		}
-		if !d.addFindings(about) {
-			d.ok(about, "%s", strings.TrimPrefix(d.operatorText(operator), operator.Namespace+"/"+operator.Name+" "))
+		if about := aboutOperator(operator); !d.addFindings(about) {
+			d.ok(about, "%s", strings.TrimPrefix(operator.Version+": "+d.operatorState(operator), ": "))
 		}
 	}
+}
+
+func aboutOperator(operator *operator) string {
+	if operator.Name == "" {
+		return "operator"
+	}
+	return "operator " + operator.Namespace + "/" + operator.Name
 }
 
 // checkURL compares the path of the flag with those of the sources.
@@ -244,6 +251,15 @@ func (d *doctor) checkRules(context.Context) {
 	}
 	if len(good) > 0 {
 		d.ok("rules", "%d ready: %s", len(good), list(good))
+	}
+}
+
+// addRest adds what status found wrong with anything else, such as refused deliveries of a source that was deleted since.
+func (d *doctor) addRest(context.Context) {
+	for _, finding := range d.found.Wrong {
+		if !slices.ContainsFunc(d.Checks, func(check check) bool { return check.About == finding.About }) {
+			d.addFindings(finding.About)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -272,9 +273,13 @@ func (d *doctor) checkMiddleware(s *v1alpha1.NetBoxSource, route *route, name st
 	}
 }
 
-// checkServersTransport looks at the time-out of Traefik.
-func (d *doctor) checkServersTransport(ctx context.Context, about string, operator *operator, namespace, reference string) {
-	spec, err := d.traefik(ctx, "ServersTransport", namespace, reference)
+// checkServersTransport looks at the time-out of Traefik to a Service.
+func (d *doctor) checkServersTransport(ctx context.Context, about string, operator *operator, service *corev1.Service) {
+	reference := service.Annotations["traefik.ingress.kubernetes.io/service.serverstransport"]
+	if reference == "" {
+		return
+	}
+	spec, err := d.traefik(ctx, "ServersTransport", service.Namespace, reference)
 	if err != nil {
 		d.unknown(about, "what ServersTransport %s does: %v", reference, err)
 		return

@@ -56,7 +56,7 @@ func (d *doctor) findRoutes(ctx context.Context) {
 		if operator.deployment == nil {
 			continue
 		}
-		about := fmt.Sprintf("operator %s/%s", operator.Namespace, operator.Name)
+		about := aboutOperator(operator)
 		services, err := d.services(ctx, operator.deployment)
 		if err != nil {
 			d.unknown(about, "its Service and Ingress: %v", clusterError(err, "list", "services", operator.Namespace))
@@ -67,10 +67,20 @@ func (d *doctor) findRoutes(ctx context.Context) {
 				"install the chart, which has the Service, or correct the selector of yours")
 			continue
 		}
-		routes := append(d.ingressRoutes(ctx, operator, services), d.gatewayRoutes(ctx, operator, services)...)
+		ingresses, ingressErr := d.ingressRoutes(ctx, operator, services)
+		gateways, gatewayErr := d.gatewayRoutes(ctx, operator, services)
+		for _, err := range []error{ingressErr, gatewayErr} {
+			if err != nil {
+				d.unknown(about, "what leads to its Service: %v", err)
+			}
+		}
+		routes := slices.Concat(ingresses, gateways)
 		d.routes = append(d.routes, routes...)
-		for _, service := range services {
-			d.checkService(ctx, about, operator, &service, routes)
+		for i := range services {
+			if len(routes) == 0 && ingressErr == nil && gatewayErr == nil {
+				d.checkUnrouted(about, &services[i])
+			}
+			d.checkServersTransport(ctx, about, operator, &services[i])
 		}
 	}
 }
@@ -90,28 +100,21 @@ func (d *doctor) services(ctx context.Context, deployment *appsv1.Deployment) ([
 	}), nil
 }
 
-// checkService says how a Service is reached, where nothing but itself leads to it.
-func (d *doctor) checkService(ctx context.Context, about string, operator *operator, service *corev1.Service, routes []route) {
-	switch {
-	case len(routes) > 0:
-	case service.Spec.Type == corev1.ServiceTypeLoadBalancer || service.Spec.Type == corev1.ServiceTypeNodePort:
+// checkUnrouted says how a Service is reached to which no Ingress and no HTTPRoute leads.
+func (d *doctor) checkUnrouted(about string, service *corev1.Service) {
+	if service.Spec.Type == corev1.ServiceTypeLoadBalancer || service.Spec.Type == corev1.ServiceTypeNodePort {
 		d.ok(about, "Service %s is of type %s, without Ingress or HTTPRoute", service.Name, service.Spec.Type)
-	default:
-		d.ok(about, "no Ingress or HTTPRoute leads to Service %s: NetBox reaches it in the cluster alone, at http://%s.%s.svc",
-			service.Name, service.Name, service.Namespace)
+		return
 	}
-	const serversTransport = "traefik.ingress.kubernetes.io/service.serverstransport"
-	if name := service.Annotations[serversTransport]; name != "" {
-		d.checkServersTransport(ctx, about, operator, service.Namespace, name)
-	}
+	d.ok(about, "no Ingress or HTTPRoute leads to Service %s: NetBox reaches it in the cluster alone, at http://%s.%s.svc",
+		service.Name, service.Name, service.Namespace)
 }
 
 // ingressRoutes returns the paths of Ingresses that lead to Services.
-func (d *doctor) ingressRoutes(ctx context.Context, operator *operator, services []corev1.Service) (routes []route) {
+func (d *doctor) ingressRoutes(ctx context.Context, operator *operator, services []corev1.Service) (routes []route, err error) {
 	var ingresses networkingv1.IngressList
 	if err := d.api.List(ctx, &ingresses, client.InNamespace(operator.Namespace)); err != nil {
-		d.unknown("Ingress", "%v", clusterError(err, "list", "ingresses", operator.Namespace))
-		return nil
+		return nil, clusterError(err, "list", "ingresses", operator.Namespace)
 	}
 	for i := range ingresses.Items {
 		ingress := &ingresses.Items[i]
@@ -140,7 +143,7 @@ func (d *doctor) ingressRoutes(ctx context.Context, operator *operator, services
 			}
 		}
 	}
-	return routes
+	return routes, nil
 }
 
 // tlsOf returns whether an Ingress serves https for a host, and the Secret of the certificate.
@@ -278,12 +281,11 @@ type httpRoute struct {
 }
 
 // gatewayRoutes returns the paths of HTTPRoutes that lead to Services.
-func (d *doctor) gatewayRoutes(ctx context.Context, operator *operator, services []corev1.Service) (routes []route) {
+func (d *doctor) gatewayRoutes(ctx context.Context, operator *operator, services []corev1.Service) (routes []route, err error) {
 	kind := schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "HTTPRouteList"}
 	objects, err := d.listUnstructured(ctx, kind, client.InNamespace(operator.Namespace))
 	if err != nil {
-		d.unknown("HTTPRoute", "%v", clusterError(err, "list", "httproutes", operator.Namespace))
-		return nil
+		return nil, clusterError(err, "list", "httproutes", operator.Namespace)
 	}
 	for _, object := range objects {
 		var found httpRoute
@@ -298,7 +300,7 @@ func (d *doctor) gatewayRoutes(ctx context.Context, operator *operator, services
 		}
 		routes = append(routes, mine...)
 	}
-	return routes
+	return routes, nil
 }
 
 func gatewayPaths(found *httpRoute, about string, operator *operator, services []corev1.Service) (routes []route) {

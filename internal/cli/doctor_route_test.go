@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,8 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
@@ -16,10 +19,7 @@ import (
 )
 
 func TestKeyProblem(t *testing.T) {
-	long := string(make([]rune, 0))
-	for range 256 {
-		long += "é"
-	}
+	long := strings.Repeat("é", maxKeyCharacters+1)
 	for key, want := range map[string]checkResult{
 		"k3y with spaces, and an ü": "", "\u00a0k3y after a no-break space": resultProblem, "two lines\nof a k3y, as of base64": resultWarning,
 		"short": resultWarning, long: resultProblem, long[2:]: "", "no text \xff, but long enough": resultProblem, "with a \x00 in it, and so on": resultProblem,
@@ -51,6 +51,40 @@ func TestSizes(t *testing.T) {
 		if got := parseSize(value); got != want {
 			t.Errorf("%s: %d, want %d", value, got, want)
 		}
+	}
+}
+
+// TestCertificates looks at certificates of a host that are well, or not.
+func TestCertificates(t *testing.T) {
+	now := time.Now()
+	_, well := certificate(t, testHost, now.Add(90*24*time.Hour))
+	_, ending := certificate(t, testHost, now.Add(10*24*time.Hour))
+	_, ended := certificate(t, testHost, now.Add(-time.Hour))
+	for reason, test := range map[string]struct {
+		text, host string
+		result     checkResult
+		want       string
+	}{
+		"well":         {string(readFile(t, well)), testHost, "", ""},
+		"any host":     {string(readFile(t, well)), "", "", ""},
+		"ends soon":    {string(readFile(t, ending)), testHost, resultWarning, "ends soon, at "},
+		"is over":      {string(readFile(t, ended)), testHost, resultProblem, "is over since "},
+		"another host": {string(readFile(t, well)), "other.example.com", resultProblem, "is not for other.example.com: certificate \"CN=Example CA\" for " + testHost},
+		"none":         {"x", testHost, resultProblem, "has no certificate"},
+		"malformed":    {"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", testHost, resultProblem, "is malformed"},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			d := &doctor{plugin: newPlugin(genericiooptions.NewTestIOStreamsDiscard())}
+			d.checkCertificate("Ingress", []byte(test.text), test.host)
+			switch {
+			case test.result == "" && len(d.Checks) > 0:
+				t.Errorf("%+v", d.Checks)
+			case test.result != "" && (len(d.Checks) != 1 || d.Checks[0].Result != test.result || d.Checks[0].Next == ""):
+				t.Errorf("%+v, want one %s", d.Checks, test.result)
+			case test.result != "":
+				contains(t, d.Checks[0].Text, test.want)
+			}
+		})
 	}
 }
 
@@ -115,6 +149,24 @@ func TestDoctorRoutes(t *testing.T) {
 		"a redirect": {func(t *testing.T, namespace string) {
 			newIngress(t, namespace, "/", map[string]string{nginx + "permanent-redirect": "https://other.example.com"})
 		}, exitFound, []string{"permanent-redirect redirects to https://other.example.com"}},
+		"two operators": {func(t *testing.T, namespace string) {
+			installOperator(t, plane().Namespace(t), namespace, time.Now())
+		}, exitFound, []string{"2 operators watch namespace"}},
+		"no Service": {func(t *testing.T, namespace string) {
+			if err := plane().Client.DeleteAllOf(t.Context(), &corev1.Service{}, client.InNamespace(namespace)); err != nil {
+				t.Fatal(err)
+			}
+		}, exitFound, []string{"selects its pods: no delivery reaches them"}},
+		"a load balancer": {func(t *testing.T, namespace string) {
+			var service corev1.Service
+			if err := plane().Client.Get(t.Context(), keyOf(namespace, operatorName), &service); err != nil {
+				t.Fatal(err)
+			}
+			service.Spec.Type = corev1.ServiceTypeLoadBalancer
+			if err := plane().Client.Update(t.Context(), &service); err != nil {
+				t.Fatal(err)
+			}
+		}, exitWell, []string{"is of type LoadBalancer, without Ingress or HTTPRoute"}},
 		"HAProxy": {func(t *testing.T, namespace string) {
 			newIngress(t, namespace, "/", map[string]string{haproxy + "timeout-server": "5s", haproxy + "path-rewrite": "/"})
 		}, exitFound, []string{"timeout-server is 5s", "path-rewrite changes the path"}},

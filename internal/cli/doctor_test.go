@@ -170,10 +170,7 @@ var mistakes = []mistake{
 		make: func(t *testing.T, p *patient) {
 			p.delivered(t, nil)
 			newIngress(t, p.namespace, "/webhook", map[string]string{nginxRewrite: "/"})
-			p.url(newProxy(t, p.receiver, nil, func(_ http.ResponseWriter, request *http.Request) bool {
-				request.URL.Path = "/"
-				return false
-			}))
+			p.url(newProxy(t, p.receiver, nil, changing(func(request *http.Request) { request.URL.Path = "/" })))
 		},
 		want: []string{"rewrite-target makes / of the path", "the operator answers with 404: no NetBoxSource has this path"},
 	},
@@ -442,9 +439,28 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("exit code %d, %v in %s", got.code, err, got.out)
 		}
 	})
+	t.Run("a deleted source", func(t *testing.T) {
+		plane().Create(t, &corev1.Event{
+			ObjectMeta:     metav1.ObjectMeta{Namespace: wrong, Name: "refused"},
+			InvolvedObject: corev1.ObjectReference{APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxSource", Namespace: wrong, Name: "gone"},
+			Type:           corev1.EventTypeWarning, Reason: "SignatureMismatch", Action: "Receive", Message: "delivery answered with 401",
+			ReportingController: operatorName, ReportingInstance: "x", EventTime: metav1.NewMicroTime(time.Now()),
+		})
+		user := newSession(t, wrong)
+		user.later(0)
+		contains(t, user.run(t, "doctor").out, "source gone\n  problem   deliveries were refused (SignatureMismatch)")
+	})
 	t.Run("another URL", func(t *testing.T) {
 		got := newSession(t, well).run(t, "doctor", "--url", "https://"+testHost+"/webhook/other", "--connect-to", direct, "--ca-file", caFile)
 		contains(t, got.out, "no source of this namespace has the path /webhook/other; they have /webhook/doctor/netbox")
+	})
+	t.Run("http", func(t *testing.T) {
+		got := newSession(t, wrong).run(t, "doctor", "--url", "http://"+testHost, "--connect-to", redirecting)
+		contains(t, got.out, "problem   it redirects http://"+testHost+"/webhook/doctor-wrong/netbox to https")
+	})
+	t.Run("an unknown CA", func(t *testing.T) {
+		got := newSession(t, well).run(t, "doctor", "--connect-to", direct)
+		contains(t, got.out, "warning   its certificate is of no CA that is known here", "Next: pass --ca-file; and set the CA file path of NetBox's webhook")
 	})
 	t.Run("rights", func(t *testing.T) {
 		user := newSession(t, well)

@@ -82,9 +82,9 @@ func (d *doctor) checkWay(ctx context.Context, s *v1alpha1.NetBoxSource) {
 // checkReply says what came of a request that the operator has to refuse. It reports whether it did.
 func (d *doctor) checkReply(about string, to *url.URL, reply *reply) (isRefused bool) {
 	d.checkServed(about, to, reply)
-	isAsked := d.url != nil || d.reach.connectTo != ""
+	isNamed := d.url != nil || d.reach.connectTo != ""
 	switch {
-	case (reply.failedAt == hopDNS || reply.failedAt == hopTCP) && !isAsked:
+	case slices.Contains([]string{hopDNS, hopTCP, hopTLS}, reply.failedAt) && !isNamed:
 		d.unknown(about, "it cannot be reached from here: %v", reply.err)
 	case reply.failedAt != "":
 		d.add(resultProblem, about, fmt.Sprintf("%s failed: %v", reply.failedAt, reply.err), replyStep(reply, d.Namespace))

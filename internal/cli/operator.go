@@ -40,10 +40,18 @@ type operator struct {
 	deployment *appsv1.Deployment
 }
 
-// operatorText describes an operator.
-func (p *plugin) operatorText(row *operator) string {
+// name returns the namespace, the name and the version of an operator, "" for one without name.
+func (o *operator) name() string {
+	if o.Name == "" {
+		return ""
+	}
+	return strings.TrimSpace(o.Namespace + "/" + o.Name + " " + o.Version)
+}
+
+// operatorState says how many replicas are ready, and which leads.
+func (p *plugin) operatorState(row *operator) string {
 	if row.Name == "" {
-		text := "without Deployment and Lease: it looked at all sources"
+		text := "no Deployment and no Lease is visible; it looked at all sources"
 		if row.Wrote != nil {
 			text += ", and last wrote the status of one " + p.age(row.Wrote.Time) + " ago"
 		}
@@ -53,11 +61,10 @@ func (p *plugin) operatorText(row *operator) string {
 	if row.Leader != "" {
 		leads = "leader " + row.Leader
 	}
-	name := strings.TrimSpace(row.Namespace + "/" + row.Name + " " + row.Version)
 	if row.deployment == nil {
-		return fmt.Sprintf("%s: no Deployment is visible, %s", name, leads)
+		return "no Deployment is visible, " + leads
 	}
-	return fmt.Sprintf("%s: %d of %d replicas ready, %s", name, row.Ready, row.Replicas, leads)
+	return fmt.Sprintf("%d of %d replicas ready, %s", row.Ready, row.Replicas, leads)
 }
 
 // listDeployments returns the Deployments of all operators, or, without the right to list those of all namespaces, of those in one.

@@ -91,11 +91,11 @@ func (c *sendCommand) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	isSure, err := c.announce(ctx, api, &target, key, body)
+	isHarmless, err := c.announce(ctx, api, &target, key, body)
 	if err != nil {
 		return err
 	}
-	if err := c.confirm(isSure || c.isConfirmed, "Send it?"); err != nil {
+	if err := c.confirm(isHarmless || c.isConfirmed, "Send it?"); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -183,13 +183,16 @@ func testBody(now time.Time) ([]byte, error) {
 	})
 }
 
-// announce says what is sent, and what rules do about it. It reports whether nothing will be done about it for sure.
+// announce says what is sent, and what rules do about it. It reports whether it is known that they do nothing.
 func (c *sendCommand) announce(
 	ctx context.Context, api client.Client, target *v1alpha1.NetBoxSource, key *secretkeys.Key, body []byte,
-) (isSure bool, err error) {
+) (isHarmless bool, err error) {
 	signed := "unsigned, because the source has no secretRef"
 	if key != nil {
 		signed = fmt.Sprintf("signed with key %s of Secret %s", key.Name, target.Spec.SecretRef.Name)
+		if result, problem, next := keyProblem(string(key.Value)); result == resultProblem {
+			fmt.Fprintf(c.ErrOut, "warning: key %s of Secret %s %s; %s\n", key.Name, target.Spec.SecretRef.Name, problem, next)
+		}
 	}
 	decoded, err := netbox.Decode(body, target.Spec.Redact)
 	if err != nil {

@@ -28,7 +28,7 @@ import (
 
 const testHost = "netbox-events.example.com"
 
-// certificate makes a certificate for a host, and writes it to a file.
+// certificate makes a certificate for a host, and writes it to the file tls.crt, and its key to tls.key.
 func certificate(t *testing.T, host string, until time.Time) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -43,11 +43,20 @@ func certificate(t *testing.T, host string, until time.Time) (tls.Certificate, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "ca.crt")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes}), 0o600); err != nil {
+	private, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{bytes}, PrivateKey: key}, file
+	directory := t.TempDir()
+	writePEM := func(name, kind string, bytes []byte) string {
+		file := filepath.Join(directory, name)
+		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	writePEM("tls.key", "EC PRIVATE KEY", private)
+	return tls.Certificate{Certificate: [][]byte{bytes}, PrivateKey: key}, writePEM("tls.crt", "CERTIFICATE", bytes)
 }
 
 // newProxy starts a proxy such as that of an Ingress, which may answer by itself, and returns its address. With a certificate it serves
@@ -68,6 +77,22 @@ func newProxy(t *testing.T, receiver string, certificate *tls.Certificate, answe
 	}
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
+}
+
+// changing changes requests on their way.
+func changing(change func(*http.Request)) func(http.ResponseWriter, *http.Request) bool {
+	return func(_ http.ResponseWriter, request *http.Request) bool {
+		change(request)
+		return false
+	}
+}
+
+// breakingOff ends an answer in its body.
+func breakingOff(w http.ResponseWriter, _ *http.Request) bool {
+	w.Header().Set("Content-Length", "100")
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	panic(http.ErrAbortHandler)
 }
 
 func redirectTo(status int, location string) func(http.ResponseWriter, *http.Request) bool {
@@ -129,6 +154,7 @@ func TestSend(t *testing.T) {
 		got := user.run(t, "send", "netbox")
 		contains(t, got.out+got.err, "Rules match it, and will execute their actions: every-branch", "Send it? [y/N]", "not confirmed, and nothing done")
 		user.in = "y\n"
+		eventually(t, "the receiver does not know the change", func() bool { return user.run(t, byURL(direct)...).code == exitWell })
 		got = user.run(t, "send", "netbox")
 		contains(t, got.out, "Stored as event test-1-created-")
 		user.in = ""
@@ -144,8 +170,8 @@ func TestSend(t *testing.T) {
 		{"the same again", body(t, "netbox-4.7.3-live/391"), nil, exitWell, []string{"Stored before, as event site-13-updated-"}},
 		{"another body", `{"a": "b\u001b"}`, nil, exitFound, []string{"This is no event, and will be refused", "HTTP     422", "- data: is missing", "Not stored."}},
 		{"no JSON", "\x1b[2J", nil, exitFound, []string{"HTTP     400", "Not stored."}},
-		{"accept", body(t, "netbox-4.7.3-live/391"), func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{ObjectTypes: []string{"dcim.rack"}} }, exitWell, []string{"spec.accept does not match it: it is not stored", "Well received, and not stored"}},
-		{"suspended", "{}", func(s *v1alpha1.NetBoxSourceSpec) { s.Suspend = true }, exitFound, []string{"503", "this source is suspended", "Next: kubectl netbox doctor"}},
+		{"accept", body(t, "netbox-4.7.3-live/391"), func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{ObjectTypes: []string{"dcim.rack"}} }, exitWell, []string{"Well received, and not stored", "spec.accept does not match it: it is not stored"}},
+		{"suspended", "{}", func(s *v1alpha1.NetBoxSourceSpec) { s.Suspend = true }, exitFound, []string{"this source is suspended", "HTTP     503", "Next: kubectl netbox doctor"}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			if test.change != nil {
@@ -154,7 +180,11 @@ func TestSend(t *testing.T) {
 			if err := os.WriteFile(file, []byte(test.body), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			got := user.run(t, byURL(direct, file, "--yes")...)
+			var got output
+			eventually(t, "the receiver does not know the change", func() bool {
+				got = user.run(t, byURL(direct, file, "--yes")...)
+				return test.change == nil || strings.Contains(got.out, test.want[0])
+			})
 			if got.code != test.code || strings.Contains(got.out, "\x1b") {
 				t.Errorf("exit code %d", got.code)
 			}
@@ -162,20 +192,35 @@ func TestSend(t *testing.T) {
 		})
 	}
 	t.Run("what is wrong", func(t *testing.T) {
+		got := user.run(t, byURL(direct)...)
+		contains(t, got.out, "Next: kubectl netbox doctor")
+		changeSource(t, space, func(s *v1alpha1.NetBoxSourceSpec) { s.Suspend, s.Accept = false, nil })
+		user.in = "y\n"
 		old, oldFile := certificate(t, testHost, time.Now().Add(-time.Hour))
 		closed := freeAddress(t)
-		html := func(w http.ResponseWriter, _ *http.Request) bool {
+		hostile := func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			_, err := w.Write([]byte("<h1>Login\x1b[2J</h1>"))
 			return err == nil
 		}
 		for want, args := range map[string][]string{
-			"Next: kubectl netbox doctor":                  byURL(direct),
 			"certificate has expired":                      {"send", "netbox", "--url", "https://" + testHost, "--ca-file", oldFile, "--connect-to", newProxy(t, receiver, &old, nil)},
 			"certificate signed by unknown authority":      {"send", "netbox", "--url", "https://" + testHost, "--connect-to", direct},
 			"valid for " + testHost + ", not other.":       {"send", "netbox", "--url", "https://other.example.com", "--ca-file", caFile, "--connect-to", direct},
 			"connection refused":                           byURL(closed),
-			"not of the operator: text/html <h1>Login [2J": byURL(newProxy(t, receiver, &served, html)),
+			"502 Bad Gateway":                              byURL(newProxy(t, closed, &served, nil)),
+			"the proxy reaches no pod of the operator":     byURL(newProxy(t, receiver, &served, html(http.StatusServiceUnavailable))),
+			"raise the time-out of the proxy above --hold": byURL(newProxy(t, receiver, &served, html(http.StatusGatewayTimeout))),
+			"raise the body size limit of the Ingress":     byURL(newProxy(t, receiver, &served, html(http.StatusRequestEntityTooLarge))),
+			"the Ingress has no such host or path":         byURL(newProxy(t, receiver, &served, html(http.StatusNotFound))),
+			"NetBox takes that for a success":              byURL(newProxy(t, receiver, &served, html(http.StatusOK))),
+			"correct the URL, or the Ingress":              byURL(newProxy(t, receiver, &served, html(http.StatusTeapot))),
+			"NetBox repeats the POST there":                byURL(newProxy(t, receiver, &served, redirectTo(http.StatusPermanentRedirect, "/a"))),
+			"a proxy changed the path":                     byURL(newProxy(t, receiver, &served, changing(func(request *http.Request) { request.URL.Path = "/" }))),
+			"a proxy changed the body":                     byURL(newProxy(t, receiver, &served, changing(func(request *http.Request) { request.Header.Del("X-Hook-Signature") }))),
+			"a proxy changed the method":                   byURL(newProxy(t, receiver, &served, changing(func(request *http.Request) { request.Method = http.MethodGet }))),
+			"the answer broke off":                         byURL(newProxy(t, receiver, &served, breakingOff)),
+			"not of the operator: text/html <h1>Login [2J": byURL(newProxy(t, receiver, &served, hostile)),
 			"first record does not look like a TLS":        byURL(receiver),
 			"DNS   lookup netbox.invalid":                  {"send", "netbox", "--url", "http://netbox.invalid"},
 			"--url must be a URL such as":                  {"send", "netbox", "--url", "netbox"},
@@ -190,6 +235,8 @@ func TestSend(t *testing.T) {
 			}
 			contains(t, got.out+got.err, want)
 		}
+		got = user.run(t, "send", "netbox", "--url", "https://"+testHost, "--connect-to", newProxy(t, receiver, &old, nil), "--insecure-skip-verify")
+		contains(t, got.out, "the certificate is not valid: x509: certificate has expired", "Stored as event")
 	})
 	t.Run("rights", func(t *testing.T) {
 		viewer := newSession(t, space)
@@ -203,6 +250,49 @@ func TestSend(t *testing.T) {
 			t.Errorf("exit code %d", got.code)
 		}
 	})
+}
+
+// TestSendTLS sends to a pod that serves https, with a key that NetBox cannot have.
+func TestSendTLS(t *testing.T) {
+	space := plane().Namespace(t)
+	_, file := certificate(t, operatorName, time.Now().Add(time.Hour))
+	plain := startManager(t, plane().Config, "--watch-namespaces="+space)
+	encrypted := startManager(t, plane().Config, "--watch-namespaces="+space, "--webhook-cert-dir="+filepath.Dir(file))
+	installOperator(t, space, space, time.Now())
+	var deployment appsv1.Deployment
+	if err := plane().Client.Get(t.Context(), keyOf(space, operatorName), &deployment); err != nil {
+		t.Fatal(err)
+	}
+	container := &deployment.Spec.Template.Spec.Containers[0]
+	container.Args = append(container.Args, "--webhook-cert-dir=/etc/webhook-tls", "--webhook-bind-address=:9443")
+	if err := plane().Client.Update(t.Context(), &deployment); err != nil {
+		t.Fatal(err)
+	}
+	user := newSession(t, space)
+	newSecret(t, space, " "+signingSecret)
+	newSignedSource(t, space, plain, nil)
+	got := user.run(t, "send", "netbox")
+	contains(t, got.err, "no pod of Deployment "+space+"/netbox-event-operator is ready; kubectl describe pods -n "+space)
+	newPod(t, &deployment, encrypted)
+	got = user.run(t, "send", "netbox")
+	contains(t, got.out+got.err, "2xvkq."+space+":9443/webhook/"+space+"/netbox", `certificate "CN=Example CA"`, "Stored as event test-1-created-",
+		"warning: key secret of Secret netbox-webhook begins with white space")
+	if got.code != exitWell {
+		t.Errorf("exit code %d", got.code)
+	}
+
+	user.user = "forwarder"
+	allow(t, space, user.user,
+		rbacv1.PolicyRule{
+			APIGroups: []string{v1alpha1.SchemeGroupVersion.Group}, Resources: []string{"netboxsources", "netboxeventrules"}, Verbs: []string{"get", "list"},
+		},
+		rbacv1.PolicyRule{APIGroups: []string{"", "apps"}, Resources: []string{"secrets", "pods", "deployments"}, Verbs: []string{"get", "list"}})
+	got = user.run(t, "send", "netbox")
+	contains(t, got.err, "cannot forward a port to pod "+space+"/netbox-event-operator-6d4cf56db6-2xvkq: ", "pods/portforward",
+		"it needs the right to create pods/portforward in namespace "+space+"; or send by --url")
+	if got.code != exitFailed {
+		t.Errorf("exit code %d", got.code)
+	}
 }
 
 // changeSource changes the source of a namespace, and waits until its status is of the change.
@@ -220,5 +310,4 @@ func changeSource(t *testing.T, namespace string, change func(*v1alpha1.NetBoxSo
 		err := plane().Client.Get(t.Context(), keyOf(namespace, "netbox"), &source)
 		return err == nil && readyReason(&source) != ""
 	})
-	time.Sleep(100 * time.Millisecond) // the receiver's cache
 }

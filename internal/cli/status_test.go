@@ -175,7 +175,7 @@ func TestStatusProcess(t *testing.T) {
 		}
 		contains(t, got.out, text)
 	}
-	look(exitWell, "Operator without Deployment and Lease: it looked at all sources, and last wrote the status of one ")
+	look(exitWell, "Operator: no Deployment and no Lease is visible; it looked at all sources, and last wrote the status of one ")
 
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: operatorName}, Spec: coordinationv1.LeaseSpec{
 		HolderIdentity: new("laptop_8a2b"), LeaseDurationSeconds: new(int32(15)), RenewTime: new(metav1.NowMicro()),

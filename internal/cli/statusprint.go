@@ -93,7 +93,7 @@ func (p *plugin) printRules(rules []ruleOverview, isEverywhere bool) error {
 // printOperators prints who leads, and the versions.
 func (p *plugin) printOperators(found *overview) {
 	for i := range found.Operators {
-		fmt.Fprintln(p.Out, "Operator "+p.operatorText(&found.Operators[i]))
+		fmt.Fprintf(p.Out, "%s: %s\n", strings.TrimSpace("Operator "+found.Operators[i].name()), p.operatorState(&found.Operators[i]))
 	}
 	if found.CRDs != nil {
 		text := found.CRDs.String()
