@@ -26,8 +26,8 @@ expect() {
 make -s --no-print-directory release-notes VERSION="$VERSION" >"$work/notes.md"
 echo "ok: release notes: $(wc -l <"$work/notes.md") lines"
 if [[ $VERSION != v0.0.0-* ]]; then
-  expect "version of the chart" "$(awk '$1 == "version:" { print $2 }' charts/netbox-event-operator/Chart.yaml)" "${VERSION#v}"
-  expect "appVersion of the chart" "$(awk '$1 == "appVersion:" { print $2 }' charts/netbox-event-operator/Chart.yaml)" "$VERSION"
+  expect "version of the chart" "$(awk '/^version:/ { print $2 }' charts/netbox-event-operator/Chart.yaml)" "${VERSION#v}"
+  expect "appVersion of the chart" "$(awk '/^appVersion:/ { print $2 }' charts/netbox-event-operator/Chart.yaml)" "$VERSION"
 fi
 
 crane=$(go tool -n -modfile=hack/image/go.mod crane)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,7 +90,8 @@ func run(o *options) error {
 		archives = append(archives, made)
 		document.Subjects = append(document.Subjects, sbom.Subject{
 			ID: made.OS + "-" + made.Architecture, Name: made.Name, Purpose: "ARCHIVE", SHA256: made.SHA256,
-			PURL:     "pkg:generic/" + program + "@" + o.version + "?download_url=" + downloads(o.version) + made.Name,
+			PURL: "pkg:generic/" + program + "@" + o.version + "?download_url=" +
+				url.QueryEscape(downloads(o.version)+made.Name),
 			Binaries: []string{o.binary(platform)},
 		})
 	}
