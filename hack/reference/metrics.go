@@ -31,7 +31,8 @@ func (r *recorder) MustRegister(collectors ...prometheus.Collector) {
 }
 
 // description matches the text of a prometheus.Desc, which has no other way to its parts.
-var description = regexp.MustCompile(`^Desc\{fqName: "(.*?)", help: "(.*)", unit: ".*?", constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}\}$`)
+var description = regexp.MustCompile(
+	`^Desc\{fqName: "(.*?)", help: "(.*)", unit: ".*?", constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}\}$`)
 
 // metrics returns the page of the metrics, as internal/app registers them.
 func metrics() (string, error) {
