@@ -105,9 +105,9 @@ func conditions() (string, error) {
 	}
 	for _, part := range []struct{ kind, heading, about string }{
 		{"Event", "Kubernetes Events", "The reasons of the Events of a NetBoxSource are listed here. It also has an Event when " +
-			"`NetBoxReachable` or `WebhookConfigured` changes, with the reason of the condition. The Events of a NetBoxEventRule have the reasons `Retrying`, " +
-			"`DeliveryFailed` and `ExpressionError`. Those of a NetBoxEvent are written by [event actions](../rules.md#event), with reasons " +
-			"that rules define."},
+			"`NetBoxReachable` or `WebhookConfigured` changes, with the reason of the condition. The Events of a NetBoxEventRule have the " +
+			"reasons `Retrying`, `DeliveryFailed` and `ExpressionError`. Those of a NetBoxEvent are written by [event " +
+			"actions](../rules.md#event), with reasons that rules define."},
 		{"Label", "Labels", ""},
 		{"Annotation", "Annotations", ""},
 		{"Finalizer", "Finalizers", ""},
