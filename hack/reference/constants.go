@@ -6,7 +6,6 @@ import (
 	"go/parser"
 	"go/token"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -75,15 +74,12 @@ func conditions() (string, error) {
 	}
 	identifier := regexp.MustCompile(`\b[A-Z]\w+`)
 	sentence := func(doc string) string { // with values in place of Go's names
-		var text strings.Builder
-		last := 0
-		for _, found := range identifier.FindAllStringIndex(doc, -1) {
-			if value, ok := values[doc[found[0]:found[1]]]; ok {
-				text.WriteString(prose(doc[last:found[0]]) + spaceAfter(doc[last:found[0]]) + code(value) + spaceBefore(doc[found[1]:]))
-				last = found[1]
+		return prose(identifier.ReplaceAllStringFunc(doc, func(name string) string {
+			if value, ok := values[name]; ok {
+				return "`" + value + "`"
 			}
-		}
-		return text.String() + prose(doc[last:])
+			return name
+		}))
 	}
 
 	var page strings.Builder
@@ -108,10 +104,10 @@ func conditions() (string, error) {
 		}
 	}
 	for _, part := range []struct{ kind, heading, about string }{
-		{"Event", "Kubernetes Events", "The reasons of the Events of a NetBoxSource are listed here. It also has an Event when `NetBoxReachable` or " +
-			"`WebhookConfigured` changes, with the reason of the condition. The Events of a NetBoxEventRule have the reasons `Retrying`, " +
-			"`DeliveryFailed` and `ExpressionError`. Those of a NetBoxEvent are written by [event actions](../rules.md#event), with reasons " +
-			"that rules define."},
+		{"Event", "Kubernetes Events", "The reasons of the Events of a NetBoxSource are listed here. It also has an Event when " +
+			"`NetBoxReachable` or `WebhookConfigured` changes, with the reason of the condition. The Events of a NetBoxEventRule have the " +
+			"reasons `Retrying`, `DeliveryFailed` and `ExpressionError`. Those of a NetBoxEvent are written by [event " +
+			"actions](../rules.md#event), with reasons that rules define."},
 		{"Label", "Labels", ""},
 		{"Annotation", "Annotations", ""},
 		{"Finalizer", "Finalizers", ""},
@@ -129,18 +125,4 @@ func conditions() (string, error) {
 		}
 	}
 	return page.String(), nil
-}
-
-func spaceAfter(text string) string {
-	if slices.Contains([]string{" ", "\n"}, text[max(0, len(text)-1):]) {
-		return " "
-	}
-	return ""
-}
-
-func spaceBefore(text string) string {
-	if text != "" && slices.Contains([]string{" ", "\n"}, text[:1]) {
-		return " "
-	}
-	return ""
 }

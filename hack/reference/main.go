@@ -51,7 +51,7 @@ func write(directory string) error {
 	}
 	for _, file := range files {
 		if pages[file.Name()] == nil { // a page of before
-			if err := os.Remove(filepath.Join(directory, file.Name())); err != nil {
+			if err := os.Remove(filepath.Join(directory, file.Name())); err != nil { //nolint:gosec // the user names the directory
 				return err
 			}
 		}

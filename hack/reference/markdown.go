@@ -20,9 +20,9 @@ func table(header []string, rows [][]string) string {
 // code returns a code span for a cell of a table.
 func code(text string) string { return "`" + strings.ReplaceAll(text, "|", `\|`) + "`" }
 
-// codeStart matches where a comment has code: JSON or a template, whose end bracketed finds, a URL, a name with a prefix, a placeholder, or the
-// path of a field, or a name with underscores.
-var codeStart = regexp.MustCompile(`\$?\{["a-z]|\[["{]|https?://[^\s,;]*[^\s,;.:)]|netbox-events\.io/[a-z-]+|` +
+// codeStart matches where a comment has code: text between backquotes, JSON or a template, whose end bracketed finds, a URL, a name with a
+// prefix, a placeholder, the path of a field, or a name with underscores.
+var codeStart = regexp.MustCompile("`[^`]+`|" + `\$?\{["a-z]|\[["{]|https?://[^\s,;]*[^\s,;.:)]|netbox-events\.io/[a-z-]+|` +
 	`[\w/-]*<\w+>(?:/<\w+>)*|\b(?:spec|status|metadata)\.[\w.]*\w|\b[A-Za-z]+(?:_[A-Za-z]+)+\b`)
 
 var special = strings.NewReplacer("*", `\*`, "_", `\_`, "|", `\|`, "<", `\<`, "[", `\[`, "`", "\\`")
@@ -40,7 +40,7 @@ func prose(comment string) string {
 		if comment[start] == '{' || comment[start] == '[' || comment[start] == '$' {
 			end = start + bracketed(comment[start:])
 		}
-		text.WriteString(special.Replace(comment[:start]) + code(comment[start:end]))
+		text.WriteString(special.Replace(comment[:start]) + code(strings.Trim(comment[start:end], "`")))
 		comment = comment[end:]
 	}
 	return text.String() + special.Replace(comment)

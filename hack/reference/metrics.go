@@ -31,7 +31,8 @@ func (r *recorder) MustRegister(collectors ...prometheus.Collector) {
 }
 
 // description matches the text of a prometheus.Desc, which has no other way to its parts.
-var description = regexp.MustCompile(`^Desc\{fqName: "(.*?)", help: "(.*)", unit: ".*?", constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}\}$`)
+var description = regexp.MustCompile(
+	`^Desc\{fqName: "(.*?)", help: "(.*)", unit: ".*?", constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}\}$`)
 
 // metrics returns the page of the metrics, as internal/app registers them.
 func metrics() (string, error) {
@@ -70,13 +71,14 @@ func metrics() (string, error) {
 			sections[parts[1]] = fmt.Sprintf("\n## %s\n\nA %s%s. %s\n", parts[1], kind, with, prose(strings.ReplaceAll(parts[2], `\"`, `"`)))
 		}
 	}
-	page := "# Metrics\n\n" +
+	var page strings.Builder
+	page.WriteString("# Metrics\n\n" +
 		"The metrics of the operator, at `/metrics` of each pod. [Monitoring](../monitoring.md#metrics) is about queries, alerts and the " +
-		"dashboard.\n"
+		"dashboard.\n")
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
-		page += sections[name]
+		page.WriteString(sections[name])
 	}
-	return page, nil
+	return page.String(), nil
 }
 
 func descriptions(collector prometheus.Collector) (all []*prometheus.Desc) {

@@ -2,6 +2,7 @@
 package site_test
 
 import (
+	"bytes"
 	"io/fs"
 	"net/url"
 	"os"
@@ -137,12 +138,11 @@ func fileOf(base, at *url.URL, reference string) (file, anchor string, ok bool) 
 
 func readPage(t *testing.T, site fs.FS, name string) *page {
 	t.Helper()
-	file, err := site.Open(name)
+	content, err := fs.ReadFile(site, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	document, err := html.Parse(file)
+	document, err := html.Parse(bytes.NewReader(content))
 	if err != nil {
 		t.Fatal(err)
 	}
