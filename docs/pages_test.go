@@ -3,6 +3,7 @@ package docs_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -52,7 +53,8 @@ var foreign = map[string]bool{
 	"traefik.io/v1alpha1 ServersTransport":          true,
 }
 
-// TestYAML has the API server take each object of every page, compiles the expressions of rules and sources, and validates the chart's values.
+// TestYAML has the API server take each object of every page, compiles the expressions of rules and sources, and validates values of the
+// chart.
 func TestYAML(t *testing.T) {
 	schema, err := jsonschema.NewCompiler().Compile(chart + "/values.schema.json")
 	if err != nil {
@@ -95,7 +97,7 @@ func documentsOf(t *testing.T, page, text string) (documents []map[string]any) {
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
 	for {
 		var raw runtime.RawExtension
-		if err := decoder.Decode(&raw); err == io.EOF {
+		if err := decoder.Decode(&raw); errors.Is(err, io.EOF) {
 			return documents
 		} else if err != nil {
 			t.Fatalf("%s: %v in\n%s", page, err, text)
@@ -192,7 +194,8 @@ func checkForeign(t *testing.T, page string, object *unstructured.Unstructured) 
 	for _, check := range list {
 		texts := check.(map[string]any)
 		for reason, want := range map[string]string{
-			v1alpha1.ReasonServing: "current", v1alpha1.ReasonPathConflict: "failed", v1alpha1.ReasonInvalidAccept: "failed", v1alpha1.ReasonSecretNotFound: "",
+			v1alpha1.ReasonServing: "current", v1alpha1.ReasonPathConflict: "failed", v1alpha1.ReasonInvalidAccept: "failed",
+			v1alpha1.ReasonSecretNotFound: "",
 		} {
 			for _, field := range []string{"current", "failed"} {
 				if got := evaluate(t, texts[field].(string), sourceWith(reason)); got != (field == want) {
@@ -260,7 +263,8 @@ func TestHealth(t *testing.T) {
 		"valid":     {with(maps.Clone(seen), condition("Ready", "True", v1alpha1.ReasonCompiled)), status.CurrentStatus},
 		"suspended": {with(maps.Clone(seen), condition("Ready", "True", v1alpha1.ReasonSuspended)), status.CurrentStatus},
 		"invalid": {
-			with(maps.Clone(seen), condition("Ready", "False", v1alpha1.ReasonInvalid), condition("Stalled", "True", v1alpha1.ReasonInvalid)), status.FailedStatus,
+			with(maps.Clone(seen), condition("Ready", "False", v1alpha1.ReasonInvalid), condition("Stalled", "True", v1alpha1.ReasonInvalid)),
+			status.FailedStatus,
 		},
 		"no Secret": {with(maps.Clone(seen), condition("Ready", "False", v1alpha1.ReasonSecretNotFound)), status.InProgressStatus},
 		"unseen":    {with(maps.Clone(unseen), condition("Ready", "True", v1alpha1.ReasonCompiled)), status.InProgressStatus},
@@ -274,7 +278,8 @@ func TestHealth(t *testing.T) {
 
 var (
 	// command is a command of the plugin, make or helm, in a block of the shell or between backquotes.
-	command    = regexp.MustCompile(`(?m)(?:^|\$ |&& |\| |` + "`" + `|eval "\$\()(kubectl netbox|make|helm)(( +(?:'[^']*'|[^\s` + "`" + `'#)]+))*)`)
+	command = regexp.MustCompile(
+		`(?m)(?:^|\$ |&& |\| |` + "`" + `|eval "\$\()(kubectl netbox|make|helm)(( +(?:'[^']*'|[^\s` + "`" + `'#)]+))*)`)
 	inline     = regexp.MustCompile("`[^`\n]+`")
 	targets    = regexp.MustCompile(`(?m)^([a-z][a-z0-9-]*):`)
 	valuePath  = regexp.MustCompile(`--set(?:-json|-string)?[ =]'?([a-zA-Z0-9.\[\]]+)=`)
@@ -325,7 +330,7 @@ func TestCommands(t *testing.T) {
 			}
 			for _, found := range valuePath.FindAllStringSubmatch(text, -1) {
 				counts["--set"]++
-				if !strings.HasPrefix(text, "velero") && !hasValue(t, found[1]) {
+				if !hasValue(t, found[1]) {
 					t.Errorf("%s: the chart has no value %s", page, found[1])
 				}
 			}
