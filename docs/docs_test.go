@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -71,34 +70,6 @@ func events(t *testing.T) map[string]*v1alpha1.NetBoxEvent {
 	return events
 }
 
-// TestRules has the API server take every rule of the page, and of the README, and compiles it.
-func TestRules(t *testing.T) {
-	_, blocks := readRules(t)
-	_, more := readPage(t, "../README.md")
-	rules := 0
-	for _, block := range append(blocks, more...) {
-		if block.language != "yaml" {
-			continue
-		}
-		rules++
-		var shown v1alpha1.NetBoxEventRule
-		if err := yaml.UnmarshalStrict([]byte(block.text), &shown); err != nil {
-			t.Errorf("%v in\n%s", err, block.text)
-			continue
-		}
-		shown.Namespace = plane.Namespace(t)
-		if err := plane.Client.Create(t.Context(), &shown, client.FieldValidation("Strict")); err != nil {
-			t.Errorf("%v in\n%s", err, block.text)
-		}
-		if _, err := rule.Compile(&shown.Spec); err != nil {
-			t.Errorf("%v in\n%s", err, block.text)
-		}
-	}
-	if rules < 10 {
-		t.Errorf("the pages show %d rules, want at least 10", rules)
-	}
-}
-
 // versions are the places on pages that name a version of this project, with what comes before it.
 var versions = regexp.MustCompile(`(?:--version |netbox-event-operator(?:/releases/download/|[:/][^ ]*[?@]ref=|:|/\.github/actions/rule-test@)` +
 	`|kubectl-netbox_|newTag: |git checkout )v?(\d+\.\d+\.\d+)`)
@@ -116,12 +87,8 @@ func TestVersion(t *testing.T) {
 	if chart.AppVersion != "v"+chart.Version {
 		t.Errorf("the appVersion of the chart is %s, want v%s", chart.AppVersion, chart.Version)
 	}
-	pages, err := filepath.Glob("*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	total := 0
-	for _, page := range append(pages, "../README.md", "../charts/netbox-event-operator/README.md") {
+	for _, page := range pages(t) {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -138,34 +105,9 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestNetBox has the API server take every source on the page about NetBox's API, and looks for the reasons of conditions that the page has
-// to explain.
+// TestNetBox looks for the reasons of conditions that the page about NetBox's API has to explain.
 func TestNetBox(t *testing.T) {
-	content, blocks := readPage(t, "netbox.md")
-	sources := 0
-	for _, block := range blocks {
-		if block.language != "yaml" {
-			continue
-		}
-		sources++
-		var shown v1alpha1.NetBoxSource
-		if err := yaml.UnmarshalStrict([]byte(block.text), &shown); err != nil {
-			t.Errorf("%v in\n%s", err, block.text)
-			continue
-		}
-		shown.Namespace = plane.Namespace(t)
-		if err := plane.Client.Create(t.Context(), &shown, client.FieldValidation("Strict")); err != nil {
-			t.Errorf("%v in\n%s", err, block.text)
-		}
-		if shown.Spec.Accept != nil {
-			if _, err := rule.CompileAccept(shown.Spec.Accept); err != nil {
-				t.Errorf("%v in\n%s", err, block.text)
-			}
-		}
-	}
-	if sources == 0 {
-		t.Error("the page has no source")
-	}
+	content, _ := readPage(t, "netbox.md")
 	for _, name := range []string{
 		v1alpha1.ConditionNetBoxReachable, v1alpha1.ConditionWebhookConfigured, v1alpha1.ConditionChangeLogRead, v1alpha1.ConditionReceiving,
 		v1alpha1.ReasonReachable, v1alpha1.ReasonTokenUnreadable, v1alpha1.ReasonTokenRefused, v1alpha1.ReasonPermissionMissing,
@@ -188,16 +130,11 @@ var (
 
 // TestLinks follows the links between the pages, to headings as GitHub names them.
 func TestLinks(t *testing.T) {
-	pages, err := filepath.Glob("*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	reference, err := filepath.Glob("reference/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages = append(pages, reference...)
-	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md", "../SECURITY.md") {
+	for _, page := range append(append(pages(t), "../SECURITY.md"), reference...) {
 		content, _ := readPage(t, page)
 		for _, found := range link.FindAllStringSubmatch(span.ReplaceAllString(fence.ReplaceAllString(content, ""), ""), -1) {
 			if strings.Contains(found[1], "://") {
@@ -282,11 +219,11 @@ func TestThreeWayDiff(t *testing.T) {
 		}
 		manifests = append(manifests, strings.Split(string(content), "\n---\n")...)
 	}
-	for _, page := range []string{"../README.md", "rules.md", "recipes.md", "netbox.md"} {
+	for _, page := range pages(t) {
 		_, blocks := readPage(t, page)
 		for _, block := range blocks {
 			if block.language == "yaml" {
-				manifests = append(manifests, block.text)
+				manifests = append(manifests, strings.Split(block.text, "\n---\n")...)
 			}
 		}
 	}

@@ -73,6 +73,15 @@ func TestSamples(t *testing.T) {
 			got.add("records: " + path)
 		case r.URL.Path == "/hook":
 			got.add("alerts: " + string(body))
+		case path == "POST /trigger/pipeline":
+			got.add("pipeline: " + string(body))
+		case path == "POST /oauth2/token":
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token": "of the inventory", "token_type": "Bearer", "expires_in": 3600}`)
+		case r.Method == http.MethodPut:
+			got.add("inventory: " + path + " " + authorization + " " + string(body))
+		case path == "POST /machines":
+			got.add(fmt.Sprintf("listener: %s, with a token: %t", body, strings.HasPrefix(authorization, "Bearer eyJ")))
 		default:
 			got.add("dns: " + path + " " + authorization)
 		}
@@ -103,6 +112,7 @@ func TestSamples(t *testing.T) {
 		switch delivery.String() {
 		case "netbox-4.6.8/307", // a device created, active
 			"netbox-4.6.8/310",      // a device deleted
+			"netbox-4.6.8/1450",     // a machine updated
 			"netbox-4.6.8-live/51",  // a site created, planned
 			"netbox-4.6.8-live/72",  // the site is active
 			"netbox-3.7.8-live/310", // a prefix 10.1.0.0/16 created
@@ -135,6 +145,8 @@ func TestSamples(t *testing.T) {
 		secret("ipam-to-dns", map[string]string{"token": "token\n"}),
 		secret("tickets", map[string]string{"token": "of tickets"}),
 		secret("chat", map[string]string{"path": "secret"}),
+		secret("pipeline", map[string]string{"token": "of the pipeline"}),
+		secret("inventory", map[string]string{"client-secret": "of the client"}),
 		secret("relay", map[string]string{"secret": relayKey}),
 		secret("netbox-token", map[string]string{"token": token}),
 		secret("listener-ca", map[string]string{"ca.crt": string(certificate)}))
@@ -147,6 +159,10 @@ func TestSamples(t *testing.T) {
 		"https://listener.example.com", relay.URL,
 		"https://firewall.example.com", sink.URL,
 		"https://dns.example.com", sink.URL,
+		"https://ci.example.com", sink.URL,
+		"https://login.example.com", sink.URL,
+		"https://inventory.example.com", sink.URL,
+		"http://listener.apps.svc", sink.URL,
 		"https://netbox.example.com", api.URL,
 		"lag: 2m", "lag: 2s", // of the change that was rolled back
 		"maxAge: 24h", "", // the deliveries are older
@@ -183,6 +199,7 @@ func TestSamples(t *testing.T) {
 		"broker: io.netbox-events.dcim.device.deleted",
 		"broker: io.netbox-events.dcim.site.created",
 		"broker: io.netbox-events.dcim.site.updated",
+		"broker: io.netbox-events.virtualization.virtualmachine.updated",
 		"broker: io.netbox-events.ipam.prefix.created",
 		"broker: io.netbox-events.ipam.prefix.created",
 		"dns: POST /prefixes/1?change=created Bearer token",
@@ -192,6 +209,10 @@ func TestSamples(t *testing.T) {
 		"relay: dcim.site updated",
 		"relay: ipam.prefix created",
 		"relay: ipam.prefix created",
+		"relay: virtualization.virtualmachine updated",
+		"pipeline: ref=main&token=of+the+pipeline&variables%5BCHANGED%5D=status&variables%5BMACHINE%5D=Virtual+Machine+1",
+		`inventory: PUT /machines/3 Bearer of the inventory {"name":"Virtual Machine 1","status":"staged"}`,
+		"listener: Virtual Machine 1 was updated, with a token: true",
 		"broker: io.netbox-events.ipam.prefix.created",
 		"broker: io.netbox-events.ipam.ipaddress.deleted",
 		"broker: io.netbox-events.ipam.ipaddress.deleted",

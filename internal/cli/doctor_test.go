@@ -114,7 +114,7 @@ func html(status int) func(http.ResponseWriter, *http.Request) bool {
 	}
 }
 
-// mistake is a row of the README's table.
+// mistake is a row of the table in docs/troubleshooting.md.
 type mistake struct {
 	// symptom is the row's first cell, without formatting.
 	symptom string
@@ -327,10 +327,10 @@ var mistakes = []mistake{
 	},
 }
 
-// readmeRows returns the first cells of the README's table of misconfigurations, without formatting.
-func readmeRows(t *testing.T) (symptoms []string) {
+// symptomsOfPage returns the first cells of the page's table of misconfigurations, without formatting.
+func symptomsOfPage(t *testing.T) (symptoms []string) {
 	t.Helper()
-	content, err := os.ReadFile("../../README.md")
+	content, err := os.ReadFile("../../docs/troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func readmeRows(t *testing.T) (symptoms []string) {
 	return symptoms
 }
 
-// TestDoctorMistakes makes each mistake of the README's table, and expects that doctor finds it.
+// TestDoctorMistakes makes each mistake of the page's table, and expects that doctor finds it.
 func TestDoctorMistakes(t *testing.T) {
 	patients := map[string]*patient{}
 	var watched []string
@@ -355,20 +355,20 @@ func TestDoctorMistakes(t *testing.T) {
 		}
 	}
 	receiver := startManager(t, plane().Config, "--watch-namespaces="+strings.Join(watched, ","))
-	symptoms := readmeRows(t)
+	symptoms := symptomsOfPage(t)
 	if len(symptoms) < 10 {
-		t.Fatalf("the README has the rows %q", symptoms)
+		t.Fatalf("the page has the rows %q", symptoms)
 	}
 	for _, mistake := range mistakes {
 		if !slices.Contains(symptoms, mistake.symptom) {
-			t.Errorf("the README does not have %s", mistake.symptom)
+			t.Errorf("the page does not have %s", mistake.symptom)
 		}
 	}
 	for _, symptom := range symptoms {
 		t.Run(symptom, func(t *testing.T) {
 			at := slices.IndexFunc(mistakes, func(mistake mistake) bool { return mistake.symptom == symptom })
 			if at < 0 {
-				t.Fatal("doctor has no check for this row of the README")
+				t.Fatal("doctor has no check for this row")
 			}
 			p := patients[symptom]
 			p.receiver = receiver

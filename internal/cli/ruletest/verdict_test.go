@@ -270,7 +270,7 @@ func BenchmarkTests(b *testing.B) {
 	}
 	text := strings.NewReplacer("../", samples+"/", "events/", samples+"/tests/events/").Replace(string(content))
 	head, tests, _ := strings.Cut(text, "tests:\n")
-	const count = 9 // in the file
+	const count = 12 // in the file
 	text = head + "tests:\n" + strings.Repeat(tests, 200/count+1)
 	file := filepath.Join(b.TempDir(), "tests.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
