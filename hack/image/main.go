@@ -115,7 +115,8 @@ func writeSBOM(file, version string, created time.Time, index v1.ImageIndex, bin
 		Name: "netbox-event-operator", Digest: digest.Hex, Version: version, Created: created,
 		Subjects: []sbom.Subject{{
 			ID: "image", Name: "netbox-event-operator", Purpose: "CONTAINER", SHA256: digest.Hex, Binaries: binaries,
-			PURL: "pkg:oci/netbox-event-operator@" + url.QueryEscape(digest.String()) + "?repository_url=ghcr.io/netbox-events/netbox-event-operator",
+			PURL: "pkg:oci/netbox-event-operator@" + url.QueryEscape(digest.String()) +
+				"?repository_url=ghcr.io/netbox-events/netbox-event-operator",
 		}},
 	}
 	return document.Write(file)

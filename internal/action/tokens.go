@@ -203,7 +203,8 @@ func (s *httpSender) oauth2Error(tokenURL string, err error) error {
 		case code >= 400 && code < 500:
 			text += "; check tokenURL, clientID, clientSecretRef and scopes"
 		}
-		return &Failure{Err: outbound.WithText(err, text), Unavailable: true, RetryAfter: s.retryAfter(refused.Response.Header.Get("Retry-After"))}
+		wait := s.retryAfter(refused.Response.Header.Get("Retry-After"))
+		return &Failure{Err: outbound.WithText(err, text), Unavailable: true, RetryAfter: wait}
 	}
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		host := tokenURL

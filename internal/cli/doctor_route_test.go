@@ -139,25 +139,36 @@ func TestDoctorRoutes(t *testing.T) {
 		want []string
 	}{
 		"nothing leads to it": {func(*testing.T, string) {}, exitWell, []string{"no Ingress or HTTPRoute leads to Service netbox-event-operator"}},
-		"another path": {func(t *testing.T, namespace string) { newIngress(t, namespace, "/hooks", nil) }, exitFound, []string{
+		"another path": {func(t *testing.T, namespace string) {
+			t.Helper()
+			newIngress(t, namespace, "/hooks", nil)
+		}, exitFound, []string{
 			"nothing leads to its path /webhook/", "but Ingress", "with /hooks",
 		}},
-		"a part of a segment": {func(t *testing.T, namespace string) { newIngress(t, namespace, "/web", nil) }, exitFound, []string{"nothing leads to its path"}},
+		"a part of a segment": {func(t *testing.T, namespace string) {
+			t.Helper()
+			newIngress(t, namespace, "/web", nil)
+		}, exitFound, []string{"nothing leads to its path"}},
 		"a password": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newIngress(t, namespace, "/webhook/", map[string]string{nginx + "auth-type": "basic"})
 		}, exitFound, []string{"auth-type asks for what NetBox does not send: basic"}},
 		"a redirect": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newIngress(t, namespace, "/", map[string]string{nginx + "permanent-redirect": "https://other.example.com"})
 		}, exitFound, []string{"permanent-redirect redirects to https://other.example.com"}},
 		"two operators": {func(t *testing.T, namespace string) {
+			t.Helper()
 			installOperator(t, plane().Namespace(t), namespace, time.Now())
 		}, exitFound, []string{"2 operators watch namespace"}},
 		"no Service": {func(t *testing.T, namespace string) {
+			t.Helper()
 			if err := plane().Client.DeleteAllOf(t.Context(), &corev1.Service{}, client.InNamespace(namespace)); err != nil {
 				t.Fatal(err)
 			}
 		}, exitFound, []string{"selects its pods: no delivery reaches them"}},
 		"a load balancer": {func(t *testing.T, namespace string) {
+			t.Helper()
 			var service corev1.Service
 			if err := plane().Client.Get(t.Context(), keyOf(namespace, operatorName), &service); err != nil {
 				t.Fatal(err)
@@ -168,18 +179,25 @@ func TestDoctorRoutes(t *testing.T) {
 			}
 		}, exitWell, []string{"is of type LoadBalancer, without Ingress or HTTPRoute"}},
 		"HAProxy": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newIngress(t, namespace, "/", map[string]string{haproxy + "timeout-server": "5s", haproxy + "path-rewrite": "/"})
 		}, exitFound, []string{"timeout-server is 5s", "path-rewrite changes the path"}},
 		"AWS": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newIngress(t, namespace, "/", map[string]string{alb + "load-balancer-attributes": "a=b,idle_timeout.timeout_seconds=20,c=d"})
 		}, exitFound, []string{"idle_timeout.timeout_seconds is 20s"}},
 		"no time": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newIngress(t, namespace, "/", map[string]string{nginx + "proxy-read-timeout": "long"})
 		}, exitWell, []string{`unknown   nginx.ingress.kubernetes.io/proxy-read-timeout: "long" is no time`}},
-		"no certificate": {func(t *testing.T, namespace string) { newIngress(t, namespace, "/", nil, withTLS) }, exitFound, []string{
+		"no certificate": {func(t *testing.T, namespace string) {
+			t.Helper()
+			newIngress(t, namespace, "/", nil, withTLS)
+		}, exitFound, []string{
 			"Secret missing of its certificate does not exist",
 		}},
 		"Middlewares": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newObject(t, namespace, `{apiVersion: traefik.io/v1alpha1, kind: Middleware, metadata: {name: strip}, spec: {stripPrefix: {prefixes: [/webhook]}}}`)
 			newObject(t, namespace, `{apiVersion: traefik.io/v1alpha1, kind: Middleware, metadata: {name: https}, spec: {redirectScheme: {scheme: https}}}`)
 			newObject(t, namespace, `{apiVersion: traefik.io/v1alpha1, kind: Middleware, metadata: {name: small}, spec: {buffering: {maxRequestBodyBytes: 1000}}}`)
@@ -195,6 +213,7 @@ func TestDoctorRoutes(t *testing.T) {
 			`it is of Traefik's provider "file"`,
 		}},
 		"a ServersTransport": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newObject(t, namespace, `{apiVersion: traefik.io/v1alpha1, kind: ServersTransport, metadata: {name: slow},
 				spec: {forwardingTimeouts: {responseHeaderTimeout: 10s}}}`)
 			var service corev1.Service
@@ -207,6 +226,7 @@ func TestDoctorRoutes(t *testing.T) {
 			}
 		}, exitFound, []string{"responseHeaderTimeout of ServersTransport"}},
 		"an HTTPRoute": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newObject(t, namespace, httpRoute+`spec: {hostnames: [`+testHost+`], rules: [
 				{matches: [{path: {type: PathPrefix, value: /webhook}}], backendRefs: [{name: netbox-event-operator}], timeouts: {request: 10s},
 				 filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]},
@@ -214,9 +234,11 @@ func TestDoctorRoutes(t *testing.T) {
 				{type: Accepted, status: "False", reason: NotAllowedByListeners, message: "not allowed"}, {type: ResolvedRefs, status: "True"}]}]}}`)
 		}, exitFound, []string{"Accepted is False (NotAllowedByListeners): not allowed", "timeouts.request is 10s", "it changes the path"}},
 		"an HTTPRoute without Gateway": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newObject(t, namespace, httpRoute+`spec: {rules: [{backendRefs: [{name: netbox-event-operator}]}]}}`)
 		}, exitFound, []string{"no Gateway has taken it", "leads from any host/ to source netbox"}},
 		"an HTTPRoute for another path": {func(t *testing.T, namespace string) {
+			t.Helper()
 			newObject(t, namespace, httpRoute+`spec: {rules: [{matches: [{path: {type: Exact, value: /webhook}}], backendRefs: [{name: netbox-event-operator}]}]},
 				status: {parents: [{conditions: [{type: Accepted, status: "True"}]}]}}`)
 		}, exitFound, []string{"nothing leads to its path"}},
@@ -237,7 +259,6 @@ func TestDoctorRoutes(t *testing.T) {
 			if t.Failed() {
 				t.Log(got.out)
 			}
-
 		})
 	}
 }

@@ -130,6 +130,7 @@ var mistakes = []mistake{
 	{
 		symptom: "401, SignatureMismatch",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			newSecret(t, p.namespace, "\n"+signingSecret+"\n")
 			made := newSignedSource(t, p.namespace, p.receiver, nil)
 			deliverTo(t, p.receiver, made, siteBody(1))
@@ -143,6 +144,7 @@ var mistakes = []mistake{
 	{
 		symptom: `405, with "method":"GET" in the operator's log`,
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.delivered(t, nil)
 			newIngress(t, p.namespace, "/", nil, networkingv1.IngressTLS{Hosts: []string{testHost}})
 			p.url(newProxy(t, p.receiver, nil, redirectTo(http.StatusMovedPermanently, "https://"+testHost+"/")))
@@ -152,6 +154,7 @@ var mistakes = []mistake{
 	{
 		symptom: "NetBox reports the delivery as successful, but no event exists",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.delivered(t, nil)
 			newIngress(t, p.namespace, "/", nil)
 			p.url(newProxy(t, p.receiver, nil, html(http.StatusOK)))
@@ -161,6 +164,7 @@ var mistakes = []mistake{
 	{
 		symptom: "the same, and the answer is ignored",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.delivered(t, func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{ObjectTypes: []string{"dcim.devices"}} })
 		},
 		want: []string{`NetBox has no object type "dcim.devices"`, "what spec.accept does not match is not stored, and is answered with 200 and ignored"},
@@ -168,6 +172,7 @@ var mistakes = []mistake{
 	{
 		symptom: "404",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.delivered(t, nil)
 			newIngress(t, p.namespace, "/webhook", map[string]string{nginxRewrite: "/"})
 			p.url(newProxy(t, p.receiver, nil, changing(func(request *http.Request) { request.URL.Path = "/" })))
@@ -177,6 +182,7 @@ var mistakes = []mistake{
 	{
 		symptom: "504 as HTML, or a failed job in NetBox that says timed out",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.delivered(t, nil)
 			newIngress(t, p.namespace, "/", map[string]string{nginx + "proxy-read-timeout": "20"})
 		},
@@ -185,6 +191,7 @@ var mistakes = []mistake{
 	{
 		symptom: "413 as HTML",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.delivered(t, nil)
 			newIngress(t, p.namespace, "/", map[string]string{nginx + "proxy-body-size": "500k"})
 			p.url(newProxy(t, p.receiver, nil, func(w http.ResponseWriter, request *http.Request) bool {
@@ -196,8 +203,9 @@ var mistakes = []mistake{
 	{
 		symptom: "415 or 422",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			made := p.source(t, nil)
-			postAs(t, http.MethodPost, "http://"+p.receiver+pathOf(made), netboxAgent, "text/plain", siteBody(1), signingSecret)
+			postAs(t, "http://"+p.receiver+pathOf(made), netboxAgent, "text/plain", siteBody(1), signingSecret)
 			deliverTo(t, p.receiver, made, `{"text": "a template"}`)
 			p.refused(t, "UnsupportedMediaType")
 			p.refused(t, "InvalidBody")
@@ -207,6 +215,7 @@ var mistakes = []mistake{
 	{
 		symptom: "429, BacklogFull",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.failingRule(t, http.StatusServiceUnavailable)
 			made := p.delivered(t, func(s *v1alpha1.NetBoxSourceSpec) { s.MaxPending = 1 })
 			eventually(t, "the backlog is not full", func() bool {
@@ -221,6 +230,7 @@ var mistakes = []mistake{
 	{
 		symptom: "429 without BacklogFull",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			made := p.source(t, func(s *v1alpha1.NetBoxSourceSpec) { s.RateLimit = &v1alpha1.RateLimit{RequestsPerSecond: 1, Burst: 1} })
 			eventually(t, "nothing is refused", func() bool { return deliverTo(t, p.receiver, made, siteBody(1)) == http.StatusTooManyRequests })
 			p.refused(t, "Throttled")
@@ -229,12 +239,16 @@ var mistakes = []mistake{
 	},
 	{
 		symptom: "503, SecretNotFound",
-		make:    func(t *testing.T, p *patient) { newSignedSource(t, p.namespace, p.receiver, nil) },
-		want:    []string{"Ready is False (SecretNotFound)", "Next: create the Secret"},
+		make: func(t *testing.T, p *patient) {
+			t.Helper()
+			newSignedSource(t, p.namespace, p.receiver, nil)
+		},
+		want: []string{"Ready is False (SecretNotFound)", "Next: create the Secret"},
 	},
 	{
 		symptom: "503, InvalidAccept",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.source(t, func(s *v1alpha1.NetBoxSourceSpec) { s.Accept = &v1alpha1.Filter{CEL: "date.id == 1"} })
 		},
 		want: []string{"Ready is False (InvalidAccept): spec.accept.cel: 1:1: undeclared reference to 'date'", "Next: correct spec.accept"},
@@ -242,6 +256,7 @@ var mistakes = []mistake{
 	{
 		symptom: "503 while the API server is unavailable", isUnwatched: true,
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			outage, config := plane().NewOutage(t)
 			p.receiver = startManager(t, config, "--watch-namespaces="+p.namespace, "--hold=1s")
 			made := p.delivered(t, nil)
@@ -257,6 +272,7 @@ var mistakes = []mistake{
 	{
 		symptom: "a source is not Ready, PathConflict",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			made := p.source(t, nil)
 			other := &v1alpha1.NetBoxSource{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: "other"}}
 			other.Spec.Path, other.Spec.SecretRef = pathOf(made), made.Spec.SecretRef
@@ -270,6 +286,7 @@ var mistakes = []mistake{
 	{
 		symptom: "many events stay Pending",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.failingRule(t, http.StatusServiceUnavailable)
 			made := p.delivered(t, nil)
 			for n := range 5 {
@@ -287,6 +304,7 @@ var mistakes = []mistake{
 	{
 		symptom: "one event stays Pending",
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			p.failingRule(t, http.StatusInternalServerError)
 			p.delivered(t, nil)
 			p.later = 20 * time.Minute
@@ -296,6 +314,7 @@ var mistakes = []mistake{
 	{
 		symptom: "an event is Failed, SetAside", isUnwatched: true,
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			newSource(t, p.namespace, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
 			event := receive(t, p.namespace, "netbox-4.6.8-live/51", 0)
 			status := delivery.SetAside(&event.Status, delivery.Replay{}, 3, event.Generation, time.Now())
@@ -308,12 +327,16 @@ var mistakes = []mistake{
 	},
 	{
 		symptom: "nothing happens, and the log is empty", isWarning: true,
-		make: func(t *testing.T, p *patient) { p.source(t, nil) },
+		make: func(t *testing.T, p *patient) {
+			t.Helper()
+			p.source(t, nil)
+		},
 		want: []string{"no delivery was stored or refused yet", "Next: in NetBox, check that the RQ worker runs"},
 	},
 	{
 		symptom: "a job fails in NetBox 4.6 when a webhook should report its start", isUnwatched: true,
 		make: func(t *testing.T, p *patient) {
+			t.Helper()
 			made := newSource(t, p.namespace, "netbox", v1alpha1.NetBoxSourceSpec{NetBox: &v1alpha1.NetBoxAPI{
 				URL: "https://netbox.example.com", TokenSecretRef: v1alpha1.SecretKeyReference{Name: "netbox-token", Key: "token"},
 				Webhook: &v1alpha1.ManagedWebhook{URL: "https://" + testHost + "/webhook", Events: []string{"created", "job_started"}},
@@ -416,7 +439,7 @@ func TestDoctor(t *testing.T) {
 
 	good := newWay(well, "k3y of NetBox, long\n", nil)
 	made := newSignedSource(t, well, receiver, nil)
-	if status := postAs(t, http.MethodPost, "http://"+receiver+pathOf(made), netboxAgent, "application/json", siteBody(1), "k3y of NetBox, long"); status != http.StatusOK {
+	if status := postAs(t, "http://"+receiver+pathOf(made), netboxAgent, "application/json", siteBody(1), "k3y of NetBox, long"); status != http.StatusOK {
 		t.Fatalf("answered with %d", status)
 	}
 	direct := newProxy(t, receiver, &served, nil)

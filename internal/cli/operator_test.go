@@ -120,7 +120,7 @@ func newSignedSource(t *testing.T, namespace, at string, change func(*v1alpha1.N
 	}
 	plane().Create(t, made)
 	eventually(t, "the source is not served", func() bool {
-		return postAs(t, http.MethodPost, "http://"+at+source.Path(made), "kubectl-netbox", "", "", "") != http.StatusNotFound
+		return postAs(t, "http://"+at+source.Path(made), "kubectl-netbox", "", "", "") != http.StatusNotFound
 	})
 	eventually(t, "the source has no status", func() bool {
 		err := plane().Client.Get(t.Context(), keyOf(namespace, "netbox"), made)
@@ -135,12 +135,12 @@ const netboxAgent = "python-urllib3/2.8.0"
 // deliverTo sends a body as NetBox does, and returns the status of the answer.
 func deliverTo(t *testing.T, at string, to *v1alpha1.NetBoxSource, body string) int {
 	t.Helper()
-	return postAs(t, http.MethodPost, "http://"+at+source.Path(to), netboxAgent, "application/json", body, signingSecret)
+	return postAs(t, "http://"+at+source.Path(to), netboxAgent, "application/json", body, signingSecret)
 }
 
-func postAs(t *testing.T, method, url, agent, contentType, body, secret string) int {
+func postAs(t *testing.T, url, agent, contentType, body, secret string) int {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,9 @@ func newService(t *testing.T, namespace string) {
 // newPod makes a pod of an operator, on a node whose kubelet forwards all ports to an address.
 func newPod(t *testing.T, deployment *appsv1.Deployment, address string) {
 	t.Helper()
-	kubelet := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) { forwardPorts(w, request, address) }))
+	kubelet := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		forwardPorts(request.Context(), w, request, address)
+	}))
 	t.Cleanup(kubelet.Close)
 	_, port, err := net.SplitHostPort(kubelet.Listener.Addr().String())
 	if err != nil {
@@ -205,7 +207,7 @@ func newPod(t *testing.T, deployment *appsv1.Deployment, address string) {
 }
 
 // forwardPorts forwards ports as a kubelet does.
-func forwardPorts(w http.ResponseWriter, request *http.Request, address string) {
+func forwardPorts(ctx context.Context, w http.ResponseWriter, request *http.Request, address string) {
 	if _, err := httpstream.Handshake(request, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {
 		return
 	}
@@ -218,7 +220,7 @@ func forwardPorts(w http.ResponseWriter, request *http.Request, address string) 
 			}()
 			return nil
 		}
-		backend, err := new(net.Dialer).DialContext(context.Background(), "tcp", address)
+		backend, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return err
 		}

@@ -148,11 +148,12 @@ func (c *reportCommand) announceReport(evidence *evidence, files []reportFile) e
 
 // listed returns a list with a heading.
 func listed(heading string, lines []string) string {
-	text := heading + "\n"
+	var text strings.Builder
+	text.WriteString(heading + "\n")
 	for _, line := range lines {
-		text += "- " + oneline.Of(line, maxLineBytes) + "\n"
+		text.WriteString("- " + oneline.Of(line, maxLineBytes) + "\n")
 	}
-	return text
+	return text.String()
 }
 
 // writeArchive writes files into a directory of a new archive, which the user alone may read.

@@ -24,8 +24,8 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "netbox_events_receiver_requests_total",
 			Help: "Requests to the receiver, by source (namespace/name, empty if no source has the path or it was not read) and result: " +
-				"stored, duplicate, ignored, malformed, unauthorized, not_found, method_not_allowed, timeout, too_large, unsupported_media_type, invalid, " +
-				"throttled, backlog_full, unavailable, suspended.",
+				"stored, duplicate, ignored, malformed, unauthorized, not_found, method_not_allowed, timeout, too_large, " +
+				"unsupported_media_type, invalid, throttled, backlog_full, unavailable, suspended.",
 		}, []string{"source", "result"}),
 		stored: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netbox_events_receiver_stored_seconds",

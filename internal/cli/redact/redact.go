@@ -1,9 +1,9 @@
 // Package redact replaces secrets, and values of NetBox, in the parts of the operator's objects that a bug report shows. It opens no
 // connection.
 //
-// Objects keep their structure: names of fields, types, lengths, and which values are equal, because equal values have the same number. Free
-// text, such as messages and lines of logs, cannot be taken apart: values that the Redactor has learned from objects are replaced in it,
-// and so are URLs and texts in double quotes.
+// Objects keep their structure: names of fields, types, lengths, and which values are equal, because equal values have the same number.
+// Free text, such as messages and lines of logs, cannot be taken apart: values that the Redactor has learned from objects are replaced in
+// it, and so are URLs and texts in double quotes.
 package redact
 
 import (
