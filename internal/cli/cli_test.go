@@ -130,6 +130,16 @@ func TestWrongFiles(t *testing.T) {
 	}
 }
 
+// TestMissingEvent has two tests of an event that is not there: both say so.
+func TestMissingEvent(t *testing.T) {
+	const missing = "{name: a, events: [b.json], expect: [{rule: line}]}"
+	content := testHead + "tests: [" + missing + ", " + missing + "]\n" + lineRule
+	got := run(t.Context(), "test", writeFile(t, t.TempDir(), "tests.yaml", content))
+	if count := strings.Count(got.errOut, "b.json: no such file or directory"); count != 2 {
+		t.Errorf("found %d times in %s", count, got.errOut)
+	}
+}
+
 // TestExpectations runs tests that pass, and some that fail.
 func TestExpectations(t *testing.T) {
 	const rules = lineRule + `---

@@ -481,6 +481,10 @@ func TestDoctor(t *testing.T) {
 		got := newSession(t, wrong).run(t, "doctor", "--url", "http://"+testHost, "--connect-to", redirecting)
 		contains(t, got.out, "problem   it redirects http://"+testHost+"/webhook/doctor-wrong/netbox to https")
 	})
+	t.Run("out of reach", func(t *testing.T) {
+		got := newSession(t, well).run(t, "doctor")
+		contains(t, got.out, "unknown   it cannot be reached from here: ", "Next: run this where NetBox runs, or pass --connect-to HOST:PORT")
+	})
 	t.Run("an unknown CA", func(t *testing.T) {
 		got := newSession(t, well).run(t, "doctor", "--connect-to", direct)
 		contains(t, got.out, "warning   its certificate is of no CA that is known here", "Next: pass --ca-file; and set the CA file path of NetBox's webhook")

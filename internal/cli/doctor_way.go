@@ -85,7 +85,8 @@ func (d *doctor) checkReply(about string, to *url.URL, reply *reply) (isRefused 
 	isNamed := d.url != nil || d.reach.connectTo != ""
 	switch {
 	case slices.Contains([]string{hopDNS, hopTCP, hopTLS}, reply.failedAt) && !isNamed:
-		d.unknown(about, "it cannot be reached from here: %v", reply.err)
+		d.add(resultUnknown, about, fmt.Sprintf("it cannot be reached from here: %v", reply.err),
+			"run this where NetBox runs, or pass --connect-to HOST:PORT, the address of the Ingress controller")
 	case reply.failedAt != "":
 		d.add(resultProblem, about, fmt.Sprintf("%s failed: %v", reply.failedAt, reply.err), replyStep(reply, d.Namespace))
 	case reply.location != nil:

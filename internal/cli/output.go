@@ -85,7 +85,10 @@ func (p *plugin) confirm(isConfirmed bool, question string) error {
 		return nil
 	}
 	fmt.Fprintf(p.ErrOut, "%s [y/N] ", question)
-	answer, _ := bufio.NewReader(p.In).ReadString('\n')
+	answer, err := bufio.NewReader(p.In).ReadString('\n')
+	if err != nil { // nobody pressed Enter
+		fmt.Fprintln(p.ErrOut)
+	}
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":
 		return nil

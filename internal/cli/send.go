@@ -246,10 +246,10 @@ func (c *sendCommand) acting(ctx context.Context, rules []v1alpha1.NetBoxEventRu
 			continue
 		}
 		switch {
+		case compiled.Removes(event, in): // even where the rule matches the deleted object
+			names = append(names, rules[i].Name+" (deletes what it mirrored)")
 		case compiled.Explain(ctx, event, in) == nil:
 			names = append(names, rules[i].Name)
-		case compiled.Removes(event, in):
-			names = append(names, rules[i].Name+" (deletes what it mirrored)")
 		}
 	}
 	return names

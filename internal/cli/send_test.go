@@ -152,7 +152,8 @@ func TestSend(t *testing.T) {
 	t.Run("rules that match", func(t *testing.T) {
 		newRule(t, space, "every-branch", `{match: {branches: ["*"]}, actions: [{name: note, log: {message: a}}]}`)
 		got := user.run(t, "send", "netbox")
-		contains(t, got.out+got.err, "Rules match it, and will execute their actions: every-branch", "Send it? [y/N]", "not confirmed, and nothing done")
+		contains(t, got.out+got.err, "Rules match it, and will execute their actions: every-branch",
+			"Send it? [y/N] \n", "not confirmed, and nothing done")
 		user.in = "y\n"
 		eventually(t, "the receiver does not know the change", func() bool { return user.run(t, byURL(direct)...).code == exitWell })
 		got = user.run(t, "send", "netbox")
@@ -160,6 +161,15 @@ func TestSend(t *testing.T) {
 		user.in = ""
 	})
 	file := filepath.Join(t.TempDir(), "body.json")
+	t.Run("a rule that mirrors", func(t *testing.T) {
+		newRule(t, space, "racks", `{match: {objectTypes: [dcim.rack]}, serviceAccountName: mirror, actions: [{name: config,
+			apply: {operation: Mirror, template: {apiVersion: v1, kind: ConfigMap, metadata: {name: "rack-${event.objectID}"}}}}]}`)
+		deleted := `{"event": "deleted", "timestamp": "2026-11-23T19:06:00+00:00", "object_type": "dcim.rack", "data": {"id": 1}}`
+		if err := os.WriteFile(file, []byte(deleted), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		contains(t, user.run(t, "send", "netbox", file).out, "racks (deletes what it mirrored)")
+	})
 	for _, test := range []struct {
 		reason, body string
 		change       func(*v1alpha1.NetBoxSourceSpec)

@@ -156,7 +156,8 @@ func (p *plugin) overviewOf(ctx context.Context, api client.Client, namespace st
 		}
 	}
 	if len(sources.Items) == 0 {
-		found.wrong("namespace "+namespace, "has no NetBoxSource: nothing is received", "create one, or correct --namespace")
+		found.wrong("namespace "+namespace, "has no NetBoxSource: nothing is received",
+			"create one, or correct --namespace; kubectl netbox status -A shows all namespaces that have one")
 	}
 	p.addRefusals(ctx, api, found)
 	for i := range rules.Items {

@@ -297,8 +297,11 @@ func (s *session) olderCRDs(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	space := plane().Namespace(t)
-	installOperator(t, plane().Namespace(t), space, time.Now())
 	user := newSession(t, space)
+	user.later(time.Hour) // no Lease of another test is held then
+	contains(t, user.run(t, "version").out, "Not shown: the operator: none watches namespace "+space)
+	installOperator(t, plane().Namespace(t), space, time.Now())
+	user = newSession(t, space)
 	got := user.run(t, "version")
 	contains(t, got.out, "kubectl-netbox ", "/netbox-event-operator v1.4.0: 2 of 2 replicas ready", "The CRDs (v1alpha1) fit this plugin")
 	var parsed versions

@@ -80,6 +80,9 @@ func (p *plugin) addVersions(ctx context.Context, found *versions) error {
 	looked := &overview{Namespace: namespace}
 	p.addOperators(ctx, api, looked)
 	found.Operators, found.Unknown = looked.Operators, looked.Unknown
+	if len(found.Operators) == 0 && len(found.Unknown) == 0 {
+		found.Unknown = []string{"the operator: none watches namespace " + namespace + "; correct --namespace, or install the chart"}
+	}
 	return nil
 }
 

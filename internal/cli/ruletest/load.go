@@ -278,12 +278,14 @@ func (l *Loader) contentOf(file string, value FileOrValue) (name string, content
 		return "", value.Value, nil
 	}
 	name = relative(file, value.File)
-	if _, known := l.files[name]; !known {
-		if l.files[name], err = os.ReadFile(name); err != nil {
+	content, known := l.files[name]
+	if !known {
+		if content, err = os.ReadFile(name); err != nil {
 			return "", nil, err
 		}
+		l.files[name] = content
 	}
-	return name, l.files[name], nil
+	return name, content, nil
 }
 
 func (s *suite) loadExpectation(test *loadedTest, expectation *Expectation) (*loadedExpectation, error) {
