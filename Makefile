@@ -152,7 +152,7 @@ SITE_URL ?= https://netbox-events.github.io/netbox-event-operator/
 
 .PHONY: docs
 docs: ## Build the documentation site from README.md and docs/ as bin/site, for SITE_URL, and check its links.
-	@$(SITE) --source hack/site --noBuildLock --destination "$(CURDIR)/bin/site" --cleanDestinationDir --baseURL "$(SITE_URL)" --quiet
+	@$(SITE) --source hack/site --noBuildLock --destination "$(CURDIR)/bin/site" --cleanDestinationDir --baseURL "$(SITE_URL)" --logLevel error >/dev/null
 	@SITE="$(CURDIR)/bin/site" SITE_URL="$(SITE_URL)" go test -count 1 ./test/site
 
 .PHONY: docs-serve
