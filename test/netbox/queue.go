@@ -14,7 +14,7 @@ import (
 
 // Queue counts the jobs of NetBox's worker: webhooks that are not yet sent, updates of its search index, and background jobs.
 type Queue struct {
-	// Waiting jobs were not started. FlushQueue drops them.
+	// Waiting jobs were not started.
 	Waiting int
 	// Running jobs were started and have not ended.
 	Running int
@@ -67,9 +67,14 @@ func (n *NetBox) Drain(ctx context.Context) error {
 	return nil
 }
 
-// FlushQueue drops all waiting jobs, as a loss of Redis would. NetBox does not know of it.
+// FlushQueue drops all jobs, as a loss of Redis would, also those that a worker had begun when it was killed: RQ takes them for running for
+// minutes. NetBox does not know of it. The worker must not run.
 func (n *NetBox) FlushQueue(ctx context.Context) error {
-	_, err := n.redis(ctx, "DEL", "rq:queue:high", "rq:queue:default", "rq:queue:low")
+	command := []string{"DEL"}
+	for _, queue := range []string{"high", "default", "low"} {
+		command = append(command, "rq:queue:"+queue, "rq:queue:"+queue+":intermediate", "rq:wip:"+queue)
+	}
+	_, err := n.redis(ctx, command...)
 	return err
 }
 
