@@ -27,11 +27,12 @@ type route struct {
 	// about names the Ingress or HTTPRoute.
 	about string
 	// host is empty for any.
-	host     string
-	path     string
-	isExact  bool
-	isTLS    bool
-	operator *operator
+	host string
+	path string
+	// isExact, hasRegex and hasWildcard say how path is compared; otherwise it is a prefix of whole segments.
+	isExact, hasRegex, hasWildcard bool
+	isTLS                          bool
+	operator                       *operator
 	// tlsSecret is the Secret of the certificate, if it is known.
 	tlsSecret client.ObjectKey
 
@@ -42,8 +43,11 @@ type route struct {
 
 // covers reports whether the route takes a path, and whether that is known.
 func (r *route) covers(path string) (isCovered, isKnown bool) {
-	if r.ingress != nil && isRegex(r.ingress) {
+	if r.hasRegex {
 		return matchesRegex(r.path, path)
+	}
+	if before, after, ok := strings.Cut(r.path, "*"); r.hasWildcard && ok { // as load balancers of AWS and Google have it
+		return strings.HasPrefix(path, before), after == ""
 	}
 	prefix := strings.TrimRight(r.path, "/")
 	return path == r.path || !r.isExact && (path == prefix || strings.HasPrefix(path, prefix+"/")), true
@@ -127,7 +131,8 @@ func (d *doctor) ingressRoutes(ctx context.Context, operator *operator, services
 			}
 			found := route{
 				about: "Ingress " + ingress.Namespace + "/" + ingress.Name, host: host, path: cmp.Or(path, "/"), operator: operator, ingress: ingress,
-				isExact: pathType != nil && *pathType == networkingv1.PathTypeExact,
+				isExact: pathType != nil && *pathType == networkingv1.PathTypeExact, hasRegex: isRegex(ingress),
+				hasWildcard: pathType != nil && *pathType == networkingv1.PathTypeImplementationSpecific,
 			}
 			found.isTLS, found.tlsSecret = tlsOf(ingress, host)
 			routes = append(routes, found)
@@ -148,8 +153,9 @@ func (d *doctor) ingressRoutes(ctx context.Context, operator *operator, services
 
 // tlsOf returns whether an Ingress serves https for a host, and the Secret of the certificate.
 func tlsOf(ingress *networkingv1.Ingress, host string) (isTLS bool, secret client.ObjectKey) {
+	_, domain, _ := strings.Cut(host, ".")
 	for _, entry := range ingress.Spec.TLS {
-		if len(entry.Hosts) == 0 || slices.Contains(entry.Hosts, host) {
+		if len(entry.Hosts) == 0 || slices.Contains(entry.Hosts, host) || domain != "" && slices.Contains(entry.Hosts, "*."+domain) {
 			return true, client.ObjectKey{Namespace: ingress.Namespace, Name: entry.SecretName}
 		}
 	}
@@ -324,7 +330,7 @@ func gatewayPaths(found *httpRoute, about string, operator *operator, services [
 				routes = append(routes, one)
 			}
 			for _, match := range rule.Matches {
-				one.path, one.isExact = cmp.Or(match.Path.Value, "/"), match.Path.Type == "Exact"
+				one.path, one.isExact, one.hasRegex = cmp.Or(match.Path.Value, "/"), match.Path.Type == "Exact", match.Path.Type == "RegularExpression"
 				routes = append(routes, one)
 			}
 		}

@@ -46,6 +46,41 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
+func TestCovers(t *testing.T) {
+	const path = "/webhook/netbox/netbox"
+	for reason, test := range map[string]struct {
+		route     route
+		is, known bool
+	}{
+		"the path":                   {route{path: path, isExact: true}, true, true},
+		"a prefix":                   {route{path: "/webhook/"}, true, true},
+		"a part of a segment":        {route{path: "/web"}, false, true},
+		"a prefix, exactly":          {route{path: "/webhook", isExact: true}, false, true},
+		"all, with an asterisk":      {route{path: "/*", hasWildcard: true}, true, true},
+		"others, with an asterisk":   {route{path: "/hooks/*", hasWildcard: true}, false, true},
+		"an asterisk in between":     {route{path: "/webhook/*/netbox", hasWildcard: true}, true, false},
+		"no asterisk":                {route{path: "/webhook", hasWildcard: true}, true, true},
+		"a regular expression":       {route{path: "/webhook/.*", hasRegex: true}, true, true},
+		"another regular expression": {route{path: "/hooks/.*", hasRegex: true}, false, true},
+		"none":                       {route{path: "/(", hasRegex: true}, false, false},
+	} {
+		if is, known := test.route.covers(path); is != test.is || known != test.known {
+			t.Errorf("%s: %t, %t", reason, is, known)
+		}
+	}
+}
+
+func TestIngressTLS(t *testing.T) {
+	for host, want := range map[string]bool{"a.example.com": true, "a.b.example.com": false, "example.com": false, "other.example.org": true, "": false} {
+		ingress := &networkingv1.Ingress{Spec: networkingv1.IngressSpec{TLS: []networkingv1.IngressTLS{
+			{Hosts: []string{"*.example.com"}}, {Hosts: []string{"other.example.org"}},
+		}}}
+		if got, _ := tlsOf(ingress, host); got != want {
+			t.Errorf("%q: %t, want %t", host, got, want)
+		}
+	}
+}
+
 func TestSizes(t *testing.T) {
 	for value, want := range map[string]int64{"500k": 512_000, "1m": 1 << 20, "2G": 2 << 30, "1000": 1000, "0": 1<<63 - 1, "x": 1<<63 - 1} {
 		if got := parseSize(value); got != want {
