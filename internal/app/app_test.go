@@ -48,19 +48,6 @@ var plane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) { controlplane.Main(m, &plane) }
 
-var buildManager = sync.OnceValues(func() (string, error) {
-	directory, err := os.MkdirTemp("", "manager-")
-	if err != nil {
-		return "", err
-	}
-	binary := filepath.Join(directory, "manager")
-	output, err := exec.Command("go", "build", "-o", binary, "../../cmd/manager").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, output)
-	}
-	return binary, err
-})
-
 // manager is a running process.
 type manager struct {
 	webhooks, probes string // addresses
@@ -79,7 +66,7 @@ func start(t *testing.T, config *rest.Config, arguments ...string) *manager {
 // launch starts a manager without waiting until it is ready.
 func launch(t *testing.T, config *rest.Config, arguments ...string) *manager {
 	t.Helper()
-	binary, err := buildManager()
+	binary, err := plane.Manager()
 	if err != nil {
 		t.Fatal(err)
 	}

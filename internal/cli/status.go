@@ -339,14 +339,14 @@ func (o *overview) addRule(rule *v1alpha1.NetBoxEventRule) {
 
 // refusalSteps says what to do about refused deliveries, by the reasons of the Kubernetes Events that the receiver makes.
 var refusalSteps = map[string]string{
-	"SignatureMismatch":    "set the secret of NetBox's webhook to one of the keys of the source's Secret",
-	"MalformedBody":        "remove the body template of NetBox's webhook, or make it render JSON",
-	"InvalidBody":          "remove the body template of NetBox's webhook, or have it send the fields that are missing",
-	"BodyTooLarge":         "raise spec.maxBodyBytes of the source",
-	"UnsupportedMediaType": "set the HTTP content type of NetBox's webhook to application/json",
-	"NotStored":            "NetBox does not send again by itself: requeue its failed jobs once the source is ready",
-	"Throttled":            "raise spec.rateLimit of the source; requeue the failed jobs of NetBox",
-	"BacklogFull":          "see what events wait for: kubectl netbox events --pending -n {namespace}",
+	v1alpha1.EventSignatureMismatch:    "set the secret of NetBox's webhook to one of the keys of the source's Secret",
+	v1alpha1.EventMalformedBody:        "remove the body template of NetBox's webhook, or make it render JSON",
+	v1alpha1.EventInvalidBody:          "remove the body template of NetBox's webhook, or have it send the fields that are missing",
+	v1alpha1.EventBodyTooLarge:         "raise spec.maxBodyBytes of the source",
+	v1alpha1.EventUnsupportedMediaType: "set the HTTP content type of NetBox's webhook to application/json",
+	v1alpha1.EventNotStored:            "NetBox does not send again by itself: requeue its failed jobs once the source is ready",
+	v1alpha1.EventThrottled:            "raise spec.rateLimit of the source; requeue the failed jobs of NetBox",
+	v1alpha1.EventBacklogFull:          "see what events wait for: kubectl netbox events --pending -n {namespace}",
 }
 
 // refusedFor is how long a refusal counts as something that is wrong. The API server keeps Kubernetes Events as long by default.

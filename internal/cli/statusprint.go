@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 // printOverview prints the answer of status for people.
@@ -100,7 +101,7 @@ func (p *plugin) printOperators(found *overview) {
 		fmt.Fprintln(p.Out, strings.ToUpper(text[:1])+text[1:])
 	}
 	for _, unknown := range found.Unknown {
-		fmt.Fprintln(p.Out, "Not shown:", unknown)
+		fmt.Fprintln(p.Out, "Not shown:", oneline.Of(unknown, maxLineBytes))
 	}
 }
 
@@ -112,7 +113,7 @@ func (p *plugin) printFindings(found *overview) error {
 	}
 	fmt.Fprintln(p.Out, "\n"+paint.paint("Wrong:", red))
 	for _, wrong := range found.Wrong {
-		if _, err := fmt.Fprintf(p.Out, "- %s: %s\n  Next: %s\n", wrong.About, wrong.Problem, wrong.Next); err != nil {
+		if _, err := fmt.Fprintf(p.Out, "- %s\n  Next: %s\n", oneline.Of(wrong.About+": "+wrong.Problem, maxLineBytes), wrong.Next); err != nil {
 			return err
 		}
 	}

@@ -62,7 +62,9 @@ func (s *session) openUI(t *testing.T) *browser {
 // request sends a request with the token.
 func (b *browser) request(t *testing.T, method, path string) *http.Response {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, b.url+path, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	request, err := http.NewRequestWithContext(ctx, method, b.url+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +183,6 @@ func (b *browser) tail(t *testing.T, query string) *tail {
 
 // until returns the messages since the last call, up to one for which a function is true.
 func (l *tail) until(t *testing.T, isLast func(uiMessage) bool) (messages []uiMessage) {
-	t.Helper()
 	t.Helper()
 	for l.lines.Scan() {
 		var message uiMessage

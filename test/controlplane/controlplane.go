@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -28,6 +30,8 @@ type ControlPlane struct {
 	Client client.WithWatch
 
 	environment *envtest.Environment
+	manager     func() (string, error)
+	directory   string // of the manager
 }
 
 // Start starts a control plane on loopback and installs the CRDs. Stop must be called.
@@ -54,6 +58,7 @@ func StartWith(crds string) (*ControlPlane, error) {
 	}
 	config.QPS = -1
 	plane := &ControlPlane{Config: config, environment: environment}
+	plane.manager = sync.OnceValues(plane.buildManager)
 	scheme, err := app.Scheme()
 	if err == nil {
 		plane.Client, err = client.NewWithWatch(config, client.Options{Scheme: scheme})
@@ -65,7 +70,24 @@ func StartWith(crds string) (*ControlPlane, error) {
 }
 
 // Stop ends the control plane and removes its data.
-func (c *ControlPlane) Stop() error { return c.environment.Stop() }
+func (c *ControlPlane) Stop() error {
+	return errors.Join(c.environment.Stop(), os.RemoveAll(c.directory))
+}
+
+// Manager builds the operator, once, and returns the path of the program, which Stop removes.
+func (c *ControlPlane) Manager() (string, error) { return c.manager() }
+
+func (c *ControlPlane) buildManager() (path string, err error) {
+	if c.directory, err = os.MkdirTemp("", "manager-"); err != nil {
+		return "", err
+	}
+	path = filepath.Join(c.directory, "manager")
+	const command = "github.com/netbox-events/netbox-event-operator/cmd/manager"
+	if output, err := exec.Command("go", "build", "-o", path, command).CombinedOutput(); err != nil { //nolint:gosec // fixed, but for the directory
+		return "", fmt.Errorf("%w: %s", err, output)
+	}
+	return path, nil
+}
 
 // Kubeconfig returns the text of a kubeconfig of an administrator.
 func (c *ControlPlane) Kubeconfig() []byte { return c.environment.KubeConfig }
