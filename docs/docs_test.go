@@ -134,7 +134,7 @@ func TestLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range append(append(pages(t), "../SECURITY.md"), reference...) {
+	for _, page := range append(append(pages(t), "../SECURITY.md", "../CHANGELOG.md"), reference...) {
 		content, _ := readPage(t, page)
 		for _, found := range link.FindAllStringSubmatch(span.ReplaceAllString(fence.ReplaceAllString(content, ""), ""), -1) {
 			if strings.Contains(found[1], "://") {

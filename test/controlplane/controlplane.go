@@ -83,7 +83,7 @@ func (c *ControlPlane) buildManager() (path string, err error) {
 	}
 	path = filepath.Join(c.directory, "manager")
 	const command = "github.com/netbox-events/netbox-event-operator/cmd/manager"
-	if output, err := exec.Command("go", "build", "-o", path, command).CombinedOutput(); err != nil { //nolint:gosec // fixed, but for the directory
+	if output, err := exec.Command("go", "build", "-o", path, command).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, output)
 	}
 	return path, nil
