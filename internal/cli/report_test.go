@@ -212,6 +212,12 @@ func TestReportSecrets(t *testing.T) {
 		})
 	}
 
+	plane().Create(t, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: operators, Name: "scheduled"},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: operators, Name: "netbox-event-operator-x"},
+		Type:           corev1.EventTypeNormal, Reason: "Scheduled", Message: "assigned netbox-event-operator-x to canary-node",
+	})
+
 	user := newSession(t, space)
 	file := filepath.Join(t.TempDir(), "report.tar.gz")
 	got := user.run(t, "report", "--yes", "--show", "--events", "1", "--file", file)
@@ -234,7 +240,7 @@ func TestReportSecrets(t *testing.T) {
 	contains(t, files["secrets.yaml"], "name: netbox-webhook", "bytes: 11", "trailingSpace: true", "missing: true\n  name: netbox-token", "name: oauth")
 	contains(t, files["rules/announce.yaml"], "${event.objectID}", "${secrets.token}", "method: PUT", "name: X-Token", "kind: ConfigMap", "data.name == ")
 	contains(t, files["events/"+event.Name+".yaml"], "pin: <number ", "id: 3f9c")
-	contains(t, files["kubernetes-events.yaml"], "about: NetBoxEvent "+space+"/"+event.Name)
+	contains(t, files["kubernetes-events.yaml"], "about: NetBoxEvent "+space+"/"+event.Name, "assigned netbox-event-operator-x to <string ")
 	contains(t, files["operator/"+operators+"-netbox-event-operator/state.yaml"], "- HTTPS_PROXY", "--leader-elect", "holderIdentity")
 	contains(t, files["operator/"+operators+"-netbox-event-operator/state.yaml"], "name: netbox-event-operator-x", "phase: Pending")
 	if files["events/unreported.yaml"] != "" || strings.Contains(files["kubernetes-events.yaml"], "unreported") {
