@@ -28,6 +28,9 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/version"
 )
 
+// kindEvent is the kind of objects that event actions write Kubernetes Events about.
+const kindEvent = "NetBoxEvent"
+
 // evidence is what a report is made of, as it is in the cluster.
 type evidence struct {
 	namespace string
@@ -49,7 +52,7 @@ type evidence struct {
 
 // operatorEvidence is an operator that watches the namespace.
 type operatorEvidence struct {
-	deployment appsv1.Deployment
+	deployment *appsv1.Deployment
 	pods       []corev1.Pod
 	lease      *coordinationv1.Lease
 	logs       []podLog
@@ -96,6 +99,7 @@ func (c *reportCommand) collect(ctx context.Context) (*evidence, error) {
 		return nil, err
 	}
 	found := &evidence{namespace: namespace, time: metav1.NewTime(c.clock.Now()), redactor: redact.New()}
+	found.redactor.LearnText(config.Host)
 	server, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, err
@@ -122,20 +126,27 @@ func (c *reportCommand) collect(ctx context.Context) (*evidence, error) {
 	}
 	if found.overview != nil {
 		for i := range found.overview.Operators {
-			row := &found.overview.Operators[i]
-			c.addOperatorEvidence(ctx, api, pods, found, client.ObjectKey{Namespace: row.Namespace, Name: row.Name})
+			if deployment := found.overview.Operators[i].deployment; deployment != nil { // a process has neither pods nor a readable log
+				c.addOperatorEvidence(ctx, api, pods, found, deployment)
+			}
 		}
 	}
 	c.addNotes(ctx, api, found)
 	return found, found.learn()
 }
 
-// addEvents adds the events: failed and pending ones first, and then the newest.
+// addEvents adds the events: failed and pending ones first, and then the newest. The redactor learns what all of them say of objects and
+// users, because messages and lines of the log also name those that are not added.
 func (c *reportCommand) addEvents(ctx context.Context, api client.Client, found *evidence) {
 	events, err := (&filter{}).list(ctx, api, found.namespace, c.clock.Now(), withoutPayload)
 	if err != nil {
 		found.lacks("events", err)
 		return
+	}
+	for _, event := range events {
+		for _, value := range []string{event.Spec.ObjectName, event.Spec.Username, event.Spec.Branch, event.Spec.ObjectURL} {
+			found.redactor.LearnText(value)
+		}
 	}
 	slices.Reverse(events)
 	slices.SortStableFunc(events, func(a, b *v1alpha1.NetBoxEvent) int {
@@ -228,24 +239,17 @@ func addSecretNames(value any, names map[string]bool) {
 }
 
 func (c *reportCommand) addOperatorEvidence(
-	ctx context.Context, api client.Client, core *corev1client.CoreV1Client, found *evidence, name client.ObjectKey,
+	ctx context.Context, api client.Client, core *corev1client.CoreV1Client, found *evidence, deployment *appsv1.Deployment,
 ) {
-	var row operatorEvidence
-	if err := api.Get(ctx, name, &row.deployment); err != nil {
-		found.lacks("operator "+name.String(), clusterError(err, "get", "deployments", name.Namespace))
-		return
-	}
+	row, name := operatorEvidence{deployment: deployment}, client.ObjectKeyFromObject(deployment)
 	var lease coordinationv1.Lease
-	leaseName := client.ObjectKey{
-		Namespace: argument(&row.deployment, "leader-election-namespace", name.Namespace),
-		Name:      argument(&row.deployment, "leader-election-id", "netbox-event-operator"),
-	}
+	leaseName := leaseOf(deployment)
 	err := api.Get(ctx, leaseName, &lease)
 	found.lacks("Lease "+leaseName.String(), clusterError(err, "get", "leases", leaseName.Namespace))
 	if err == nil {
 		row.lease = &lease
 	}
-	selector, err := metav1.LabelSelectorAsSelector(row.deployment.Spec.Selector)
+	selector, err := metav1.LabelSelectorAsSelector(deployment.Spec.Selector)
 	if err != nil {
 		found.lacks("pods of operator "+name.String(), err)
 		return
@@ -257,7 +261,9 @@ func (c *reportCommand) addOperatorEvidence(
 	for i := range row.pods {
 		if pod := &row.pods[i]; c.hasLogs {
 			c.addLog(ctx, core, found, &row, pod, false)
-			if slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.RestartCount > 0 }) {
+			if slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+				return s.Name == managerOf(deployment).Name && s.RestartCount > 0
+			}) {
 				c.addLog(ctx, core, found, &row, pod, true)
 			}
 		}
@@ -277,7 +283,7 @@ func (c *reportCommand) addLog(
 		log.name += "-previous"
 	}
 	stream, err := core.Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
-		Container: managerOf(&row.deployment).Name, Previous: isPrevious, TailLines: &c.tail, LimitBytes: new(int64(maxLogBytes)),
+		Container: managerOf(row.deployment).Name, Previous: isPrevious, TailLines: &c.tail, LimitBytes: new(int64(maxLogBytes)),
 	}).Stream(ctx)
 	if apierrors.IsForbidden(err) {
 		err = clusterError(err, "get", "pods/log", pod.Namespace)
@@ -295,7 +301,7 @@ func (c *reportCommand) addLog(
 	row.logs = append(row.logs, log)
 }
 
-// addNotes adds the Kubernetes Events of the operator's resources, and of the operators themselves.
+// addNotes adds the Kubernetes Events of the namespace's sources and rules, of the events in the report, and of the operators.
 func (c *reportCommand) addNotes(ctx context.Context, api client.Client, found *evidence) {
 	namespaces := map[string]bool{found.namespace: true}
 	for i := range found.operators {
@@ -308,8 +314,7 @@ func (c *reportCommand) addNotes(ctx context.Context, api client.Client, found *
 			continue
 		}
 		for i := range list.Items {
-			if about := &list.Items[i].InvolvedObject; strings.HasPrefix(about.APIVersion, v1alpha1.SchemeGroupVersion.Group+"/") ||
-				found.isOfOperator(about) {
+			if about := &list.Items[i].InvolvedObject; found.isReported(about) || found.isOfOperator(about) {
 				found.notes = append(found.notes, list.Items[i])
 			}
 		}
@@ -317,6 +322,15 @@ func (c *reportCommand) addNotes(ctx context.Context, api client.Client, found *
 	slices.SortFunc(found.notes, func(a, b corev1.Event) int {
 		return cmp.Or(lastSeen(&a).Compare(lastSeen(&b).Time), strings.Compare(a.Name, b.Name))
 	})
+}
+
+// isReported reports whether an object is a source or a rule of the namespace, or an event in the report.
+func (e *evidence) isReported(about *corev1.ObjectReference) bool {
+	if about.Namespace != e.namespace || !strings.HasPrefix(about.APIVersion, v1alpha1.SchemeGroupVersion.Group+"/") {
+		return false
+	}
+	return about.Kind != kindEvent ||
+		slices.ContainsFunc(e.events, func(event v1alpha1.NetBoxEvent) bool { return event.Name == about.Name })
 }
 
 // isOfOperator reports whether an object is of an operator, by its name.
@@ -359,8 +373,9 @@ func (e *evidence) learn() error {
 		e.redactor.Know(e.operators[i].deployment.Namespace, e.operators[i].deployment.Name)
 		for k := range e.operators[i].pods {
 			e.redactor.Know(e.operators[i].pods[k].Name)
+			e.redactor.LearnText(e.operators[i].pods[k].Spec.NodeName)
 		}
-		for _, variable := range managerOf(&e.operators[i].deployment).Env {
+		for _, variable := range managerOf(e.operators[i].deployment).Env {
 			if len(variable.Value) >= 8 { // shorter ones are switches and numbers
 				e.redactor.LearnText(variable.Value)
 			}
@@ -393,7 +408,7 @@ func (e *evidence) files() (files []reportFile, failure error) {
 		addObject("rules", "NetBoxEventRule", &e.rules[i])
 	}
 	for i := range e.events {
-		addObject("events", "NetBoxEvent", &e.events[i])
+		addObject("events", kindEvent, &e.events[i])
 	}
 	if len(e.secrets) > 0 {
 		add("secrets", e.secrets)
@@ -422,9 +437,17 @@ func (e *evidence) readme() []byte {
 		e.namespace, e.time.UTC().Format(metav1.RFC3339Micro), version.ThisBuild().Of("kubectl-netbox")) +
 		"Values are replaced: <string 3, 14 bytes> has the same number wherever the value is the same.\n\n" + listed("Left out:", leftOut)
 	if len(e.unread) > 0 {
-		text += "\n" + listed("Not read:", e.unread)
+		text += "\n" + listed("Not read:", e.texts(e.unread))
 	}
 	return []byte(text)
+}
+
+// texts returns free texts without values. Errors of the API server name users, and addresses of nodes.
+func (e *evidence) texts(texts []string) (redacted []string) {
+	for _, text := range texts {
+		redacted = append(redacted, e.redactor.Text(text))
+	}
+	return redacted
 }
 
 func (e *evidence) versions() any {
@@ -440,7 +463,9 @@ func (e *evidence) versions() any {
 		operators := map[string]any{}
 		for i := range e.overview.Operators {
 			row := &e.overview.Operators[i]
-			operators[row.Namespace+"/"+row.Name] = map[string]any{"version": row.Version, "image": row.Image}
+			if row.deployment != nil { // the version of a process is not known
+				operators[row.Namespace+"/"+row.Name] = map[string]any{"version": row.Version, "image": row.Image}
+			}
 		}
 		facts["operators"] = operators
 	}
@@ -450,7 +475,7 @@ func (e *evidence) versions() any {
 // statusFacts returns the answer of status, in which messages are free text.
 func (e *evidence) statusFacts() *overview {
 	shown := *e.overview
-	shown.Refused, shown.Wrong = slices.Clone(shown.Refused), slices.Clone(shown.Wrong)
+	shown.Refused, shown.Wrong, shown.Unknown = slices.Clone(shown.Refused), slices.Clone(shown.Wrong), e.texts(shown.Unknown)
 	for i := range shown.Refused {
 		shown.Refused[i].Note = e.redactor.Text(shown.Refused[i].Note)
 	}
@@ -480,6 +505,9 @@ func (e *evidence) noteFacts() (facts []noteFact) {
 			Type:  note.Type, Reason: e.redactor.Text(note.Reason), Action: note.Action, Note: e.redactor.Text(note.Message),
 			Count: note.Count, First: note.FirstTimestamp, Last: lastSeen(note),
 		}
+		if note.InvolvedObject.Kind == kindEvent { // the message of an event action, which NetBox's values were rendered into
+			fact.Note = e.redactor.String(note.Message)
+		}
 		if note.Series != nil {
 			fact.Count = note.Series.Count
 		}
@@ -490,16 +518,13 @@ func (e *evidence) noteFacts() (facts []noteFact) {
 
 // operatorFacts returns the state of an operator. Its flags may name hosts, and its environment have tokens.
 func (e *evidence) operatorFacts(row *operatorEvidence) any {
-	var args, variables []string
-	for _, arg := range managerOf(&row.deployment).Args {
-		args = append(args, e.redactor.Text(arg))
-	}
-	for _, variable := range managerOf(&row.deployment).Env {
+	var variables []string
+	for _, variable := range managerOf(row.deployment).Env {
 		variables = append(variables, variable.Name)
 	}
 	facts := map[string]any{
-		"image": managerOf(&row.deployment).Image, "args": args, "environment": variables,
-		"resources": managerOf(&row.deployment).Resources, "replicas": row.deployment.Spec.Replicas,
+		"image": managerOf(row.deployment).Image, "args": e.texts(managerOf(row.deployment).Args), "environment": variables,
+		"resources": managerOf(row.deployment).Resources, "replicas": row.deployment.Spec.Replicas,
 		"conditions": row.deployment.Status.Conditions, "ready": row.deployment.Status.ReadyReplicas,
 	}
 	if row.lease != nil {

@@ -109,7 +109,7 @@ type reportFile struct {
 // leftOut says what a report does not have.
 var leftOut = []string{
 	"values of Secrets: names, keys and lengths are there",
-	"values that NetBox sent, users, names of objects, branches: replaced by type, number and length",
+	"values that NetBox sent, users, names of objects, branches, messages of event actions: replaced by type, number and length",
 	"URLs, headers, bodies and templates of rules, except for expressions; string literals in expressions",
 	"values of labels and annotations, except for those of the operator, of Helm and of app.kubernetes.io",
 	"environment variables of the operator's pods, except for their names",
@@ -140,7 +140,7 @@ func (c *reportCommand) announceReport(evidence *evidence, files []reportFile) e
 	if len(evidence.unread) > 0 {
 		text.WriteString("\n" + listed("Not read:", evidence.unread))
 	}
-	text.WriteString("\nMessages and log lines are free text: known values, quoted texts and URLs are replaced in them. " +
+	text.WriteString("\nMessages and log lines are free text: known values, quoted texts, URLs and IP addresses are replaced in them. " +
 		"--show prints all of it.\n\n")
 	_, err := io.WriteString(c.Out, text.String())
 	return err

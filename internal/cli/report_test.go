@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/cli/redact"
 	"github.com/netbox-events/netbox-event-operator/internal/delivery"
 	"github.com/netbox-events/netbox-event-operator/internal/eventspec"
 )
@@ -117,13 +118,21 @@ func TestReportSecrets(t *testing.T) {
 	if err := plane().Client.Update(t.Context(), &deployment); err != nil {
 		t.Fatal(err)
 	}
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: operators, Name: "netbox-event-operator-x", Labels: deployment.Spec.Selector.MatchLabels},
-		Spec:       deployment.Spec.Template.Spec,
+	newPod := func(name string, restarts ...corev1.ContainerStatus) {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: operators, Name: name, Labels: deployment.Spec.Selector.MatchLabels},
+			Spec:       deployment.Spec.Template.Spec,
+		}
+		pod.Spec.NodeName = "canary-node" // no kubelet has its log
+		plane().Create(t, pod)
+		pod.Status.ContainerStatuses = restarts
+		if err := plane().Client.Status().Update(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
 	}
-	pod.Spec.NodeName = "gone" // no kubelet has its log
+	newPod("netbox-event-operator-x", corev1.ContainerStatus{Name: "manager"}, corev1.ContainerStatus{Name: "proxy", RestartCount: 1})
+	newPod("netbox-event-operator-y", corev1.ContainerStatus{Name: "manager", RestartCount: 1})
 	plane().Create(t,
-		pod,
 		&corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: space, Name: "netbox-webhook", Annotations: map[string]string{"a": "canary-annotation"}},
 			StringData: map[string]string{"key": "canary-key\n"},
@@ -158,7 +167,7 @@ func TestReportSecrets(t *testing.T) {
 	if err := plane().Client.Update(t.Context(), rule); err != nil {
 		t.Fatal(err)
 	}
-	setStatus(t, rule, v1alpha1.NetBoxEventRuleStatus{ExpressionErrors: 1, LastExpressionError: "site-1: canary-name is no number"})
+	setStatus(t, rule, v1alpha1.NetBoxEventRuleStatus{ExpressionErrors: 1, LastExpressionError: "site-1: canary-name is no number, as canary-unreported"})
 
 	decoded, size := decode(t, "netbox-4.7.3-live/391")
 	event := eventspec.New(decoded, eventspec.Delivery{Source: source, Key: "key", BodyBytes: size, ReceivedAt: received, Origin: v1alpha1.OriginWebhook})
@@ -181,21 +190,44 @@ func TestReportSecrets(t *testing.T) {
 		status.Rules[0].LimitKey = "canary-limit"
 		status.Rules[0].Group = &v1alpha1.GroupStatus{ID: "3f9c", Key: "canary-group", Events: 2}
 	})
+	decoded, size = decode(t, "netbox-4.7.3-live/391")
+	unreported := eventspec.New(decoded, eventspec.Delivery{
+		Source: source, Key: "key", BodyBytes: size + 1, ReceivedAt: received.Add(-time.Minute), Origin: v1alpha1.OriginWebhook,
+	})
+	unreported.Name, unreported.Spec.ObjectName = "unreported", "canary-unreported"
+	plane().Create(t, unreported)
+	for message, about := range map[string]*v1alpha1.NetBoxEvent{
+		"canary-message: canary-name by canary-user, PIN 314159":      event,
+		"CANARY-COMPUTED of the name, and CANARY of the user":         event,
+		"a new message of a rule of the past, and the canary in it":   unreported,
+		"Site canary-unreported was changed by canary-unreported-too": unreported,
+	} {
+		plane().Create(t, &corev1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: space, GenerateName: "noted-"},
+			InvolvedObject: corev1.ObjectReference{
+				APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxEvent", Namespace: space, Name: about.Name, UID: about.UID,
+			},
+			Type: corev1.EventTypeNormal, Reason: "Canary", Message: message,
+			Source: corev1.EventSource{Component: "netbox-event-operator"}, FirstTimestamp: metav1.Now(), LastTimestamp: metav1.Now(),
+		})
+	}
+
 	plane().Create(t, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: space, Name: "noted"},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "netbox-events.io/v1alpha1", Kind: "NetBoxEvent", Namespace: space, Name: event.Name, UID: event.UID},
-		Type:           corev1.EventTypeNormal, Reason: "Canary", Message: "canary-message: canary-name by canary-user, PIN 314159",
-		Source: corev1.EventSource{Component: "netbox-event-operator"}, FirstTimestamp: metav1.Now(), LastTimestamp: metav1.Now(),
+		ObjectMeta:     metav1.ObjectMeta{Namespace: operators, Name: "scheduled"},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: operators, Name: "netbox-event-operator-x"},
+		Type:           corev1.EventTypeNormal, Reason: "Scheduled", Message: "assigned netbox-event-operator-x to canary-node",
 	})
 
 	user := newSession(t, space)
 	file := filepath.Join(t.TempDir(), "report.tar.gz")
-	got := user.run(t, "report", "--yes", "--show", "--file", file)
+	got := user.run(t, "report", "--yes", "--show", "--events", "1", "--file", file)
 	if got.code != exitWell {
 		t.Fatalf("exit code %d: %s", got.code, got.err)
 	}
 	files := unpack(t, file)
-	files["what is printed"] = got.out
+	at := strings.LastIndex(got.out, "\nNot read:\n") // from where on the user sees errors as they are
+	files["what is printed"] = got.out[:at]
+	unread := got.out[at:]
 	for name, text := range files {
 		for _, secret := range []string{
 			canary, base64.StdEncoding.EncodeToString([]byte("canary-key\n")), "271828", "314159", "one\n",
@@ -208,10 +240,16 @@ func TestReportSecrets(t *testing.T) {
 	contains(t, files["secrets.yaml"], "name: netbox-webhook", "bytes: 11", "trailingSpace: true", "missing: true\n  name: netbox-token", "name: oauth")
 	contains(t, files["rules/announce.yaml"], "${event.objectID}", "${secrets.token}", "method: PUT", "name: X-Token", "kind: ConfigMap", "data.name == ")
 	contains(t, files["events/"+event.Name+".yaml"], "pin: <number ", "id: 3f9c")
-	contains(t, files["kubernetes-events.yaml"], "about: NetBoxEvent "+space+"/"+event.Name)
+	contains(t, files["kubernetes-events.yaml"], "about: NetBoxEvent "+space+"/"+event.Name, "assigned netbox-event-operator-x to <string ")
 	contains(t, files["operator/"+operators+"-netbox-event-operator/state.yaml"], "- HTTPS_PROXY", "--leader-elect", "holderIdentity")
 	contains(t, files["operator/"+operators+"-netbox-event-operator/state.yaml"], "name: netbox-event-operator-x", "phase: Pending")
-	contains(t, got.out, "- log of pod netbox-event-operator-x: ")
+	if files["events/unreported.yaml"] != "" || strings.Contains(files["kubernetes-events.yaml"], "unreported") {
+		t.Error("the report has more than one event")
+	}
+	contains(t, unread, "- log of pod netbox-event-operator-x: ", "- log of pod netbox-event-operator-y-previous: ")
+	if strings.Contains(unread, "netbox-event-operator-x-previous") {
+		t.Errorf("the manager did not restart, and its previous log was asked for:\n%s", unread)
+	}
 	if out := user.run(t, "report", "-y", "--logs=false", "-f", file+".2").out; strings.Contains(out, "log of pod") {
 		t.Errorf("with --logs=false:\n%s", out)
 	}
@@ -243,5 +281,40 @@ func TestReportRights(t *testing.T) {
 	}
 	contains(t, got.out, "Not read:", "- rules: you may not list netboxeventrules in namespace "+space,
 		"- Secret netbox-webhook: you may not get secrets", "- Kubernetes Events: you may not list events")
-	contains(t, unpack(t, file)["README.txt"], "you may not list netboxeventrules")
+	readme := unpack(t, file)["README.txt"]
+	contains(t, readme, "you may not list netboxeventrules")
+	if strings.Contains(readme, "reporter") {
+		t.Errorf("the report names the user:\n%s", readme)
+	}
+}
+
+// TestReportUnread has errors of the API server, which name users and addresses.
+func TestReportUnread(t *testing.T) {
+	const problem = `User "jane@corp.example" cannot list: Get "https://api.corp.example": dial tcp 10.1.2.3:10250, http://node.corp.example/a`
+	found := &evidence{overview: &overview{Unknown: []string{problem}}, unread: []string{problem}, redactor: redact.New()}
+	files, err := found.files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, reportFile{"README.txt", found.readme()}) {
+		for _, private := range []string{"jane", "corp.example", "10.1.2.3"} {
+			if strings.Contains(string(file.content), private) {
+				t.Errorf("%s has %q:\n%s", file.name, private, file.content)
+			}
+		}
+	}
+	if found.overview.Unknown[0] != problem || found.unread[0] != problem {
+		t.Error("the user does not see the errors as they are")
+	}
+}
+
+// TestReportProcess has an operator that is no Deployment, as on a developer's machine: nothing is asked about a Deployment.
+func TestReportProcess(t *testing.T) {
+	space := plane().Namespace(t)
+	newSource(t, space, "netbox", v1alpha1.NetBoxSourceSpec{}, serving)
+	got := newSession(t, space).run(t, "report", "--yes", "--show", "--file", filepath.Join(t.TempDir(), "report.tar.gz"))
+	if got.code != exitWell || strings.Contains(got.out, "Not read:") {
+		t.Errorf("exit code %d: %s%s", got.code, got.err, got.out)
+	}
+	contains(t, got.out, "\noperators:\n", "\noperators: {}\n") // of the status, and without versions
 }

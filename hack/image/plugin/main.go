@@ -74,6 +74,9 @@ type archive struct {
 }
 
 func run(o *options) error {
+	if len(strings.Fields(o.platforms)) == 0 {
+		return errors.New("--platforms is empty")
+	}
 	if err := os.RemoveAll(o.out); err != nil {
 		return err
 	}

@@ -65,14 +65,14 @@ func treatmentOf(path []string) treatment {
 // walk returns a part of an object with its strings replaced by do. Payloads and bodies are replaced as a whole.
 func walk(path []string, value any, do func(value any, as treatment) any) any {
 	last := path[len(path)-1]
+	if slices.Contains(payloads, last) {
+		return do(value, asValue)
+	}
+	if slices.Contains(bodies, last) {
+		return do(value, asTemplate)
+	}
 	switch value := value.(type) {
 	case map[string]any:
-		if slices.Contains(payloads, last) {
-			return do(value, asValue)
-		}
-		if slices.Contains(bodies, last) {
-			return do(value, asTemplate)
-		}
 		walked := make(map[string]any, len(value))
 		for _, key := range slices.Sorted(maps.Keys(value)) {
 			walked[key] = walk(append(slices.Clip(path), key), value[key], do)

@@ -3,7 +3,7 @@
 //
 // Objects keep their structure: names of fields, types, lengths, and which values are equal, because equal values have the same number.
 // Free text, such as messages and lines of logs, cannot be taken apart: values that the Redactor has learned from objects are replaced in
-// it, and so are URLs and texts in double quotes.
+// it, and so are URLs, IP addresses, and texts in double quotes.
 package redact
 
 import (
@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -171,7 +172,7 @@ func (r *Redactor) literal(text string) string {
 // unsafe is what a free text has of values that may not have been learned: URLs, and what is in quotes, also if it was cut off.
 var unsafe = regexp.MustCompile(`(?:https?|wss?)://[^\s"'<>]+|"(?:[^"\\]|\\.)*(?:"|\\?$)`)
 
-// Text returns a free text without learned values, URLs, and what is in double quotes.
+// Text returns a free text without learned values, URLs, IP addresses, and what is in double quotes.
 func (r *Redactor) Text(text string) string {
 	text = unsafe.ReplaceAllStringFunc(text, func(found string) string {
 		if !strings.HasPrefix(found, `"`) {
@@ -183,7 +184,20 @@ func (r *Redactor) Text(text string) string {
 		}
 		return r.String(content)
 	})
-	return r.words(r.longValues(text))
+	return r.words(r.addresses(r.longValues(text)))
+}
+
+// address is what may be an IP address.
+var address = regexp.MustCompile(`\b\d{1,3}(?:\.\d{1,3}){3}\b|(?:\b[0-9A-Fa-f]{1,4}:|:)[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*[0-9A-Fa-f]\b`)
+
+// addresses replaces the IP addresses in a text, except for those that are the same on all machines.
+func (r *Redactor) addresses(text string) string {
+	return address.ReplaceAllStringFunc(text, func(found string) string {
+		if parsed, err := netip.ParseAddr(found); err != nil || parsed.IsLoopback() || parsed.IsUnspecified() {
+			return found
+		}
+		return r.String(found)
+	})
 }
 
 // index stands for a long value while a text is searched.
@@ -211,11 +225,22 @@ func (r *Redactor) longValues(text string) string {
 	})
 }
 
-// words replaces the short values in a text where they are whole words.
+// marked is what stands for a value, at the start of a text.
+var marked = regexp.MustCompile(`^<(?:string|number|URL) \d+(?:, \d+ bytes)?>`)
+
+// words replaces the short values in a text where they are whole words, but not in what stands for other values.
 func (r *Redactor) words(text string) string {
 	var masked strings.Builder
 	before := ' '
 	for at := 0; at < len(text); {
+		if text[at] == '<' {
+			mark := marked.FindString(text[at:])
+			masked.WriteString(mark)
+			if at += len(mark); mark != "" {
+				before = '>'
+				continue
+			}
+		}
 		if !isWord(before) {
 			if value := r.wordAt(text[at:]); value != "" {
 				masked.WriteString(r.String(value))

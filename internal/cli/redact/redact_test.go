@@ -1,6 +1,7 @@
 package redact_test
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,7 +14,7 @@ var numbers = regexp.MustCompile(`<(string|number|URL) (?:\d+)`)
 func TestText(t *testing.T) {
 	r := redact.New()
 	r.Know("netbox", "status")
-	r.Learn(map[string]any{"name": "leaf1", "site": "Tokyo, main building", "netbox": "netbox", "id": float64(12345), "url": "https://nb.example.com/a"})
+	r.Learn(map[string]any{"name": "leaf1", "site": "Tokyo, main building", "netbox": "netbox", "id": float64(12345), "vlan": float64(200), "url": "https://nb.example.com/a"})
 	for text, want := range map[string]string{
 		"":                           "",
 		"source netbox is Ready":     "source netbox is Ready",
@@ -25,6 +26,10 @@ func TestText(t *testing.T) {
 		`found "a \" b" there`:       "found <string N, 6 bytes> there",
 		`cut off "secr`:              "cut off <string N, 4 bytes>",
 		"Get https://x.example/a: 5": "Get <URL N, 20 bytes> 5",
+		"dial tcp 10.1.2.3:6443: no": "dial tcp <string N, 8 bytes>:6443: no",
+		"tcp [fd00::1]:53, fd00::2:": "tcp [<string N, 7 bytes>]:53, <string N, 7 bytes>:",
+		"from 127.0.0.1 at 19:12:00": "from 127.0.0.1 at 19:12:00",
+		"10.200.0.1, VLAN 200":       "<string N, 10 bytes>, VLAN <string N, 3 bytes>",
 		"lookup nb.example.com":      "lookup <string N, 14 bytes>",
 		"\x00 leaf1 \x005\x00":       "  <string N, 5 bytes>  5 ",
 	} {
@@ -34,6 +39,18 @@ func TestText(t *testing.T) {
 	}
 	if a, b := r.String("leaf1"), r.String("leaf1"); a != b || a == r.String("leaf2") {
 		t.Error("the number does not say which values are equal")
+	}
+}
+
+// TestMarks has a value that looks like a part of what stands for another.
+func TestMarks(t *testing.T) {
+	r := redact.New()
+	r.Learn([]any{"bytes", "120", "13 leaves"})
+	for i := range 119 {
+		r.String(strings.Repeat("x", i+1))
+	}
+	if got, want := r.Text("13 leaves, <120"), "<string 120, 9 bytes>, <<string 121, 3 bytes>"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -69,5 +86,20 @@ func TestNewField(t *testing.T) {
 	}
 	if got["metadata"].(map[string]any)["managedFields"] != nil || got["spec"].(map[string]any)["suspend"] != true {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestBodies has payloads and bodies that are no maps.
+func TestBodies(t *testing.T) {
+	r := redact.New()
+	for _, body := range []any{[]any{271828, true}, 271828, "271828"} {
+		spec := map[string]any{"body": map[string]any{"json": body}, "result": body}
+		got, err := r.Object(map[string]any{"metadata": map[string]any{}, "spec": spec})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := fmt.Sprint(got); strings.Contains(text, "271828") || strings.Contains(text, "true") {
+			t.Errorf("%v: got %s", body, text)
+		}
 	}
 }
