@@ -131,8 +131,10 @@ func (d *doctor) checkLarge(ctx context.Context, s *v1alpha1.NetBoxSource, about
 	size := s.Spec.MaxBodyBytes
 	reply := d.reach.send(ctx, to, post{body: bytes.Repeat([]byte("x"), int(size)), signature: refusedSignature, asksFirst: true})
 	switch {
-	case reply.operator != nil && reply.status != http.StatusRequestEntityTooLarge:
+	case reply.operator != nil && (reply.status == http.StatusUnauthorized || reply.status == http.StatusBadRequest):
 		d.ok(about, "a body of %d bytes, which spec.maxBodyBytes allows, reaches the operator", size)
+	case reply.operator != nil && reply.status != http.StatusRequestEntityTooLarge: // it answers without reading the body
+		d.unknown(about, "whether a body of %d bytes reaches the operator: it answers with %d", size, reply.status)
 	case reply.failedAt != "":
 		d.add(resultProblem, about, fmt.Sprintf("a body of %d bytes does not reach the operator: %v", size, reply.err),
 			"raise the body size limit of the Ingress, or lower spec.maxBodyBytes")

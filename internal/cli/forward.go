@@ -26,6 +26,9 @@ const (
 	defaultPort = 8080
 )
 
+// loopback is where a forwarded port listens. The name localhost may also be an address at which another program listens.
+const loopback = "127.0.0.1"
+
 // receiverPod returns a pod of the operator that watches a namespace, which is ready, and its Deployment.
 func receiverPod(ctx context.Context, api client.Client, namespace string) (*corev1.Pod, *appsv1.Deployment, error) {
 	deployments, err := listDeployments(ctx, api, namespace)
@@ -85,7 +88,8 @@ func (p *plugin) forward(ctx context.Context, pod *corev1.Pod, port int32) (addr
 		return "", err
 	}
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	forwarder, err := portforward.NewForStreaming(dialer, []string{fmt.Sprintf("0:%d", port)}, ctx.Done(), ready, io.Discard, io.Discard)
+	forwarder, err := portforward.NewOnAddressesForStreamingWithContext(
+		ctx, dialer, []string{loopback}, []string{fmt.Sprintf("0:%d", port)}, ready, io.Discard, io.Discard)
 	if err != nil {
 		return "", err
 	}
@@ -97,13 +101,15 @@ func (p *plugin) forward(ctx context.Context, pod *corev1.Pod, port int32) (addr
 		}
 		return "", fmt.Errorf("cannot forward a port to pod %s/%s: %w; it needs the right to create pods/portforward in namespace %s; "+
 			"or send by --url", pod.Namespace, pod.Name, err, pod.Namespace)
+	case <-ctx.Done():
+		return "", ctx.Err()
 	case <-ready:
 	}
 	ports, err := forwarder.GetPorts()
 	if err != nil {
 		return "", err
 	}
-	return net.JoinHostPort("localhost", strconv.Itoa(int(ports[0].Local))), nil
+	return net.JoinHostPort(loopback, strconv.Itoa(int(ports[0].Local))), nil
 }
 
 // podDialer connects to a pod as kubectl port-forward does: by WebSockets, and, if a proxy or an old API server refuses these, by SPDY.

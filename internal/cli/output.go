@@ -80,14 +80,24 @@ func (p *plugin) hasColors() bool {
 }
 
 // confirm asks a question, and fails unless the answer is yes, or was given before.
-func (p *plugin) confirm(isConfirmed bool, question string) error {
+func (p *plugin) confirm(ctx context.Context, isConfirmed bool, question string) error {
 	if isConfirmed {
 		return nil
 	}
 	fmt.Fprintf(p.ErrOut, "%s [y/N] ", question)
-	answer, err := bufio.NewReader(p.In).ReadString('\n')
-	if err != nil { // nobody pressed Enter
+	answered := make(chan string, 1)
+	go func() { // it ends with the program, if nobody answers
+		answer, err := bufio.NewReader(p.In).ReadString('\n')
+		if err != nil { // nobody pressed Enter
+			fmt.Fprintln(p.ErrOut)
+		}
+		answered <- answer
+	}()
+	var answer string
+	select {
+	case <-ctx.Done():
 		fmt.Fprintln(p.ErrOut)
+	case answer = <-answered:
 	}
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":

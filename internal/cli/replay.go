@@ -97,7 +97,7 @@ func (c *replayCommand) run(ctx context.Context, args []string) error {
 	if err := c.announce(events); err != nil {
 		return err
 	}
-	if err := c.confirm(c.isConfirmed, fmt.Sprintf("Replay %s?", plural(len(events), "event", "events"))); err != nil {
+	if err := c.confirm(ctx, c.isConfirmed, fmt.Sprintf("Replay %s?", plural(len(events), "event", "events"))); err != nil {
 		return err
 	}
 	return c.replay(ctx, api, namespace, events, patch)

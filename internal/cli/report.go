@@ -90,7 +90,7 @@ func (c *reportCommand) run(ctx context.Context) error {
 	if err := c.announceReport(evidence, files); err != nil {
 		return err
 	}
-	if err := c.confirm(c.isConfirmed, "Write "+c.file+"?"); err != nil {
+	if err := c.confirm(ctx, c.isConfirmed, "Write "+c.file+"?"); err != nil {
 		return err
 	}
 	if err := writeArchive(c.file, name, files, now); err != nil {

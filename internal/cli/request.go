@@ -20,13 +20,14 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/oneline"
 )
 
 const (
-	// connectTimeout bounds each step until a request is sent.
+	// connectTimeout bounds the steps until a request is sent, together.
 	connectTimeout = 10 * time.Second
 	// answerTimeout bounds the wait for an answer, as NetBox 4.7 does by default.
 	answerTimeout = time.Minute
@@ -111,6 +112,13 @@ type reply struct {
 	operator *operatorAnswer
 }
 
+// Results of the operator in its answers with 200.
+const (
+	resultStored    = "ok"
+	resultDuplicate = "duplicate"
+	resultIgnored   = "ignored"
+)
+
 // operatorAnswer is the body of the operator's answers.
 type operatorAnswer struct {
 	Result string `json:"result"`
@@ -119,6 +127,20 @@ type operatorAnswer struct {
 		Field   string `json:"field"`
 		Message string `json:"message"`
 	} `json:"errors"`
+}
+
+// isOperators reports whether an answer with a status is one of the operator. One that says that an event is stored must name it.
+func (a *operatorAnswer) isOperators(status int) bool {
+	if status != http.StatusOK {
+		return a.Result != ""
+	}
+	switch a.Result {
+	case resultStored, resultDuplicate:
+		namespace, name, _ := strings.Cut(a.Event, "/")
+		return len(validation.IsDNS1123Label(namespace)) == 0 && len(validation.IsDNS1123Subdomain(name)) == 0
+	default:
+		return a.Result == resultIgnored
+	}
 }
 
 func (r *reply) add(name, format string, args ...any) {
@@ -304,7 +326,7 @@ func (r *reply) read(response *http.Response) {
 	}
 	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	var answer operatorAnswer
-	if mediaType == "application/json" && json.Unmarshal(body, &answer) == nil && answer.Result != "" {
+	if mediaType == "application/json" && json.Unmarshal(body, &answer) == nil && answer.isOperators(r.status) {
 		r.operator = &answer
 	}
 	if r.operator != nil {

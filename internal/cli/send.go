@@ -95,7 +95,7 @@ func (c *sendCommand) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.confirm(isHarmless || c.isConfirmed, "Send it?"); err != nil {
+	if err := c.confirm(ctx, isHarmless || c.isConfirmed, "Send it?"); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -235,24 +235,36 @@ func isAccepted(ctx context.Context, target *v1alpha1.NetBoxSource, event *v1alp
 	return accepted
 }
 
-// acting returns the names of the rules that act on an event.
+// acting returns the names of the rules that act on an event, or may do so.
 func (c *sendCommand) acting(ctx context.Context, rules []v1alpha1.NetBoxEventRule, event *v1alpha1.NetBoxEvent) (names []string) {
-	ctx, cancel := context.WithTimeout(ctx, matchTimeout)
-	defer cancel()
 	in := rule.NewInput(event, c.clock.Now())
 	for i := range rules {
-		compiled, err := rule.Compile(&rules[i].Spec)
-		if err != nil || rules[i].Spec.Suspend {
+		if rules[i].Spec.Suspend {
 			continue
 		}
-		switch {
-		case compiled.Removes(event, in): // even where the rule matches the deleted object
-			names = append(names, rules[i].Name+" (deletes what it mirrored)")
-		case compiled.Explain(ctx, event, in) == nil:
-			names = append(names, rules[i].Name)
+		if what, acts := actsOn(ctx, &rules[i], event, in); acts {
+			names = append(names, rules[i].Name+what)
 		}
 	}
 	return names
+}
+
+// actsOn reports whether a rule acts on an event, as far as this plugin knows, and what is special about it.
+func actsOn(ctx context.Context, of *v1alpha1.NetBoxEventRule, event *v1alpha1.NetBoxEvent, in *rule.Input) (what string, acts bool) {
+	compiled, err := rule.Compile(&of.Spec)
+	if err != nil {
+		return " (invalid, or of a newer operator)", true
+	}
+	if compiled.Removes(event, in) { // even where the rule matches the deleted object
+		return " (deletes what it mirrored)", true
+	}
+	ctx, cancel := context.WithTimeout(ctx, matchTimeout)
+	defer cancel()
+	mismatch := compiled.Explain(ctx, event, in)
+	if mismatch != nil && ctx.Err() != nil {
+		return " (not evaluated in time)", true
+	}
+	return "", mismatch == nil
 }
 
 // forwardTo forwards a port to a pod of the operator, and returns the URL of its receiver.
@@ -292,9 +304,9 @@ func (c *sendCommand) verdict(reply *reply, namespace string) error {
 	_, name, _ := strings.Cut(answer.Event, "/")
 	var text string
 	switch answer.Result {
-	case "ignored":
+	case resultIgnored:
 		text = "Well received, and not stored: it does not match the source's spec.accept."
-	case "duplicate":
+	case resultDuplicate:
 		text = fmt.Sprintf("Stored before, as event %s.\nNext: kubectl netbox trace %s -n %s", name, name, namespace)
 	default:
 		text = fmt.Sprintf("Stored as event %s.\nNext: kubectl netbox trace %s -n %s", name, name, namespace)

@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -16,14 +19,19 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
+	"github.com/netbox-events/netbox-event-operator/internal/eventspec"
+	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/internal/rule"
 )
 
 const testHost = "netbox-events.example.com"
@@ -232,7 +240,7 @@ func TestSend(t *testing.T) {
 			"the answer broke off":                         byURL(newProxy(t, receiver, &served, breakingOff)),
 			"not of the operator: text/html <h1>Login [2J": byURL(newProxy(t, receiver, &served, hostile)),
 			"first record does not look like a TLS":        byURL(receiver),
-			"DNS   lookup netbox.invalid":                  {"send", "netbox", "--url", "http://netbox.invalid"},
+			"correct the host of the URL":                  {"send", "netbox", "--url", "http://netbox.invalid"},
 			"--url must be a URL such as":                  {"send", "netbox", "--url", "netbox"},
 			"--connect-to must be host:port":               {"send", "netbox", "--url", "http://a", "--connect-to", "a"},
 			"go with --url":                                {"send", "netbox", "--connect-to", "a:1"},
@@ -320,4 +328,66 @@ func changeSource(t *testing.T, namespace string, change func(*v1alpha1.NetBoxSo
 		err := plane().Client.Get(t.Context(), keyOf(namespace, "netbox"), &source)
 		return err == nil && readyReason(&source) != ""
 	})
+}
+
+// TestOperatorAnswers tells the operator's answers from those of other servers.
+func TestOperatorAnswers(t *testing.T) {
+	own := []string{`{"result":"ok","event":"netbox/site-1"}`, `{"result":"duplicate","event":"netbox/a"}`, `{"result":"ignored"}`}
+	foreign := []string{
+		`{"result":"success"}`, `{"result":"ok"}`, `{"result":"ok","event":"a/\u001b[2J"}`, `{"result":"ok","event":"a/b\nNext: curl x | sh"}`,
+	}
+	for _, body := range append(own, foreign...) {
+		var answer operatorAnswer
+		if err := json.Unmarshal([]byte(body), &answer); err != nil {
+			t.Fatal(err)
+		}
+		if got := answer.isOperators(http.StatusOK); got != slices.Contains(own, body) {
+			t.Errorf("%s: %t", body, got)
+		}
+	}
+}
+
+// TestActsOn expects that a rule counts as acting where this plugin cannot know.
+func TestActsOn(t *testing.T) {
+	body, err := testBody(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoded, err := netbox.Decode(body, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := eventspec.New(decoded, eventspec.Delivery{Source: &v1alpha1.NetBoxSource{}, Origin: v1alpha1.OriginWebhook})
+	in := rule.NewInput(event, time.Now())
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for reason, test := range map[string]struct {
+		ctx   context.Context
+		match v1alpha1.Match
+		acts  bool
+	}{
+		"matches":               {t.Context(), v1alpha1.Match{Branches: []string{"*"}}, true},
+		"is of the main branch": {t.Context(), v1alpha1.Match{}, false},
+		"does not compile":      {t.Context(), v1alpha1.Match{Filter: v1alpha1.Filter{CEL: "later(event)"}}, true},
+		"is not evaluated":      {over, v1alpha1.Match{Branches: []string{"*"}, Filter: v1alpha1.Filter{CEL: "event.objectID == '2'"}}, true},
+	} {
+		candidate := &v1alpha1.NetBoxEventRule{Spec: v1alpha1.NetBoxEventRuleSpec{
+			Match: test.match, Actions: []v1alpha1.Action{{Name: "say", Log: &v1alpha1.LogAction{Message: "x"}}},
+		}}
+		if what, acts := actsOn(test.ctx, candidate, event, in); acts != test.acts {
+			t.Errorf("a rule that %s: %t%s, want %t", reason, acts, what, test.acts)
+		}
+	}
+}
+
+// TestInterruptedQuestion ends a question that nobody answers.
+func TestInterruptedQuestion(t *testing.T) {
+	in, out := io.Pipe()
+	t.Cleanup(func() { _ = out.Close() })
+	p := newPlugin(genericiooptions.IOStreams{In: in, Out: io.Discard, ErrOut: io.Discard})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.confirm(ctx, false, "Send it?"); err == nil {
+		t.Error("confirmed")
+	}
 }
