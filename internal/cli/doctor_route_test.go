@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +29,30 @@ func TestKeyProblem(t *testing.T) {
 	} {
 		if got, problem, next := keyProblem(key); got != want || (problem == "") != (want == "") || (next == "") != (want == "") {
 			t.Errorf("%q: %s %q %q, want %q", key, got, problem, next, want)
+		}
+	}
+}
+
+// TestCheckLarge expects that a refusal for which the operator does not read the body says nothing about the way of the body.
+func TestCheckLarge(t *testing.T) {
+	for status, want := range map[int]checkResult{
+		http.StatusUnauthorized: resultOK, http.StatusBadRequest: resultOK, http.StatusRequestEntityTooLarge: resultProblem,
+		http.StatusTooManyRequests: resultUnknown, http.StatusServiceUnavailable: resultUnknown, http.StatusNotFound: resultUnknown,
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte(`{"result":"refused"}`))
+		}))
+		t.Cleanup(server.Close)
+		to, err := url.Parse(server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &doctor{plugin: newPlugin(genericiooptions.NewTestIOStreamsDiscard()), reach: &reach{now: time.Now}}
+		d.checkLarge(t.Context(), &v1alpha1.NetBoxSource{Spec: v1alpha1.NetBoxSourceSpec{MaxBodyBytes: 1000}}, "URL", to)
+		if len(d.Checks) != 1 || d.Checks[0].Result != want {
+			t.Errorf("%d: %+v, want %s", status, d.Checks, want)
 		}
 	}
 }

@@ -308,7 +308,7 @@ func (c *sendCommand) verdict(reply *reply, namespace string) error {
 		text = "Well received, and not stored: it does not match the source's spec.accept."
 	case resultDuplicate:
 		text = fmt.Sprintf("Stored before, as event %s.\nNext: kubectl netbox trace %s -n %s", name, name, namespace)
-	default:
+	case resultStored:
 		text = fmt.Sprintf("Stored as event %s.\nNext: kubectl netbox trace %s -n %s", name, name, namespace)
 	}
 	_, err := fmt.Fprintf(c.Out, "\n%s\n", painter(c.hasColors()).paint(text, green))
