@@ -12,26 +12,15 @@ func Mask(template string, mask func(string) string) string {
 			literal.Reset()
 		}
 	}
-	for rest := template; rest != ""; {
-		at := strings.Index(rest, "${")
-		isEscaped := at > 0 && rest[at-1] == '$'
-		end := -1
-		if at >= 0 && !isEscaped {
-			end = expressionEnd(rest[at+len("${"):])
-		}
-		switch {
-		case isEscaped:
-			literal.WriteString(rest[:at+len("${")])
-			rest = rest[at+len("${"):]
-		case end < 0:
-			literal.WriteString(rest)
-			rest = ""
-		default:
-			literal.WriteString(rest[:at])
+	for found := range segments(template) {
+		switch found.kind {
+		case literalSegment:
+			literal.WriteString(found.text)
+		case unclosedSegment:
+			literal.WriteString("${" + found.text)
+		case expressionSegment:
 			flush()
-			rest = rest[at+len("${"):]
-			masked.WriteString("${" + MaskExpression(rest[:end], mask) + "}")
-			rest = rest[end+len("}"):]
+			masked.WriteString("${" + MaskExpression(found.text, mask) + "}")
 		}
 	}
 	flush()

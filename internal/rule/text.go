@@ -3,6 +3,7 @@ package rule
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -31,32 +32,73 @@ func (c *compiler) text(path, source string) *Text {
 			literal.Reset()
 		}
 	}
-	for rest := source; rest != ""; {
-		at := strings.Index(rest, "${")
-		if at < 0 {
-			literal.WriteString(rest)
-			break
-		}
-		if at > 0 && rest[at-1] == '$' {
-			literal.WriteString(rest[:at-1] + "${")
-			rest = rest[at+len("${"):]
+	for found := range segments(source) {
+		if found.kind == literalSegment {
+			literal.WriteString(strings.ReplaceAll(found.text, "$${", "${"))
 			continue
 		}
-		literal.WriteString(rest[:at])
 		flush()
-		rest = rest[at+len("${"):]
-		end := expressionEnd(rest)
-		if end < 0 || end > maxExpressionBytes {
+		if found.kind == unclosedSegment || len(found.text) > maxExpressionBytes {
 			c.addError(path, fmt.Errorf("${%.40s…: missing closing } within %d bytes, outside of string literals; write $${ for a literal ${",
-				rest, maxExpressionBytes))
-			break
+				found.text, maxExpressionBytes))
+			return &compiled
 		}
-		text := rest[:end]
-		compiled.parts = append(compiled.parts, part{expression: c.expression(fmt.Sprintf("%s: ${%.60s}", path, text), text, nil)})
-		rest = rest[end+len("}"):]
+		compiled.parts = append(compiled.parts,
+			part{expression: c.expression(fmt.Sprintf("%s: ${%.60s}", path, found.text), found.text, nil)})
 	}
 	flush()
 	return &compiled
+}
+
+// segment is a part of a template.
+type segment struct {
+	kind segmentKind
+	text string
+}
+
+type segmentKind int
+
+const (
+	// literalSegment is text beside the expressions, in which ${ is still written as $${.
+	literalSegment segmentKind = iota
+	// expressionSegment is the expression between ${ and }.
+	expressionSegment
+	// unclosedSegment is all that follows a ${ that no } closes.
+	unclosedSegment
+)
+
+// segments returns the parts of a template. Several literals may follow each other.
+func segments(template string) iter.Seq[segment] {
+	return func(yield func(segment) bool) {
+		for rest := template; rest != ""; {
+			at := strings.Index(rest, "${")
+			if at < 0 {
+				yield(segment{literalSegment, rest})
+				return
+			}
+			after := at + len("${")
+			if at > 0 && rest[at-1] == '$' {
+				if !yield(segment{literalSegment, rest[:after]}) {
+					return
+				}
+				rest = rest[after:]
+				continue
+			}
+			if at > 0 && !yield(segment{literalSegment, rest[:at]}) {
+				return
+			}
+			rest = rest[after:]
+			end := expressionEnd(rest)
+			if end < 0 {
+				yield(segment{unclosedSegment, rest})
+				return
+			}
+			if !yield(segment{expressionSegment, rest[:end]}) {
+				return
+			}
+			rest = rest[end+len("}"):]
+		}
+	}
 }
 
 // expressionEnd returns the index of the brace that closes the expression at the start of a text, -1 for none. It skips braces in CEL's
