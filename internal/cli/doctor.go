@@ -106,6 +106,8 @@ type doctor struct {
 	reach *reach
 	url   *url.URL
 
+	// everywhere are the sources of all namespaces, or, without the right to list these, of this one.
+	everywhere []v1alpha1.NetBoxSource
 	// routes are what leads to the receivers, once it was looked for.
 	routes []route
 }
@@ -145,13 +147,14 @@ func (c *doctorCommand) run(ctx context.Context, p *plugin) (*diagnosis, error) 
 	if err != nil {
 		return nil, err
 	}
-	if d.found, err = p.overview(ctx); err != nil {
+	var namespace string
+	if d.api, namespace, err = p.cluster(); err != nil {
 		return nil, err
 	}
-	if d.api, err = p.client(); err != nil {
+	if d.found, err = p.overview(ctx, d.api, namespace); err != nil {
 		return nil, err
 	}
-	d.diagnosis = diagnosis{Namespace: d.found.Namespace, Checks: []check{}}
+	d.diagnosis = diagnosis{Namespace: namespace, Checks: []check{}}
 	for _, check := range doctorChecks {
 		check(d, ctx)
 	}
@@ -234,6 +237,11 @@ func (d *doctor) checkURL(context.Context) {
 }
 
 func (d *doctor) checkSources(ctx context.Context) {
+	d.everywhere = d.found.sources
+	var all v1alpha1.NetBoxSourceList
+	if err := d.api.List(ctx, &all); err == nil {
+		d.everywhere = all.Items
+	}
 	d.addFindings("namespace " + d.Namespace)
 	for i := range d.found.sources {
 		for _, check := range sourceChecks {

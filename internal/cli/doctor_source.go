@@ -129,16 +129,11 @@ func (d *doctor) checkAccept(_ context.Context, s *v1alpha1.NetBoxSource) {
 }
 
 // checkPath looks for other sources with the same path.
-func (d *doctor) checkPath(ctx context.Context, s *v1alpha1.NetBoxSource) {
+func (d *doctor) checkPath(_ context.Context, s *v1alpha1.NetBoxSource) {
 	if readyReason(s) == v1alpha1.ReasonPathConflict {
 		return // addFindings has it
 	}
-	sources := d.found.sources
-	var all v1alpha1.NetBoxSourceList
-	if err := d.api.List(ctx, &all); err == nil {
-		sources = all.Items
-	}
-	sources = slices.DeleteFunc(slices.Clone(sources), func(other v1alpha1.NetBoxSource) bool { return pathOf(&other) != pathOf(s) })
+	sources := slices.DeleteFunc(slices.Clone(d.everywhere), func(other v1alpha1.NetBoxSource) bool { return pathOf(&other) != pathOf(s) })
 	if owner := source.Owner(sources); owner != nil && owner.UID != s.UID {
 		d.add(resultProblem, aboutSource(s), fmt.Sprintf("source %s/%s claimed the path %s first", owner.Namespace, owner.Name, pathOf(s)),
 			nextSteps[v1alpha1.ReasonPathConflict])

@@ -109,7 +109,7 @@ func (c *reportCommand) collect(ctx context.Context) (*evidence, error) {
 		return nil, fmt.Errorf("cannot reach the cluster: %w", err)
 	}
 	found.kubernetes = info.GitVersion
-	found.overview, err = c.overview(ctx)
+	found.overview, err = c.overview(ctx, api, namespace)
 	found.lacks("status", err)
 
 	var sources v1alpha1.NetBoxSourceList

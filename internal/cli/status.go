@@ -39,11 +39,16 @@ func newStatusCommand(p *plugin) *cobra.Command {
 		Example: statusExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			look := p.overview
-			if isEverywhere {
-				look = p.overviewOfAll
+			api, namespace, err := p.cluster()
+			if err != nil {
+				return err
 			}
-			found, err := look(command.Context())
+			var found *overview
+			if isEverywhere {
+				found, err = p.overviewOfAll(command.Context(), api)
+			} else {
+				found, err = p.overview(command.Context(), api, namespace)
+			}
 			if err != nil {
 				return err
 			}
@@ -128,16 +133,19 @@ func (o *overview) wrong(about, problem, next string) {
 	o.Wrong = append(o.Wrong, finding{about, problem, strings.ReplaceAll(next, "{namespace}", o.Namespace)})
 }
 
-// overview looks at a namespace. It fails if the user may not list the operator's own resources in it.
-func (p *plugin) overview(ctx context.Context) (*overview, error) {
-	api, namespace, err := p.cluster()
+// overview looks at a namespace, and at the CRDs. It fails if the user may not list the operator's own resources in the namespace.
+func (p *plugin) overview(ctx context.Context, api client.Client, namespace string) (*overview, error) {
+	found, err := p.overviewOf(ctx, api, namespace)
+	if err == nil {
+		err = p.addCRDs(ctx, found)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return p.overviewOf(ctx, api, namespace)
+	return found, nil
 }
 
-// overviewOf looks at a namespace.
+// overviewOf looks at a namespace alone.
 func (p *plugin) overviewOf(ctx context.Context, api client.Client, namespace string) (*overview, error) {
 	found := &overview{Namespace: namespace, Sources: []sourceOverview{}, Rules: []ruleOverview{}}
 	var sources v1alpha1.NetBoxSourceList
@@ -164,14 +172,19 @@ func (p *plugin) overviewOf(ctx context.Context, api client.Client, namespace st
 		found.addRule(&rules.Items[i])
 	}
 	p.addOperators(ctx, api, found)
+	return found, nil
+}
+
+// addCRDs adds whether the CRDs fit the plugin.
+func (p *plugin) addCRDs(ctx context.Context, found *overview) error {
 	config, err := p.config()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if found.CRDs, err = fitOf(ctx, config); err != nil {
 		found.Unknown = append(found.Unknown, fmt.Sprintf("whether the CRDs fit this plugin: %v", err))
 	}
-	return found, nil
+	return nil
 }
 
 // stuckAfter is the age of a pending event that is not explained by a group, or by ordinary retries.

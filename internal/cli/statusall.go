@@ -13,11 +13,7 @@ import (
 )
 
 // overviewOfAll looks at all namespaces that have sources or rules.
-func (p *plugin) overviewOfAll(ctx context.Context) (*overview, error) {
-	api, _, err := p.cluster()
-	if err != nil {
-		return nil, err
-	}
+func (p *plugin) overviewOfAll(ctx context.Context, api client.Client) (*overview, error) {
 	namespaces := map[string]bool{}
 	for kind, resource := range map[string]string{"NetBoxSourceList": resourceSources, "NetBoxEventRuleList": resourceRules} {
 		list := &metav1.PartialObjectMetadataList{}
@@ -40,7 +36,7 @@ func (p *plugin) overviewOfAll(ctx context.Context) (*overview, error) {
 	if len(namespaces) == 0 {
 		all.wrong("all namespaces", "have no NetBoxSource: nothing is received", "create one")
 	}
-	return all, nil
+	return all, p.addCRDs(ctx, all)
 }
 
 // add adds what was found in a namespace.
@@ -75,7 +71,6 @@ func (o *overview) add(found *overview) {
 			o.Unknown = append(o.Unknown, unknown)
 		}
 	}
-	o.CRDs = found.CRDs
 }
 
 func key(row *operator) client.ObjectKey {

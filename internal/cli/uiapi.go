@@ -27,7 +27,7 @@ func (u *uiAPI) handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, answer := range map[string]func(*http.Request) (any, error){
 		"GET /api/context":               u.showContext,
-		"GET /api/overview":              func(r *http.Request) (any, error) { return u.overview(r.Context()) },
+		"GET /api/overview":              func(r *http.Request) (any, error) { return u.overview(r.Context(), u.api, u.namespace) },
 		"GET /api/events/{name}":         u.showEvent,
 		"GET /api/events/{name}/trace":   u.traceEvent,
 		"POST /api/events/{name}/replay": u.replayEvent,
