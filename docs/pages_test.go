@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/cel-go/cel"
@@ -53,10 +54,15 @@ var foreign = map[string]bool{
 	"traefik.io/v1alpha1 ServersTransport":          true,
 }
 
+// valuesSchema is that of the chart's values.
+var valuesSchema = sync.OnceValues(func() (*jsonschema.Schema, error) {
+	return jsonschema.NewCompiler().Compile(chart + "/values.schema.json")
+})
+
 // TestYAML has the API server take each object of every page, compiles the expressions of rules and sources, and validates values of the
 // chart.
 func TestYAML(t *testing.T) {
-	schema, err := jsonschema.NewCompiler().Compile(chart + "/values.schema.json")
+	schema, err := valuesSchema()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +186,7 @@ func checkForeign(t *testing.T, page string, object *unstructured.Unstructured) 
 	t.Helper()
 	for _, path := range [][]string{{"spec", "values"}, {"spec", "source", "helm", "valuesObject"}} {
 		if values, found, _ := unstructured.NestedFieldNoCopy(object.Object, path...); found {
-			schema, err := jsonschema.NewCompiler().Compile(chart + "/values.schema.json")
+			schema, err := valuesSchema()
 			if err != nil {
 				t.Fatal(err)
 			}

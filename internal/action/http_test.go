@@ -155,11 +155,8 @@ func TestResponses(t *testing.T) {
 		})
 	}
 	t.Run("connection refused", func(t *testing.T) {
-		address, err := controlplane.FreeAddress(controlplane.AnyAddress)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://user:pa55@"+address+"/pa55")))
+		address := controlplane.NewAddress(t)
+		_, err := do(t, newRunner(t), newTask(t, device(t, plane.Namespace(t), "leaf1"), newRequest("http://user:pa55@"+address+"/pa55")))
 		expect(t, err, retry, address, "refused")
 		if strings.Contains(err.Error(), "pa55") {
 			t.Errorf("error shows the password: %v", err)

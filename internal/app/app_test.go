@@ -34,8 +34,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
@@ -70,9 +68,9 @@ func launch(t *testing.T, config *rest.Config, arguments ...string) *manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &manager{webhooks: freeAddress(t), probes: freeAddress(t), ended: make(chan error, 1), log: &bytes.Buffer{}}
+	m := &manager{webhooks: controlplane.NewAddress(t), probes: controlplane.NewAddress(t), ended: make(chan error, 1), log: &bytes.Buffer{}}
 	command := exec.Command(binary, append([]string{
-		"--kubeconfig=" + kubeconfig(t, config), "--webhook-bind-address=" + m.webhooks,
+		"--kubeconfig=" + controlplane.WriteKubeconfig(t, config), "--webhook-bind-address=" + m.webhooks,
 		"--health-probe-bind-address=" + m.probes, "--metrics-bind-address=0",
 	}, arguments...)...)
 	command.Stderr = m.log
@@ -117,32 +115,6 @@ func (m *manager) ready() bool {
 	}
 	_ = response.Body.Close()
 	return response.StatusCode == http.StatusOK
-}
-
-func kubeconfig(t *testing.T, config *rest.Config) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"c": {Server: "https://" + strings.TrimPrefix(config.Host, "https://"), CertificateAuthorityData: config.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{
-			"u": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Impersonate: config.Impersonate.UserName},
-		},
-		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
-		CurrentContext: "x",
-	}, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return address
 }
 
 func eventually(t *testing.T, message string, within time.Duration, done func() bool) {

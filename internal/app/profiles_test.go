@@ -11,11 +11,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 // TestProfiles requests profiles with the permission for them, with Prometheus' permissions, and with none.
 func TestProfiles(t *testing.T) {
-	namespace, metrics := plane.Namespace(t), freeAddress(t)
+	namespace, metrics := plane.Namespace(t), controlplane.NewAddress(t)
 	start(t, plane.Config, "--watch-namespaces="+namespace, "--metrics-bind-address="+metrics)
 	account := func(urls ...string) (token string) {
 		name := metav1.ObjectMeta{GenerateName: "reader-"}

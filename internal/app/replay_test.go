@@ -2,11 +2,9 @@ package app_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"flag"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/cli"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 var replayed = flag.Int("replayed", 300, "events of TestReplayFailed that fail and are replayed")
@@ -24,29 +23,20 @@ var replayed = flag.Int("replayed", 300, "events of TestReplayFailed that fail a
 // the same objects come. Each is delivered once, and those of an object in their order.
 func TestReplayFailed(t *testing.T) {
 	const objects = 20
-	type update struct {
-		object string
-		number int
-	}
 	var mu sync.Mutex
 	var isRepaired bool
 	var refused int
 	var arrivals []update
 	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var event struct {
-			Subject string
-			Data    struct{ RequestID string }
-		}
-		err := json.NewDecoder(r.Body).Decode(&event)
-		number, err2 := strconv.Atoi(event.Data.RequestID)
+		arrival, err := updateIn(r)
 		mu.Lock()
 		defer mu.Unlock()
-		if err != nil || err2 != nil || !isRepaired {
+		if err != nil || !isRepaired {
 			refused++
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
-		arrivals = append(arrivals, update{event.Subject, number})
+		arrivals = append(arrivals, arrival)
 	}))
 	defer sink.Close()
 	arrived := func() int {
@@ -118,7 +108,7 @@ func TestReplayFailed(t *testing.T) {
 	var out, problems bytes.Buffer
 	code := cli.Run(t.Context(), []string{
 		"replay", "--failed", "--rule=announce", "--since=1h", "--yes", "--per-second=100",
-		"--kubeconfig=" + kubeconfig(t, plane.Config), "--namespace=" + target.Namespace,
+		"--kubeconfig=" + controlplane.WriteKubeconfig(t, plane.Config), "--namespace=" + target.Namespace,
 	}, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &problems})
 	close(finished)
 	fresh := <-added

@@ -123,6 +123,25 @@ func TestDeliveryFailover(t *testing.T) {
 	allDone(t, target)
 }
 
+// update is an update of a recorded device that came to a sink: its object, and the number that recordedDevice gave it.
+type update struct {
+	object string
+	number int
+}
+
+// updateIn reads the CloudEvent of an update.
+func updateIn(r *http.Request) (update, error) {
+	var event struct {
+		Subject string
+		Data    struct{ RequestID string }
+	}
+	if err := json.NewDecoder(r.Body).Decode(&event); err != nil {
+		return update{}, err
+	}
+	number, err := strconv.Atoi(event.Data.RequestID)
+	return update{event.Subject, number}, err
+}
+
 // TestDeliveryOrder sends 200 updates of one device and 200 of others from 16 senders. The sinks of three rules fail a third of the calls,
 // are permanently unavailable, and hang.
 func TestDeliveryOrder(t *testing.T) {
@@ -132,27 +151,18 @@ func TestDeliveryOrder(t *testing.T) {
 	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hanging.Wait() }))
 	defer hangs.Close()
 	defer hanging.Done()
-	type arrival struct {
-		object string
-		number int
-	}
 	var mu sync.Mutex
 	var calls int
-	var arrivals []arrival
+	var arrivals []update
 	flaky := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var event struct {
-			Subject string
-			Data    struct{ RequestID string }
-		}
-		err := json.NewDecoder(r.Body).Decode(&event)
-		number, err2 := strconv.Atoi(event.Data.RequestID)
+		arrival, err := updateIn(r)
 		mu.Lock()
 		defer mu.Unlock()
-		if calls++; err != nil || err2 != nil || calls%3 == 0 {
+		if calls++; err != nil || calls%3 == 0 {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}
-		arrivals = append(arrivals, arrival{event.Subject, number})
+		arrivals = append(arrivals, arrival)
 	}))
 	defer flaky.Close()
 	rule := newRule(target.Namespace, "flaky", httpAction(flaky.URL))
@@ -191,7 +201,7 @@ func TestDeliveryOrder(t *testing.T) {
 	eventually(t, "not every event was delivered", 60*time.Second, func() bool { return arrived() >= 2*updates })
 	t.Logf("%d events sent in %s, delivered by %d calls after %s", 2*updates, sent, calls, time.Since(began))
 
-	seen, last, late := map[arrival]bool{}, map[string]int{}, 0
+	seen, last, late := map[update]bool{}, map[string]int{}, 0
 	for _, one := range arrivals {
 		if seen[one] {
 			t.Errorf("update %d of %s was delivered twice", one.number, one.object)

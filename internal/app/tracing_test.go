@@ -24,6 +24,7 @@ import (
 
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 // collector is an OpenTelemetry collector that keeps all spans.
@@ -307,7 +308,7 @@ func TestTracingOptions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, test.value)
-			output, err := exec.CommandContext(t.Context(), binary, "--kubeconfig="+kubeconfig(t, plane.Config)).CombinedOutput()
+			output, err := exec.CommandContext(t.Context(), binary, "--kubeconfig="+controlplane.WriteKubeconfig(t, plane.Config)).CombinedOutput()
 			if err == nil || !strings.Contains(string(output), test.message) {
 				t.Errorf("%v: %s", err, output)
 			}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,8 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
@@ -37,9 +34,9 @@ func startManager(t *testing.T, config *rest.Config, arguments ...string) string
 	if err != nil {
 		t.Fatal(err)
 	}
-	webhooks, probes := freeAddress(t), freeAddress(t)
+	webhooks, probes := controlplane.NewAddress(t), controlplane.NewAddress(t)
 	command := exec.Command(binary, append([]string{
-		"--kubeconfig=" + writeKubeconfig(t, config), "--webhook-bind-address=" + webhooks,
+		"--kubeconfig=" + controlplane.WriteKubeconfig(t, config), "--webhook-bind-address=" + webhooks,
 		"--health-probe-bind-address=" + probes, "--metrics-bind-address=0", "--sink-allow-cidrs=127.0.0.0/8",
 	}, arguments...)...)
 	if err := command.Start(); err != nil {
@@ -54,34 +51,6 @@ func startManager(t *testing.T, config *rest.Config, arguments ...string) string
 		return err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK
 	})
 	return webhooks
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	address, err := controlplane.FreeAddress(controlplane.AnyAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return address
-}
-
-func writeKubeconfig(t *testing.T, config *rest.Config) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	host := config.Host
-	if _, _, err := net.SplitHostPort(host); err == nil {
-		host = "https://" + host
-	}
-	err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: host, CertificateAuthorityData: config.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}},
-		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
-		CurrentContext: "x",
-	}, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // signingSecret is the secret of NetBox's webhook.

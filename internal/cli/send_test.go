@@ -32,6 +32,7 @@ import (
 	"github.com/netbox-events/netbox-event-operator/internal/eventspec"
 	"github.com/netbox-events/netbox-event-operator/internal/netbox"
 	"github.com/netbox-events/netbox-event-operator/internal/rule"
+	"github.com/netbox-events/netbox-event-operator/test/controlplane"
 )
 
 const testHost = "netbox-events.example.com"
@@ -215,7 +216,7 @@ func TestSend(t *testing.T) {
 		changeSource(t, space, func(s *v1alpha1.NetBoxSourceSpec) { s.Suspend, s.Accept = false, nil })
 		user.in = "y\n"
 		old, oldFile := certificate(t, testHost, time.Now().Add(-time.Hour))
-		closed := freeAddress(t)
+		closed := controlplane.NewAddress(t)
 		hostile := func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			_, err := w.Write([]byte("<h1>Login\x1b[2J</h1>"))

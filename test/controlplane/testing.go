@@ -4,12 +4,16 @@ import (
 	"context"
 	"io"
 	"net"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
@@ -60,6 +64,36 @@ func FreeAddress(preferred string) (string, error) {
 		}
 	}
 	return listener.Addr().String(), listener.Close()
+}
+
+// NewAddress returns a free host and port of loopback.
+func NewAddress(t *testing.T) string {
+	t.Helper()
+	address, err := FreeAddress(AnyAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// WriteKubeconfig writes a kubeconfig file, which is removed with the test, and returns its name.
+func WriteKubeconfig(t *testing.T, config *rest.Config) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{
+			"c": {Server: "https://" + strings.TrimPrefix(config.Host, "https://"), CertificateAuthorityData: config.CAData},
+		},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{
+			"u": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Impersonate: config.Impersonate.UserName},
+		},
+		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
+		CurrentContext: "x",
+	}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // Outage is a proxy between a client and the API server that can simulate outages.

@@ -171,11 +171,7 @@ func startManager(t *testing.T, plane *controlplane.ControlPlane) (webhooks, met
 		t.Fatal(err)
 	}
 	for _, address := range []*string{&webhooks, &metrics} {
-		free, err := controlplane.FreeAddress(controlplane.AnyAddress)
-		if err != nil {
-			t.Fatal(err)
-		}
-		*address = free
+		*address = controlplane.NewAddress(t)
 	}
 	var log strings.Builder
 	manager := exec.Command(binary, "--kubeconfig="+kubeconfig, "--webhook-bind-address="+webhooks, "--metrics-bind-address="+metrics,
