@@ -14,8 +14,8 @@ import (
 	"github.com/netbox-events/netbox-event-operator/api/v1alpha1"
 )
 
-// urlsOf returns the URLs at which NetBox may reach a source: that of the flag, or that which the operator enters in NetBox, or those of
-// the hosts that lead to it.
+// urlsOf returns the URLs at which NetBox may reach a source: the flag's, or the one that the operator enters in NetBox, or those of the
+// hosts that lead to the source.
 func (d *doctor) urlsOf(s *v1alpha1.NetBoxSource) []*url.URL {
 	if d.url != nil {
 		switch {

@@ -86,9 +86,9 @@ func (p *plugin) confirm(ctx context.Context, isConfirmed bool, question string)
 	}
 	fmt.Fprintf(p.ErrOut, "%s [y/N] ", question)
 	answered := make(chan string, 1)
-	go func() { // it ends with the program, if nobody answers
+	go func() { // without an answer, it ends with the program
 		answer, err := bufio.NewReader(p.In).ReadString('\n')
-		if err != nil { // nobody pressed Enter
+		if err != nil { // the input ended without a line break
 			fmt.Fprintln(p.ErrOut)
 		}
 		answered <- answer

@@ -381,7 +381,7 @@ func TestActsOn(t *testing.T) {
 	}
 }
 
-// TestInterruptedQuestion ends a question that nobody answers.
+// TestInterruptedQuestion interrupts a question before an answer.
 func TestInterruptedQuestion(t *testing.T) {
 	in, out := io.Pipe()
 	t.Cleanup(func() { _ = out.Close() })

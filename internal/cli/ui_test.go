@@ -295,11 +295,11 @@ func TestUIRights(t *testing.T) {
 			t.Errorf("%s %s: %+v", method, path, got)
 		}
 	}
-	user.user = "ui-nobody"
-	nobody := user.openUI(t)
-	denied(nobody, http.MethodGet, "/api/events", "list netboxevents")
-	denied(nobody, http.MethodGet, "/api/overview", "list netboxsources")
-	denied(nobody, http.MethodGet, "/api/events/"+events[0].Name, "get netboxevents")
+	user.user = "ui-without-rights"
+	powerless := user.openUI(t)
+	denied(powerless, http.MethodGet, "/api/events", "list netboxevents")
+	denied(powerless, http.MethodGet, "/api/overview", "list netboxsources")
+	denied(powerless, http.MethodGet, "/api/events/"+events[0].Name, "get netboxevents")
 
 	user.user = "ui-lister"
 	allow(t, space, user.user, rbacv1.PolicyRule{
