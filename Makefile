@@ -143,7 +143,7 @@ netbox-test: build ## Test with a real NetBox, with flags NETBOX_TEST; fails unl
 	@$(WITH_CONTROL_PLANE) exec go run ./test/netboxlive $(NETBOX_TEST)
 
 .PHONY: report
-report: ## Write docs/endurance.md and its plots from the results of make bench, make backlog, make soak and make chaos.
+report: ## Write docs/endurance.md and its plots from the results of make bench, backlog, soak, chaos and netbox-test.
 	@go run -C test/report . -from "$(CURDIR)/bin/report" -to "$(CURDIR)/docs"
 
 # The site's files that its pages link to are those of COMMIT. Go downloads the theme, as any module.

@@ -375,6 +375,9 @@ func (b *bench) read(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", o.program, err)
 		}
 		fmt.Fprintf(os.Stdout, "%s: %s", o.program, version)
+		if o.program == b.before {
+			b.figures.Before = strings.TrimSpace(string(version))
+		}
 	}
 	fmt.Fprintf(os.Stdout, "%d recorded deliveries of NetBox 4.6.8, %d bytes on average; %d turns each\n\n",
 		len(b.bodies), total/len(b.bodies), b.turns)

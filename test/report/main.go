@@ -22,6 +22,7 @@ type all struct {
 	Chaos       figures.Run[figures.Chaos]
 	Bench       figures.Run[figures.Bench]
 	Connections figures.Run[figures.Connections]
+	NetBox      figures.Run[figures.NetBox]
 }
 
 func main() {
@@ -40,10 +41,10 @@ func run(from, to string) error {
 		reading(from, "memory", &a.Memory), reading(from, "backlog", &a.Backlog),
 		reading(from, "backlog-few", &a.BacklogFew), reading(from, "throttled", &a.Throttled), reading(from, "down", &a.Down),
 		reading(from, "soak", &a.Soak), reading(from, "chaos", &a.Chaos), reading(from, "bench", &a.Bench),
-		reading(from, "connections", &a.Connections),
+		reading(from, "connections", &a.Connections), reading(from, "netbox", &a.NetBox),
 	} {
 		if err := read(); err != nil {
-			return fmt.Errorf("%w; run make bench, make backlog, make soak and make chaos first", err)
+			return fmt.Errorf("%w; run make bench, make backlog, make soak, make chaos and make netbox-test first", err)
 		}
 	}
 	plots := filepath.Join(to, "endurance")

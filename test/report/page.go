@@ -16,6 +16,7 @@ const busy = 0.2
 
 var functions = template.FuncMap{
 	"thousands": thousands,
+	"sum":       func(a, b int) int { return a + b },
 	"mib":       func(bytes int64) string { return fmt.Sprintf("%.0f MiB", float64(bytes)/(1<<20)) },
 	"gib":       func(bytes int64) string { return fmt.Sprintf("%.0f GiB", float64(bytes)/(1<<30)) },
 	"kb":        func(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1000) },
@@ -60,8 +61,23 @@ func (a *all) runs() []oneRun {
 	return []oneRun{
 		of("memory", a.Memory), of("backlog", a.Backlog), of("backlog-few", a.BacklogFew),
 		of("throttled", a.Throttled), of("down", a.Down), of("bench", a.Bench),
-		of("connections", a.Connections), of("soak", a.Soak), of("chaos", a.Chaos),
+		of("connections", a.Connections), of("soak", a.Soak), of("chaos", a.Chaos), of("netbox", a.NetBox),
 	}
+}
+
+// stored adds up the verdicts of all runs that have one.
+func (a *all) stored() (sum figures.Verdict) {
+	verdicts := []figures.Verdict{a.Connections.Figures.Verdict, a.Soak.Figures.Verdict, a.Chaos.Figures.Verdict}
+	for _, level := range a.Memory.Figures.Levels {
+		verdicts = append(verdicts, level.Verdict)
+	}
+	for _, verdict := range verdicts {
+		sum.Answered += verdict.Answered
+		sum.Duplicates += verdict.Duplicates
+		sum.Lost += verdict.Lost
+		sum.Doubled += verdict.Doubled
+	}
+	return sum
 }
 
 func of[T any](name string, from figures.Run[T]) oneRun {
@@ -88,14 +104,14 @@ func (a *all) write(to io.Writer) error {
 		return fmt.Errorf("the figures are from different machines or builds; repeat the measurements")
 	}
 	return page.Execute(to, map[string]any{
-		"A": a, "Machine": a.Memory.Machine, "Day": of("", a.Memory).Day, "Broken": broken, "Loaded": strings.Join(loaded, ", "),
+		"A": a, "Stored": a.stored(), "Machine": a.Memory.Machine, "Day": of("", a.Memory).Day, "Broken": broken, "Loaded": strings.Join(loaded, ", "),
 	})
 }
 
 var page = template.Must(template.New("page").Funcs(functions).Parse(`{{/**/}}# Endurance
 
 Resource use of the operator, and its behaviour under load and faults. ` + "`make report`" + ` generates this page from the measurements of
-` + "`make bench`, `make backlog`, `make soak` and `make chaos`" + `; each of these fails if a promise is broken.
+` + "`make bench`, `make backlog`, `make soak`, `make chaos` and `make netbox-test`" + `; each of these fails if a promise is broken.
 
 Measured on {{.Day}}: {{.Machine.CPU}}, {{.Machine.Cores}} cores, {{gib .Machine.MemoryBytes}}; {{.Machine.OS}}; Kubernetes {{.Machine.Kubernetes}}, one API server
 and one etcd on the same machine as the operator's two replicas, the senders and the sink; {{.Machine.Operator}}.
@@ -111,8 +127,21 @@ Broken promises:
 {{- end}}
 {{else}}
 All promises were kept.
-{{end -}}
-{{with .A.Memory.Figures}}
+{{end}}
+| promise | measured |
+| --- | --- |
+{{with .Stored}}| an event that was answered with 2xx is stored | {{.Lost}} of {{thousands .Answered}} lost, in all runs but the comparisons |
+| it is stored once | {{.Doubled}} stored twice; {{thousands .Duplicates}} were sent again after a lost answer |
+{{end}}{{with .A.Chaos.Figures}}| a rule acts on it at least once, even if replicas, API server, etcd and sink fail | {{thousands .Delivered}} delivered, {{.Unfinished}} not; {{.Doubles}} of them repeatedly |
+| the events of an object keep their order | {{.Overtaken}} out of order |
+{{end}}{{with .A.NetBox.Figures}}| with NetBox's API: each change is acted on once, and none is missed | {{.Missing}} of {{thousands .Wanted}} missed, {{.Doubled}} stored twice; {{.Unacted}} not acted on, {{.Twice}} acted on as several events |
+{{end}}{{with .A.Backlog.Figures}}| a sink that hangs delays only its own rule, and fills no memory | {{thousands (sum .Events .More)}} events pending: {{mib .PeakRSS}} at the peak, of {{mib .MemoryLimit}}; {{.Overtaken}} out of order, {{.Doubles}} duplicates |
+{{end}}{{with .A.Memory.Figures}}| memory does not grow with stored events | {{range .Levels}}{{mib .Leader.RSS}} with {{thousands .Stored}}; {{end}}the leader, after a load |
+{{end}}{{with .A.Connections.Figures}}| silent senders do not stop others | {{thousands .Answered}} of {{thousands .Sent}} stored beside {{thousands .Opened}} connections, p99 {{ms .During 0.99}} |
+{{end}}
+That every NetBox works is no measurement, but [tests](compatibility.md) with recorded deliveries of each version.
+
+{{with .A.Memory.Figures -}}
 ## Memory, and what is stored
 
 Both replicas were restarted with the given number of finished events in the cluster, received 40 deliveries a second for 10 seconds, and became idle.
@@ -135,7 +164,7 @@ Both replicas were restarted with the given number of finished events in the clu
 {{thousands .Events}} events, and then {{thousands .More}} more, waited for a sink that accepted requests and never answered. The managers had a memory limit of {{mib .MemoryLimit}}, as
 in the chart{{if .HardLimit}}, enforced by the kernel{{end}}, and a ` + "`GOMEMLIMIT`" + ` of {{mib .GoLimit}}. Then the leader was killed, and later the sink recovered. With as many objects as
 events, and with few:
-{{end}}
+{{end -}}
 {{define "each"}}{{kb .BytesEachRSS}} of memory, {{kb .BytesEachHeap}} of Go's heap{{end}}
 {{- define "meanwhile"}}{{printf "%.1f" .AttemptsPerSec}} attempts, {{printf "%.1f" .StatusWritesPerSec}} status writes a second{{end}}
 {{- define "next"}}another replica led after {{printf "%.0f" .LeadSeconds}} s, and counted all events after {{printf "%.0f" .KnowSeconds}} s{{end}}
@@ -169,7 +198,7 @@ A sink was down for {{printf "%.0f" .Seconds}} s, a third of it in each way, whi
 {{end}}
 {{thousands .Delivered}} were delivered within {{printf "%.0f" .DrainSeconds}} s after it recovered: {{.Doubles}} duplicates, {{.Overtaken}} out of order; {{.Failed}} failed.
 {{end}}
-## Throughput
+## Throughput, and what an event costs
 {{range .A.Memory.Figures.Levels}}{{if .RefillPerSec}}
 {{thousands .Verdict.Sent}} deliveries, 64 concurrent ones, each on its own connection: {{.Verdict.Lost}} lost, {{.Verdict.Doubled}} duplicated. {{printf "%.0f" .AnswersPerSec}} a second were answered with 200
 (p50 {{ms .Answers 0.5}}, p99 {{ms .Answers 0.99}}), and {{printf "%.0f" .RefillPerSec}} a second finished.
@@ -179,7 +208,9 @@ A sink was down for {{printf "%.0f" .Seconds}} s, a third of it in each way, whi
 {{with .A.Bench.Figures -}}
 Comparison with a lower bound of the work (bare API clients), and with ConfigMaps of the size of events, created and updated once; the sides took turns in
 one run. The ratio is the operator's rate divided by the row's, as the median over the turns, with its 96 % confidence interval in parentheses, and a ↓ if
-the median is below the aim. The promise is broken if the whole interval is below the aim. CPU, heap and writes are the API server's, per operation:
+the median is below the aim. The promise is broken if the whole interval is below the aim. CPU, heap and writes are the API server's, per operation.
+{{- with .Before}}
+"before" is {{.}}, with its own CRDs, on its own control plane.{{end}}
 
 | operation | concurrency | client | per second | ratio | aim | p50 | p99 | CPU | heap | writes |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -229,5 +260,26 @@ failed one request in ten, was down, or hung.
 of the run: {{range $i, $growth := .Growth}}{{if $i}}, {{end}}{{percent $growth}}{{end}}. Answers took {{ms .Answers 0.5}} (p50) and {{ms .Answers 0.99}} (p99).
 
 ![memory over time](endurance/soak.svg)
+{{end -}}
+{{with .A.NetBox.Figures}}
+## A real NetBox
+
+NetBox 4.7, whose webhook the operator sets up, and whose change log it reads. {{thousands .Requests}} requests changed NetBox, {{.RolledBack}} of them were rolled back; meanwhile
+the leader was killed, the API server stopped, NetBox's worker was killed, its queue emptied, its event rule disabled, and the operator stopped:
+
+| | |
+| --- | --- |
+| changes in the change log, of types that NetBox sends | {{thousands .Changes}}, {{thousands .Wanted}} |
+| webhooks, answered with 200 | {{thousands .Webhooks}}, {{thousands .Answered}} |
+| changes without a webhook | {{thousands .Lost}} |
+| events by a webhook, from the change log | {{thousands .ByWebhook}}, {{thousands .FromLog}} |
+| **changes without an event** | **{{.Missing}}** |
+| **changes with several events** | **{{.Doubled}}** |
+| **not acted on** | **{{.Unacted}}** |
+| acted on once, again after a kill | {{thousands .Once}}, {{.Again}} |
+| webhooks that came after their event was made from the change log | {{.Late}}; {{.Equal}} of these events are equal to what the webhook would have made |
+| webhooks while the signing key was rotated, refused | {{.Rotation}}, {{.Refused}} |
+| no source to ` + "`Receiving=True`" + ` | {{printf "%.1f" .SetUpSeconds}} s |
+| requests to NetBox at rest | {{printf "%.0f" .RequestsPerHour}} an hour |
 {{end -}}
 `))

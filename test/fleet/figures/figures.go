@@ -242,7 +242,9 @@ type Second struct {
 
 // Bench compares the operator with lower bounds of the same work.
 type Bench struct {
-	Pairs []Pair `json:"pairs"`
+	// Before is the version line of the manager whose sides are called before, if one was measured.
+	Before string `json:"before,omitempty"`
+	Pairs  []Pair `json:"pairs"`
 }
 
 // Pair is an operation, and the sides that do it or a comparable one.
