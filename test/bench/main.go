@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -129,7 +130,8 @@ type bench struct {
 	settings
 
 	operators []*operator            // bin/manager, and the one before it, if any
-	bodies    []string               // of recorded deliveries
+	bodies    []template             // of recorded deliveries
+	run       uint32                 // makes each run's changes unique
 	events    []v1alpha1.NetBoxEvent // the stored events of these deliveries
 	lengths   []int                  // of their specs, as JSON
 	serial    atomic.Int64           // makes each delivery and each object unique
@@ -140,6 +142,9 @@ type bench struct {
 	figures  figures.Bench
 	promises fleet.Promises
 }
+
+// template is the body of a recorded delivery, before and behind its request ID.
+type template struct{ before, behind string }
 
 // crds is the directory of this build's CRDs.
 const crds = "config/crd/bases"
@@ -183,7 +188,7 @@ func names() (names []string) {
 }
 
 func run(ctx context.Context, s settings) (err error) {
-	b := &bench{settings: s, load: fleet.Load(), table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	b := &bench{settings: s, run: rand.Uint32(), load: fleet.Load(), table: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
 	defer func() { err = errors.Join(b.table.Flush(), err) }()
 	b.operators = []*operator{{who: "operator", program: "bin/manager", crds: crds}}
 	if s.before != "" {
@@ -356,6 +361,8 @@ func (o *operator) prepare(ctx context.Context) error {
 	return nil
 }
 
+var requestID = regexp.MustCompile(`"request_id": "([^"]*)"`)
+
 // read reads the deliveries to send, and prints the setup.
 func (b *bench) read(ctx context.Context) error {
 	all, err := deliveries.All()
@@ -364,8 +371,12 @@ func (b *bench) read(ctx context.Context) error {
 	}
 	total := 0
 	for _, delivery := range all {
-		if delivery.File == "netbox-4.6.8" {
-			b.bodies = append(b.bodies, delivery.Body)
+		if delivery.File != "netbox-4.6.8" {
+			continue
+		}
+		// Those of jobs have no request ID.
+		if found := requestID.FindAllStringSubmatchIndex(delivery.Body, -1); len(found) == 1 {
+			b.bodies = append(b.bodies, template{delivery.Body[:found[0][2]], delivery.Body[found[0][3]:]})
 			total += len(delivery.Body)
 		}
 	}
@@ -515,11 +526,11 @@ func send(ctx context.Context, url, body, signature string) (status int, answer 
 	return response.StatusCode, answer, errors.Join(err, response.Body.Close())
 }
 
-// nextBody is the body of a delivery that was not sent before.
+// nextBody is the body of a delivery that was not sent before, of a change of its own: events are named after their change.
 func (b *bench) nextBody() string {
 	n := b.serial.Add(1)
 	body := b.bodies[int(n)%len(b.bodies)]
-	return strings.Replace(body, `{"event"`, fmt.Sprintf(`{"n": %d, "event"`, n), 1)
+	return body.before + fmt.Sprintf("%08x-0000-4000-8000-%012x", b.run, n) + body.behind
 }
 
 // post sends a delivery to the receiver, and retries if an overloaded API server does not store it within the hold.
