@@ -374,7 +374,7 @@ func (b *bench) read(ctx context.Context) error {
 		if delivery.File != "netbox-4.6.8" {
 			continue
 		}
-		// Those of jobs have no request ID.
+		// Others, as of jobs, could not be told apart.
 		if found := requestID.FindAllStringSubmatchIndex(delivery.Body, -1); len(found) == 1 {
 			b.bodies = append(b.bodies, template{delivery.Body[:found[0][2]], delivery.Body[found[0][3]:]})
 			total += len(delivery.Body)
@@ -530,7 +530,7 @@ func send(ctx context.Context, url, body, signature string) (status int, answer 
 func (b *bench) nextBody() string {
 	n := b.serial.Add(1)
 	body := b.bodies[int(n)%len(b.bodies)]
-	return body.before + fmt.Sprintf("%08x-0000-4000-8000-%012x", b.run, n) + body.behind
+	return body.before + fleet.RequestID(b.run, n) + body.behind
 }
 
 // post sends a delivery to the receiver, and retries if an overloaded API server does not store it within the hold.

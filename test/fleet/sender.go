@@ -114,12 +114,15 @@ func (f *Fleet) NewSender(to ...*Replica) (*Sender, error) {
 	return s, nil
 }
 
+// RequestID is the request ID of a run's n-th change.
+func RequestID(run uint32, n int64) string { return fmt.Sprintf("%08x-0000-4000-8000-%012x", run, n) }
+
 // delivery makes a delivery that was not sent before.
 func (s *Sender) delivery() (body []byte, requestID string) {
 	n := s.next.Add(1)
 	object := int(n) % s.Objects
 	template := s.templates[object%len(s.templates)]
-	requestID = fmt.Sprintf("%08x-0000-4000-8000-%012x", s.run, n)
+	requestID = RequestID(s.run, n)
 	return []byte(strings.NewReplacer(
 		markTime, time.Now().UTC().Format("2006-01-02T15:04:05.000000+00:00"), markRequest, requestID,
 		markID, fmt.Sprint(1+object),
