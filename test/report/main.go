@@ -23,6 +23,8 @@ type all struct {
 	Bench       figures.Run[figures.Bench]
 	Connections figures.Run[figures.Connections]
 	NetBox      figures.Run[figures.NetBox]
+
+	runs []oneRun // what these have in common, in the order of reading
 }
 
 func main() {
@@ -38,10 +40,11 @@ func main() {
 func run(from, to string) error {
 	var a all
 	for _, read := range []func() error{
-		reading(from, "memory", &a.Memory), reading(from, "backlog", &a.Backlog),
-		reading(from, "backlog-few", &a.BacklogFew), reading(from, "throttled", &a.Throttled), reading(from, "down", &a.Down),
-		reading(from, "soak", &a.Soak), reading(from, "chaos", &a.Chaos), reading(from, "bench", &a.Bench),
-		reading(from, "connections", &a.Connections), reading(from, "netbox", &a.NetBox),
+		reading(&a, from, "memory", &a.Memory), reading(&a, from, "backlog", &a.Backlog),
+		reading(&a, from, "backlog-few", &a.BacklogFew), reading(&a, from, "throttled", &a.Throttled),
+		reading(&a, from, "down", &a.Down), reading(&a, from, "bench", &a.Bench),
+		reading(&a, from, "connections", &a.Connections), reading(&a, from, "soak", &a.Soak),
+		reading(&a, from, "chaos", &a.Chaos), reading(&a, from, "netbox", &a.NetBox),
 	} {
 		if err := read(); err != nil {
 			return fmt.Errorf("%w; run make bench, make backlog, make soak, make chaos and make netbox-test first", err)
@@ -68,9 +71,10 @@ func run(from, to string) error {
 	return page.Close()
 }
 
-func reading[T any](from, name string, into *figures.Run[T]) func() error {
+func reading[T any](a *all, from, name string, into *figures.Run[T]) func() error {
 	return func() (err error) {
 		*into, err = figures.Read[T](from, name)
+		a.runs = append(a.runs, of(name, *into))
 		return err
 	}
 }
